@@ -1,0 +1,69 @@
+# How every target of Regroup is compiled: language, optimisation, warnings, compiler cache, linker.
+
+set(CMAKE_CXX_STANDARD 20)
+set(CMAKE_CXX_STANDARD_REQUIRED ON)
+set(CMAKE_CXX_EXTENSIONS OFF)
+set(CMAKE_EXPORT_COMPILE_COMMANDS ON)
+set(CMAKE_INTERPROCEDURAL_OPTIMIZATION OFF)
+
+# Flags of each build type, whole: they apply to everything, the precompiled header too.
+# The loops of framework/kernels vectorise under these; none of them changes what a result is allowed to be.
+set(REGROUP_LOOP_FLAGS "-fno-math-errno -fno-trapping-math -fopenmp-simd")
+set(CMAKE_CXX_FLAGS_RELEASE "-O3 ${REGROUP_LOOP_FLAGS} -DNDEBUG")
+set(CMAKE_CXX_FLAGS_DEBUG "-O1 -g ${REGROUP_LOOP_FLAGS}")
+set(CMAKE_CXX_FLAGS_ASAN "-O1 -g1 ${REGROUP_LOOP_FLAGS} -fsanitize=address,undefined -fno-omit-frame-pointer")
+if(NOT CMAKE_BUILD_TYPE)
+  set(CMAKE_BUILD_TYPE Release CACHE STRING "Release, Debug or Asan" FORCE)
+endif()
+
+set(CMAKE_RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR})
+
+find_program(REGROUP_CCACHE ccache)
+if(REGROUP_CCACHE AND NOT DEFINED CMAKE_CXX_COMPILER_LAUNCHER)
+  # ccache takes a precompiled header only when told that these need not be compared.
+  set(CMAKE_CXX_COMPILER_LAUNCHER
+      ${CMAKE_COMMAND} -E env
+      CCACHE_SLOPPINESS=pch_defines,time_macros,include_file_mtime,include_file_ctime
+      CCACHE_BASEDIR=${PROJECT_SOURCE_DIR}
+      ${REGROUP_CCACHE})
+endif()
+
+find_program(REGROUP_MOLD mold)
+if(REGROUP_MOLD)
+  add_link_options(-fuse-ld=mold)
+endif()
+
+# What all targets of ours share: warnings, the names that the build compiles in, and the one
+# precompiled header, which regroup_framework builds (some 700 MB) and the others reuse.
+function(regroup_configure target)
+  target_compile_options(
+    ${target}
+    PRIVATE -Wall -Wextra -Wshadow -Wpedantic
+            # GCC 12 sees these in correct uses of std::string
+            -Wno-array-bounds -Wno-restrict -Wno-stringop-overread
+            $<$<BOOL:${REGROUP_CCACHE}>:-fpch-preprocess>)
+  target_compile_definitions(${target} PRIVATE REGROUP_VERSION="${PROJECT_VERSION}"
+                                               REGROUP_PYTHON="${REGROUP_PYTHON}")
+  if(target STREQUAL regroup_framework)
+    target_precompile_headers(${target} PRIVATE ${PROJECT_SOURCE_DIR}/tools/cmake/precompiled.h)
+  else()
+    target_precompile_headers(${target} REUSE_FROM regroup_framework)
+  endif()
+endfunction()
+
+# regroup_add_library(NAME LINKS target... SOURCES file...): a static library whose headers others
+# include as "FOLDER/header.h", here and where it is installed. LINKS are PUBLIC.
+function(regroup_add_library target)
+  cmake_parse_arguments(ARG "" "" "LINKS;SOURCES" ${ARGN})
+  if(NOT ARG_SOURCES)
+    add_library(${target} INTERFACE)
+    target_link_libraries(${target} INTERFACE ${ARG_LINKS})
+    return()
+  endif()
+  add_library(${target} STATIC ${ARG_SOURCES})
+  target_link_libraries(${target} PUBLIC ${ARG_LINKS})
+  target_include_directories(
+    ${target} PUBLIC $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}>
+                     $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}/regroup>)
+  regroup_configure(${target})
+endfunction()

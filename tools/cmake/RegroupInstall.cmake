@@ -1,0 +1,1 @@
+# cmake --install: bin/regroup, the libraries, their headers and find_package(Regroup).

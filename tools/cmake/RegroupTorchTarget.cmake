@@ -1,0 +1,39 @@
+# regroup_add_torch_target(FOLDER): makes Regroup::torch from a torch package's folder, and says in
+# REGROUP_TORCH_VERSION, _SERIES (2.13) and _FLAVOUR (cpu, cuda) what it found.
+# Used by Regroup's own build and, installed beside RegroupConfig.cmake, by programs that link Regroup.
+
+macro(regroup_add_torch_target folder)
+  file(STRINGS ${folder}/version.py REGROUP_TORCH_VERSION REGEX "^__version__")
+  string(REGEX REPLACE ".*'(.*)'.*" "\\1" REGROUP_TORCH_VERSION "${REGROUP_TORCH_VERSION}")
+  string(REGEX MATCH "^[0-9]+\\.[0-9]+" REGROUP_TORCH_SERIES "${REGROUP_TORCH_VERSION}")
+  set(REGROUP_TORCH_FLAVOUR cpu)
+  set(regroup_torch_libraries torch torch_cpu c10)
+  if(EXISTS ${folder}/lib/libtorch_cuda.so)
+    set(REGROUP_TORCH_FLAVOUR cuda)
+    list(APPEND regroup_torch_libraries torch_cuda c10_cuda)
+  endif()
+
+  # LibTorch's parallel_for is a template that is serial without -fopenmp. Linking the OpenMP runtime
+  # that LibTorch carries, not the compiler's, keeps a program to one pool of threads.
+  file(GLOB regroup_openmp ${folder}/lib/libgomp*.so* ${folder}/../torch.libs/libgomp*.so*)
+  if(NOT regroup_openmp)
+    set(regroup_openmp gomp)
+  endif()
+
+  if(NOT TARGET Regroup::torch)
+    add_library(Regroup::torch INTERFACE IMPORTED)
+    list(TRANSFORM regroup_torch_libraries REPLACE "(.+)" "${folder}/lib/lib\\1.so")
+    set_target_properties(
+      Regroup::torch
+      PROPERTIES
+        INTERFACE_COMPILE_FEATURES cxx_std_20
+        INTERFACE_COMPILE_OPTIONS "$<$<COMPILE_LANGUAGE:CXX>:-fopenmp>"
+        INTERFACE_INCLUDE_DIRECTORIES
+        "${folder}/include;${folder}/include/torch/csrc/api/include"
+        INTERFACE_SYSTEM_INCLUDE_DIRECTORIES
+        "${folder}/include;${folder}/include/torch/csrc/api/include"
+        # torch_cuda registers its kernels when loaded, though no symbol of it is used
+        INTERFACE_LINK_OPTIONS "LINKER:--no-as-needed"
+        INTERFACE_LINK_LIBRARIES "${regroup_torch_libraries};${regroup_openmp}")
+  endif()
+endmacro()

@@ -1,0 +1,131 @@
+#!/usr/bin/env bash
+# Makes everything that Regroup's build needs: Debian packages, and a Python environment in .venv.
+# Asks nothing, may be run again, and then does only what is left to do.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+usage() {
+  cat <<'END'
+Usage: tools/setup.sh [--cuda]
+
+Installs the Debian packages that the build needs (as root, or with sudo) and makes .venv
+from tools/requirements.txt and tools/requirements-corpus.txt.
+
+  --cuda   take PyTorch's CUDA flavour (5 GB); without it, the CPU flavour where it can be had
+END
+}
+
+debian_packages=(
+  g++ cmake ninja-build ccache mold git ca-certificates
+  libhdf5-dev libboost-program-options-dev nlohmann-json3-dev libgloo-dev catch2
+  python3 python3-venv
+)
+venv=.venv
+flavour=cpu
+requirements=(tools/requirements.txt tools/requirements-corpus.txt)
+
+say() { printf 'setup: %s\n' "$*" >&2; }
+fail() {
+  printf 'setup: %s\n' "$@" >&2
+  exit 1
+}
+
+missing_packages() {
+  dpkg-query --show --showformat '${Status}\t${Package}\n' "${debian_packages[@]}" 2>/dev/null |
+    sed -n 's/^install ok installed\t//p' | sort |
+    comm -13 - <(printf '%s\n' "${debian_packages[@]}" | sort)
+}
+
+install_debian_packages() {
+  command -v dpkg-query >/dev/null ||
+    fail "this is not a Debian or Ubuntu machine (no dpkg-query)." \
+      "Install what matches these packages by hand: ${debian_packages[*]}"
+  local missing as_root=()
+  mapfile -t missing < <(missing_packages)
+  ((${#missing[@]})) || return 0
+  if ((EUID != 0)); then
+    sudo -n true 2>/dev/null ||
+      fail "these Debian packages are missing, and sudo would ask for a password: ${missing[*]}" \
+        "Run this, then tools/setup.sh again:  sudo apt-get install ${missing[*]}"
+    as_root=(sudo -n)
+  fi
+  say "installing Debian packages: ${missing[*]}"
+  local log
+  log=$(mktemp)
+  if ! { "${as_root[@]}" apt-get update -q &&
+    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
+      apt-get install -q -y --no-install-recommends "${missing[@]}"; } \
+    >"$log" 2>&1 </dev/null; then
+    tail -n 20 "$log" >&2
+    fail "apt-get could not install them; its last lines are above, all of them in $log" \
+      "Mend what it names (network, sources, another apt running), then run tools/setup.sh again."
+  fi
+  rm -f "$log"
+}
+
+# The distribution's own Python: the one whose venv module the packages above bring.
+find_python() {
+  local python
+  for python in /usr/bin/python3 python3; do
+    if "$python" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+      echo "$python"
+      return
+    fi
+  done
+  fail "no Python 3.11 or newer with venv was found ($(/usr/bin/python3 --version 2>&1))." \
+    "Debian 12, Ubuntu 24.04 and newer have one: apt-get install python3 python3-venv"
+}
+
+pip_install() { "$venv/bin/python" -m pip install "${pip_options[@]}" "$@" </dev/null; }
+
+# The CPU flavour where some source has it, else PyPI's, which is the CUDA one and runs without a GPU too.
+install_torch() {
+  local version
+  version=$(sed -n 's/^torch==//p' tools/requirements.txt)
+  if [[ $flavour == cuda ]]; then
+    say "installing torch $version, CUDA flavour (5 GB)"
+    pip_install "torch===$version" ||
+      fail "pip could not install torch $version (see above). Check the network and 6 GB of free disk."
+    return
+  fi
+  say "installing torch $version, CPU flavour (1 GB)"
+  pip_install "torch==$version+cpu" 2>/dev/null && return
+  say "not among pip's own sources; asking PyTorch's CPU wheel index"
+  pip_install --timeout 10 --retries 1 --index-url https://download.pytorch.org/whl/cpu \
+    "torch==$version+cpu" 2>/dev/null && return
+  say "not there either; taking PyPI's, which is the CUDA flavour (5 GB) and needs no GPU"
+  pip_install "torch==$version" ||
+    fail "pip could not install torch $version (see above). Check the network and 6 GB of free disk."
+}
+
+install_python_packages() {
+  local python stamp
+  python=$(find_python)
+  stamp="$flavour $("$python" --version) $(cat "${requirements[@]}" | sha256sum)"
+  if [[ -f $venv/setup.stamp && $(<"$venv/setup.stamp") == "$stamp" ]]; then return; fi
+  if ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
+    say "making $venv with $("$python" --version)"
+    "$python" -m venv --clear "$venv" || fail "$python could not make $venv (see above)."
+  fi
+  rm -f "$venv/setup.stamp"
+  install_torch
+  say "installing the other Python packages"
+  pip_install "${requirements[@]/#/--requirement=}" ||
+    fail "pip could not install tools/requirements*.txt (see above). Check the network, then run tools/setup.sh again."
+  printf '%s' "$stamp" >"$venv/setup.stamp"
+}
+
+while (($#)); do
+  case $1 in
+    --cuda) flavour=cuda ;;
+    -h | --help) usage && exit ;;
+    *) usage >&2 && exit 2 ;;
+  esac
+  shift
+done
+
+pip_options=(--only-binary=:all: --disable-pip-version-check --no-input)
+[[ -t 1 ]] || pip_options+=(--quiet --quiet)
+install_debian_packages
+install_python_packages
+say "ready"
