@@ -1,0 +1,121 @@
+// framework/data/token_data.h: token files: splits of tokenized documents, and choice questions.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "framework/hdf5_file.h"
+
+namespace regroup {
+
+/// One split: the tokens of its documents, one after the other.
+class TokenSplit {
+ public:
+  const std::string& name() const { return name_; }
+  /// "file: /val", for messages.
+  const std::string& where() const { return where_; }
+  int64_t n_tokens() const { return tokens_.shape()[0]; }
+  int64_t n_documents() const { return offsets_.numel() - 1; }
+  /// int64 [n_documents + 1]: where each document begins, and the total at the end.
+  const at::Tensor& offsets() const { return offsets_; }
+  /// The size of the text that the tokens stand for; absent when the file does not say.
+  std::optional<int64_t> bytes() const { return bytes_; }
+
+  /// Tokens [begin, begin + count) -> int64 [count]. They must exist. Safe from several threads.
+  at::Tensor read(int64_t begin, int64_t count) const;
+
+  /// The largest id. Reads the whole split at the first call.
+  int64_t max_id() const;
+  /// 16 hexadecimal digits from every id and offset, for telling on resume whether the data are the
+  /// same; no defence against forgery. Reads the whole split at the first call.
+  std::string fingerprint() const;
+  /// Throws Error when an id is no id of a vocabulary of this size.
+  void check_ids(int64_t vocab_size) const;
+
+ private:
+  friend class TokenData;
+  TokenSplit(const Hdf5File& file, const std::string& name);
+  struct Scan;
+  const Scan& scan() const;
+
+  std::string name_;
+  std::string where_;
+  Hdf5Dataset tokens_;
+  at::Tensor offsets_;
+  std::optional<int64_t> bytes_;
+  mutable std::shared_ptr<const Scan> scan_;
+};
+
+/// One multiple-choice question: which option continues the context?
+struct Choice {
+  at::Tensor context;               // int64 [context length], at least one token
+  std::vector<at::Tensor> options;  // int64 [option length] each, at least one token
+  int64_t gold;                     // index of the right option
+};
+
+/// Questions from the group /choices: `tokens` holds all contexts, then all options; context i is
+/// tokens[context_offsets[i]:context_offsets[i + 1]], option j of question i is
+/// tokens[option_offsets[i, j]:option_offsets[i, j + 1]].
+class Choices {
+ public:
+  /// Throws Error when the file has no questions or they are malformed.
+  static Choices open(const std::filesystem::path& file);
+
+  const std::string& where() const { return where_; }
+  int64_t size() const { return gold_.numel(); }
+  int64_t n_options() const { return option_offsets_.size(1) - 1; }
+  Choice operator[](int64_t i) const;
+  /// Throws Error when an id is no id of a vocabulary of this size.
+  void check_ids(int64_t vocab_size) const;
+
+ private:
+  void check(std::optional<int64_t> announced_n_options) const;
+  void check_ranges() const;
+
+  std::string where_;
+  at::Tensor tokens_;           // int64, all of them: questions are few
+  at::Tensor context_offsets_;  // int64 [n + 1]
+  at::Tensor option_offsets_;   // int64 [n, n_options + 1]
+  at::Tensor gold_;             // int64 [n]
+};
+
+/// A token file as tools/prepare_data.py writes it.
+class TokenData {
+ public:
+  /// Checks the format's version, the attributes and every split. Throws Error for a file that is
+  /// missing, no HDF5 file, truncated, of another version, or malformed.
+  static TokenData open(const std::filesystem::path& file);
+
+  const std::filesystem::path& path() const { return path_; }
+  int64_t vocab_size() const { return vocab_size_; }
+  int64_t eos_id() const { return eos_id_; }
+  /// The text of tokenizer.json; empty when unknown.
+  const std::string& tokenizer() const { return tokenizer_; }
+  /// Where the text came from, in words.
+  const std::string& source() const { return source_; }
+  bool has_choices() const { return has_choices_; }
+  const std::vector<TokenSplit>& splits() const { return splits_; }
+
+  /// Throws Error that names the splits there are when this one is not among them.
+  const TokenSplit& split(const std::string& name) const;
+
+  /// Throws Error when the file's vocabulary, or an id of this split, is beyond the model's.
+  void check_vocabulary(const TokenSplit& split, int64_t model_vocab_size) const;
+
+ private:
+  std::filesystem::path path_;
+  int64_t vocab_size_ = 0;
+  int64_t eos_id_ = 0;
+  std::string tokenizer_;
+  std::string source_;
+  bool has_choices_ = false;
+  std::vector<TokenSplit> splits_;
+};
+
+}  // namespace regroup

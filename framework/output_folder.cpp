@@ -1,0 +1,45 @@
+#include "framework/output_folder.h"
+
+#include "framework/error.h"
+#include "framework/json.h"
+
+namespace regroup {
+namespace fs = std::filesystem;
+namespace {
+
+bool has_regroup_config(const fs::path& folder) {
+  try {
+    return JsonObject::from_file(folder / "config.json").has("regroup");
+  } catch (const Error&) {
+    return false;  // no config.json, or not one that Regroup wrote
+  }
+}
+
+}  // namespace
+
+bool is_regroup_folder(const fs::path& folder) {
+  std::error_code ignored;
+  const auto has = [&](const char* name) { return fs::exists(folder / name, ignored); };
+  return (has("config.ini") && (has("metrics.jsonl") || has("checkpoints"))) ||
+         has_regroup_config(folder);
+}
+
+void check_output_folder(const fs::path& folder, bool force) {
+  std::error_code error;
+  if (!fs::exists(folder, error)) return;
+  if (!fs::is_directory(folder, error)) {
+    throw request_error(folder.string(), "is a file", "Name a folder to write.");
+  }
+  const bool is_empty = fs::is_empty(folder, error);
+  if (error) throw Error(folder.string(), "cannot list it: " + error.message(), "");
+  if (is_empty) return;
+  if (!force) {
+    throw request_error(folder.string(), "exists and is not empty",
+                        "Name another folder, or add --force to replace one that Regroup wrote.");
+  }
+  if (is_regroup_folder(folder)) return;
+  throw request_error(folder.string(), "is not empty and was not written by Regroup",
+                      "Name another folder; --force replaces only Regroup's own.");
+}
+
+}  // namespace regroup
