@@ -1,7 +1,7 @@
-"""Makes choice questions from a held-out split: which of four runs of tokens continues this context?
+"""Makes choice questions from a held-out split: which of four runs of tokens continues this text?
 
-The right option is the true continuation; the wrong ones are runs of equal length from elsewhere in the split, drawn as the
-right one is, so that neither length nor place gives the answer away.
+The right option is the true continuation; the wrong ones are runs of equal length from elsewhere in
+the split, drawn as the right one is, so that neither length nor place gives the answer away.
 """
 
 import numpy as np
@@ -15,9 +15,10 @@ N_OPTIONS = 4
 def draw_questions(tokens, offsets, n_questions, seed):
     """Draws up to n_questions distinct questions; fewer where the split is too small.
 
-    tokens: [n] ids of the split, sliceable (an HDF5 dataset will do); offsets: [documents + 1], each document ending with
-    the end-of-text token, which no question uses. Returns a list of (context, options, gold): context an id array,
-    options a list of N_OPTIONS id arrays, gold the index of the true continuation.
+    tokens: [n] ids of the split, sliceable (an HDF5 dataset will do); offsets: [documents + 1],
+    each document ending with the end-of-text token, which no question uses. Returns a list of
+    (context, options, gold): context an id array, options a list of N_OPTIONS id arrays, gold the
+    index of the true continuation.
     """
     random = np.random.default_rng(seed)
     begins, first_cuts, n_cuts = _possible_cuts(offsets)
@@ -25,22 +26,29 @@ def draw_questions(tokens, offsets, n_questions, seed):
     for _ in range(20 * n_questions if n_cuts.sum() > 0 else 0):
         if len(questions) == n_questions:
             break
-        places = random.integers(n_cuts.sum(), size=N_OPTIONS)  # every cut is as likely to be right as to be wrong
+        places = random.integers(
+            n_cuts.sum(), size=N_OPTIONS
+        )  # every cut is as likely to be right as to be wrong
         documents = np.searchsorted(np.cumsum(n_cuts), places, side="right")
         cuts = first_cuts[documents] + places - (np.cumsum(n_cuts) - n_cuts)[documents]
-        options = [tokens[cut:cut + OPTION_TOKENS] for cut in cuts]
+        options = [tokens[cut : cut + OPTION_TOKENS] for cut in cuts]
         if cuts[0] in used or _too_close(cuts) or _any_equal(options):
             continue
         used.add(cuts[0])
         gold = int(random.integers(N_OPTIONS))
         options[0], options[gold] = options[gold], options[0]
-        questions.append((tokens[max(begins[documents[0]], cuts[0] - CONTEXT_TOKENS):cuts[0]], options, gold))
+        questions.append(
+            (tokens[max(begins[documents[0]], cuts[0] - CONTEXT_TOKENS) : cuts[0]], options, gold)
+        )
     return questions
 
 
 def _possible_cuts(offsets):
-    """For each document its beginning, the first place where an option may begin, and how many such places it has."""
-    begins, ends = np.asarray(offsets[:-1], np.int64), np.asarray(offsets[1:], np.int64) - 1  # without the end of text
+    """For each document: its beginning, the first place where an option may begin, their number."""
+    begins, ends = (
+        np.asarray(offsets[:-1], np.int64),
+        np.asarray(offsets[1:], np.int64) - 1,
+    )  # without the end of text
     first_cuts = begins + MIN_CONTEXT_TOKENS
     return begins, first_cuts, np.maximum(ends - OPTION_TOKENS - first_cuts + 1, 0)
 
@@ -58,8 +66,8 @@ def write_questions(group, questions, dtype):
     contexts = [context for context, _, _ in questions]
     options = [option for _, options, _ in questions for option in options]
     ends = np.cumsum([len(part) for part in contexts + options], dtype=np.uint64)
-    context_offsets = np.concatenate([np.zeros(1, np.uint64), ends[:len(contexts)]])
-    option_ends = ends[len(contexts):].reshape(len(questions), N_OPTIONS)
+    context_offsets = np.concatenate([np.zeros(1, np.uint64), ends[: len(contexts)]])
+    option_ends = ends[len(contexts) :].reshape(len(questions), N_OPTIONS)
     option_begins = np.concatenate([context_offsets[-1:], option_ends[:-1, -1]])
     group.create_dataset("tokens", data=np.concatenate(contexts + options).astype(dtype))
     group.create_dataset("context_offsets", data=context_offsets)

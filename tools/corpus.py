@@ -1,7 +1,7 @@
-"""Writes a text corpus that every installation has: the Python sources of pinned packages, as JSONL.
+"""Writes a corpus that every installation has: the Python sources of pinned packages, as JSONL.
 
-Each line is {"path", "text"}; packages and paths are sorted, so the same pins give the same file everywhere. Only the .py
-files that a package's own installation record lists are taken.
+Each line is {"path", "text"}; packages and paths are sorted, so the same pins give the same file
+everywhere. Only the .py files that a package's own installation record lists are taken.
 """
 
 import argparse
@@ -16,9 +16,13 @@ from script_support import Problem, bad_request, run_script, written_atomically
 def main(arguments):
     options = parse_arguments(arguments)
     if options.out.exists() and not options.force:
-        raise bad_request(options.out, "exists", "Choose another --out, or replace it with --force.")
+        raise bad_request(
+            options.out, "exists", "Choose another --out, or replace it with --force."
+        )
     pins = read_pins(options.requirements)
-    distributions = [installed(name, version, options.requirements) for name, version in sorted(pins.items())]
+    distributions = [
+        installed(name, version, options.requirements) for name, version in sorted(pins.items())
+    ]
     n_files = n_bytes = 0
     with written_atomically(options.out) as temporary:
         with open(temporary, "w", encoding="utf-8") as lines:
@@ -29,8 +33,12 @@ def main(arguments):
 
 
 def parse_arguments(arguments):
-    parser = argparse.ArgumentParser(description="Writes the Python sources of pinned, installed packages as JSONL.")
-    parser.add_argument("--requirements", type=Path, required=True, metavar="FILE", help="lines of NAME==VERSION")
+    parser = argparse.ArgumentParser(
+        description="Writes the Python sources of pinned, installed packages as JSONL."
+    )
+    parser.add_argument(
+        "--requirements", type=Path, required=True, metavar="FILE", help="lines of NAME==VERSION"
+    )
     parser.add_argument("--out", type=Path, required=True, metavar="FILE.jsonl")
     parser.add_argument("--force", action="store_true", help="replace an existing output")
     return parser.parse_args(arguments)
@@ -47,7 +55,9 @@ def read_pins(path):
             continue
         pin = re.fullmatch(r"([A-Za-z0-9._-]+)\s*==\s*([A-Za-z0-9.+!_-]+)", line)
         if pin is None:
-            raise Problem(f"{path}:{number}", f'"{line}" is not an exact pin', "Write NAME==VERSION.")
+            raise Problem(
+                f"{path}:{number}", f'"{line}" is not an exact pin', "Write NAME==VERSION."
+            )
         pins[_normalised(pin[1])] = pin[2]
     if not pins:
         raise Problem(path, "names no package", "Write NAME==VERSION lines.")
@@ -62,12 +72,14 @@ def installed(name, version, requirements):
     except metadata.PackageNotFoundError as error:
         raise Problem(name, "is not installed in this Python", advice) from error
     if distribution.version != version:
-        raise Problem(name, f"version {distribution.version} is installed, {version} is pinned", advice)
+        raise Problem(
+            name, f"version {distribution.version} is installed, {version} is pinned", advice
+        )
     return distribution
 
 
 def python_sources(distributions):
-    """Yields (path in the installation, text) of every UTF-8 .py file of the distributions, sorted within each."""
+    """Yields (installed path, text) of the distributions' .py files, sorted within each."""
     for distribution in distributions:
         files = distribution.files
         if files is None:
@@ -79,7 +91,7 @@ def python_sources(distributions):
 
 
 def _text_of(file):
-    """None for what is no source of the package: other kinds of file, scripts outside the package folder, not UTF-8."""
+    """None for what is no source: other kinds of file, scripts outside the package, not UTF-8."""
     if file.suffix != ".py" or PurePosixPath(file).parts[0] == "..":
         return None
     try:

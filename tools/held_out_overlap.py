@@ -1,9 +1,10 @@
 """Finds held-out documents whose text also stands in the training documents.
 
-A document is cut into shingles: windows of SHINGLE_BYTES bytes, one starting at each byte, white space collapsed first.
-One shingle in SAMPLED is kept, chosen by its hash alone, so that the same passage is kept wherever it stands (Broder 1997,
-mod-m sketch). A held-out document is a near-duplicate when at least NEAR_DUPLICATE of its kept shingles occur somewhere in
-the training documents. This counts text copied from several documents too, which pairwise MinHash would miss.
+A document is cut into shingles: windows of SHINGLE_BYTES bytes, one starting at each byte, white
+space collapsed first. One shingle in SAMPLED is kept, chosen by its hash alone, so that the same
+passage is kept wherever it stands (Broder 1997, mod-m sketch). A held-out document is a
+near-duplicate when at least NEAR_DUPLICATE of its kept shingles occur somewhere in the training
+documents. This counts text copied from several documents too, which pairwise MinHash would miss.
 """
 
 import numpy as np
@@ -15,17 +16,21 @@ BLOCK_BYTES = 1 << 20  # text hashed at once; a hash takes 8 bytes a byte of tex
 
 
 def shingles_of(text):
-    """The sorted unique kept shingle hashes of a text: uint64 [n]; none where the text is shorter than a shingle."""
+    """The sorted unique kept shingle hashes of a text: uint64 [n]; empty for very short texts."""
     data = np.frombuffer(" ".join(text.split()).encode("utf-8"), dtype=np.uint8)
-    kept = [_kept_hashes(data[start:start + BLOCK_BYTES + SHINGLE_BYTES - 1])
-            for start in range(0, len(data) - SHINGLE_BYTES + 1, BLOCK_BYTES)]
+    kept = [
+        _kept_hashes(data[start : start + BLOCK_BYTES + SHINGLE_BYTES - 1])
+        for start in range(0, len(data) - SHINGLE_BYTES + 1, BLOCK_BYTES)
+    ]
     return np.unique(np.concatenate(kept)) if kept else np.empty(0, np.uint64)
 
 
 def _kept_hashes(data):
     hashes = data.astype(np.uint64)
     base, width = np.uint64(0x9E3779B97F4A7C15), 1
-    while width < SHINGLE_BYTES:  # h[i] covers bytes i .. i + width - 1: h = sum of byte * base^position, mod 2^64
+    while (
+        width < SHINGLE_BYTES
+    ):  # h[i] covers bytes i .. i + width - 1: h = sum of byte * base^position, mod 2^64
         hashes = hashes[:-width] + base * hashes[width:]
         base, width = np.uint64(int(base) ** 2 % 2**64), 2 * width
     hashes = (hashes ^ (hashes >> np.uint64(31))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -39,7 +44,9 @@ class HeldOutIndex:
     def __init__(self, held_out_shingles):
         """held_out_shingles: for each held-out document what shingles_of returned."""
         self._documents = held_out_shingles
-        everything = np.concatenate(held_out_shingles) if held_out_shingles else np.empty(0, np.uint64)
+        everything = (
+            np.concatenate(held_out_shingles) if held_out_shingles else np.empty(0, np.uint64)
+        )
         self._known = np.unique(everything)
         self._in_train = np.zeros(len(self._known), dtype=bool)
 
@@ -53,7 +60,10 @@ class HeldOutIndex:
 
     def near_duplicates(self):
         """bool a held-out document: it is a near-duplicate of what was marked."""
-        return [len(shingles) > 0 and self._share_in_train(shingles) >= NEAR_DUPLICATE for shingles in self._documents]
+        return [
+            len(shingles) > 0 and self._share_in_train(shingles) >= NEAR_DUPLICATE
+            for shingles in self._documents
+        ]
 
     def _share_in_train(self, shingles):
         return self._in_train[np.searchsorted(self._known, shingles)].mean()

@@ -1,12 +1,13 @@
-"""Prints the validation loss of a unigram and a bigram model of the same tokens: what a trained model must beat.
+"""Prints the validation loss of a unigram and a bigram model: what a trained model must beat.
 
-Both are counted on /train and scored on /val as `regroup eval` scores: every token of a document but its first, given the
-tokens before it in that document.
+Both are counted on /train and scored on /val as `regroup eval` scores: every token of a document
+but its first, given the tokens before it in that document.
 
     unigram   (c(w) + 1) / (n + V), add-one smoothing
-    bigram    max(c(v, w) - D, 0) / c(v) + D n(v, .) / c(v) * q(w), interpolated Kneser-Ney (Chen and Goodman 1999, section 2.7)
-              n(v, .) distinct tokens seen after v; q(w) is (distinct tokens seen before w + 1) / (all distinct pairs + V);
-              D = n1 / (n1 + 2 n2) from the numbers of pairs seen once and twice; after an unseen v it is q(w)
+    bigram    max(c(v, w) - D, 0) / c(v) + D n(v, .) / c(v) * q(w); q(w) after a v never seen.
+              Interpolated Kneser-Ney (Chen and Goodman 1999, section 2.7): n(v, .) distinct tokens
+              follow v, q(w) = (distinct tokens before w + 1) / (distinct pairs + V),
+              D = n1 / (n1 + 2 n2) from the numbers of pairs seen once and twice
 """
 
 import argparse
@@ -29,7 +30,9 @@ def main(arguments):
         with h5py.File(options.data, "r") as file:
             result = baselines(file)
     except (OSError, KeyError) as error:  # h5py has no error types of its own
-        raise Problem(options.data, f"is not token data ({error})", "Make it with tools/prepare_data.py.") from error
+        raise Problem(
+            options.data, f"is not token data ({error})", "Make it with tools/prepare_data.py."
+        ) from error
     print(f"validation loss of {result['tokens']:,} tokens in nats a token (perplexity)")
     for name in ("unigram", "bigram"):
         print(f"  {name:8} {result[name]['loss']:.4f} ({result[name]['perplexity']:,.1f})")
@@ -38,19 +41,29 @@ def main(arguments):
 
 
 def parse_arguments(arguments):
-    parser = argparse.ArgumentParser(description="Validation loss of a unigram and a bigram model of token data.")
-    parser.add_argument("--data", type=Path, required=True, metavar="FILE.h5", help="token data with /train and /val")
+    parser = argparse.ArgumentParser(
+        description="Validation loss of a unigram and a bigram model of token data."
+    )
+    parser.add_argument(
+        "--data",
+        type=Path,
+        required=True,
+        metavar="FILE.h5",
+        help="token data with /train and /val",
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results here too")
     return parser.parse_args(arguments)
 
 
 def baselines(file):
-    """{"tokens": scored tokens, "unigram" and "bigram": {"loss" in nats, "perplexity"}} of an open token file."""
+    """{"tokens": scored ones, "unigram" and "bigram": {"loss" in nats, "perplexity"}} of a file."""
     vocab_size = int(file.attrs["vocab_size"])
     train_pairs, train_counts = count_pairs(file["train"], vocab_size)
     val_pairs, val_counts = count_pairs(file["val"], vocab_size)
     if len(train_pairs) == 0 or len(val_pairs) == 0:
-        raise Problem(file.filename, "a split has no document of two tokens or more", "Give more text.")
+        raise Problem(
+            file.filename, "a split has no document of two tokens or more", "Give more text."
+        )
     losses = {"unigram": unigram_loss, "bigram": bigram_loss}
     result = {"tokens": int(val_counts.sum())}
     for name, loss_of in losses.items():
@@ -60,32 +73,36 @@ def baselines(file):
 
 
 def count_pairs(split, vocab_size):
-    """Distinct neighbouring pairs inside documents, as sorted keys v * vocab_size + w, and how often each occurs."""
+    """Distinct neighbours inside documents, as sorted keys v * vocab_size + w, and their counts."""
     tokens, starts = split["tokens"], split["offsets"][:-1].astype(np.int64)
     keys, counts = np.empty(0, np.int64), np.empty(0, np.int64)
     for begin in range(0, len(tokens) - 1, CHUNK_TOKENS):
-        ids = tokens[begin:begin + CHUNK_TOKENS + 1].astype(np.int64)
+        ids = tokens[begin : begin + CHUNK_TOKENS + 1].astype(np.int64)
         inside = np.ones(len(ids) - 1, dtype=bool)
         first_tokens = starts[(starts > begin) & (starts < begin + len(ids))] - begin
         inside[first_tokens - 1] = False  # a document's first token follows nothing
-        keys, counts = _merged(keys, counts, *np.unique((ids[:-1] * vocab_size + ids[1:])[inside], return_counts=True))
+        keys, counts = _merged(
+            keys, counts, *np.unique((ids[:-1] * vocab_size + ids[1:])[inside], return_counts=True)
+        )
     return keys, counts
 
 
 def _merged(keys, counts, more_keys, more_counts):
     merged, places = np.unique(np.concatenate([keys, more_keys]), return_inverse=True)
-    return merged, np.bincount(places, np.concatenate([counts, more_counts]), len(merged)).astype(np.int64)
+    return merged, np.bincount(places, np.concatenate([counts, more_counts]), len(merged)).astype(
+        np.int64
+    )
 
 
 def unigram_loss(train_pairs, train_counts, val_pairs, val_counts, vocab_size):
-    """Nats a token of the add-one unigram model. Pairs and counts are count_pairs's."""
+    """Nats a token of the add-one unigram model; pairs and counts by count_pairs."""
     seen = np.bincount(train_pairs % vocab_size, train_counts, vocab_size)
     probability = (seen + 1) / (seen.sum() + vocab_size)
     return _mean_loss(probability[val_pairs % vocab_size], val_counts)
 
 
 def bigram_loss(train_pairs, train_counts, val_pairs, val_counts, vocab_size):
-    """Nats a token of the interpolated Kneser-Ney bigram model. Pairs and counts are count_pairs's."""
+    """Nats a token of the interpolated Kneser-Ney bigram model; pairs and counts by count_pairs."""
     discount = _discount(train_counts)
     before, after = train_pairs // vocab_size, train_pairs % vocab_size
     context_count = np.bincount(before, train_counts, vocab_size)
@@ -97,7 +114,9 @@ def bigram_loss(train_pairs, train_counts, val_pairs, val_counts, vocab_size):
     v, w = val_pairs // vocab_size, val_pairs % vocab_size
     n = np.maximum(context_count[v], 1)
     left_over = np.where(context_count[v] > 0, discount * followers[v] / n, 1.0)
-    return _mean_loss(np.maximum(pair_count - discount, 0) / n + left_over * continuation[w], val_counts)
+    return _mean_loss(
+        np.maximum(pair_count - discount, 0) / n + left_over * continuation[w], val_counts
+    )
 
 
 def _discount(counts):

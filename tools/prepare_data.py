@@ -1,26 +1,33 @@
 """Turns text into token data: an HDF5 file that Regroup trains on and evaluates with.
 
-Input is read as a stream and more than once, so a corpus may be larger than memory. A document is a text file, a JSONL line
-or a Parquet row. Then:
+Input is read as a stream and more than once, so a corpus may be larger than memory. A document is a
+text file, a JSONL line or a Parquet row. Then:
 
-1. Exact duplicates are dropped. A document belongs to `val` when the hash of seed and text falls below --val-fraction, so the
-   split does not depend on the order of the input.
-2. Without --tokenizer, a byte-level BPE is trained on the `train` documents and saved as tokenizer.json beside the output.
-3. Each document becomes its tokens and one end-of-text token. Markup such as <|endoftext|> inside a text stays plain text.
-4. `val` documents of which at least half also stands in `train` documents are dropped (held_out_overlap.py).
+1. Exact duplicates are dropped. A document belongs to `val` when the hash of seed and text falls
+   below --val-fraction, so the split does not depend on the order of the input.
+2. Without --tokenizer, a byte-level BPE is trained on the `train` documents and saved as
+   tokenizer.json beside the output.
+3. Each document becomes its tokens and one end-of-text token. Markup such as <|endoftext|> inside a
+   text stays plain text.
+4. `val` documents of which at least half also stands in `train` documents are dropped
+   (held_out_overlap.py).
 5. Choice questions are drawn from `val` (choice_questions.py).
 
 The file, all of it little-endian:
 
-    attributes      vocab_size, eos_id, format_version (1), tokenizer (text of tokenizer.json), source
+    attributes      vocab_size, eos_id, format_version (1), source,
+                    tokenizer (text of tokenizer.json)
     /train, /val    attribute bytes: size of the split's text in UTF-8
         tokens      uint16 where vocab_size <= 65536, else uint32: [tokens]
-        offsets     uint64 [documents + 1]: document i is tokens[offsets[i] : offsets[i + 1]], its last token is eos_id
-    /choices        attribute n_options; absent with --choices 0 or where `val` is too small for one question
+        offsets     uint64 [documents + 1]: document i is tokens[offsets[i] : offsets[i + 1]],
+                    its last token is eos_id
+    /choices        attribute n_options; absent with --choices 0 or where `val` is too small
         tokens      as above: all contexts, then all options
-        context_offsets  uint64 [questions + 1]: context i is tokens[context_offsets[i] : context_offsets[i + 1]]
+        context_offsets  uint64 [questions + 1]: context i is
+                         tokens[context_offsets[i] : context_offsets[i + 1]]
         option_offsets   uint64 [questions, n_options + 1]: option j of question i is
-                         tokens[option_offsets[i, j] : option_offsets[i, j + 1]]; all options of a question are equally long
+                         tokens[option_offsets[i, j] : option_offsets[i, j + 1]], and all options of
+                         a question are equally long
         gold        int64 [questions]: the true continuation's index
 
 The same text in the same order, with the same seed, gives the same file.
@@ -28,7 +35,6 @@ The same text in the same order, with the same seed, gives the same file.
 
 import argparse
 import hashlib
-import json
 import sys
 from array import array
 from collections import Counter
@@ -36,19 +42,22 @@ from pathlib import Path
 
 import h5py
 import numpy as np
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from tqdm import tqdm
 
 from choice_questions import draw_questions, write_questions
 from held_out_overlap import HeldOutIndex, shingles_of
 from script_support import Problem, bad_request, run_script, write_text, written_atomically
 from text_sources import FOLDER_SUFFIXES, TextSources, find_files
+from text_tokenizer import (
+    END_OF_TEXT,
+    SMALLEST_BPE,
+    end_token,
+    load_tokenizer,
+    train_tokenizer,
+    vocab_size_of,
+)
 
 FORMAT_VERSION = 1
-END_OF_TEXT = "<|endoftext|>"
-KNOWN_END_TOKENS = (END_OF_TEXT, "</s>", "<|end_of_text|>", "<eos>", "<|im_end|>", "<|end▁of▁sentence|>")
-SMALLEST_BPE = 256 + 1  # every byte, and the end of text
-TOKENIZER_TEXT_BYTES = 1 << 29  # text that a BPE is trained on, at most
 BATCH_CHARACTERS = 1 << 22  # text tokenized at once
 CHUNK_TOKENS = 1 << 17  # tokens in one HDF5 chunk
 DROPPED, TRAIN, VAL = range(3)
@@ -59,14 +68,20 @@ def main(arguments):
     own_tokenizer = None if options.tokenizer else options.out.parent / "tokenizer.json"
     check_outputs([path for path in (options.out, own_tokenizer) if path], options.force)
     tokenizer = load_tokenizer(options.tokenizer) if options.tokenizer else None
-    eos_token = end_token(tokenizer, options) if tokenizer else END_OF_TEXT
+    eos_token = (
+        end_token(tokenizer, options.tokenizer, options.eos_token) if tokenizer else END_OF_TEXT
+    )
     corpus = Corpus(TextSources(find_files(options.input, options.suffixes), options.text_field))
 
     corpus.assign_splits(options.seed, options.val_fraction)
     if tokenizer is None:
-        tokenizer = train_tokenizer(corpus.texts(TRAIN, "training the tokenizer"), options.vocab_size)
+        tokenizer = train_tokenizer(
+            corpus.texts(TRAIN, "training the tokenizer"), options.vocab_size
+        )
     tokenizer_text = tokenizer.to_str(pretty=own_tokenizer is not None)
-    tokenizer.encode_special_tokens = True  # a text that spells a special token does not get to use it
+    tokenizer.encode_special_tokens = (
+        True  # a text that spells a special token does not get to use it
+    )
     with written_atomically(options.out) as temporary:
         with h5py.File(temporary, "w") as file:
             write_attributes(file, tokenizer, tokenizer_text, eos_token, options.input)
@@ -79,46 +94,97 @@ def main(arguments):
 
 def parse_arguments(arguments):
     parser = argparse.ArgumentParser(
-        description="Turns text files, folders, JSONL or Parquet into token data (HDF5) for Regroup.",
-        epilog="example: tools/prepare_data.py --input my_texts/ notes.jsonl --out data.h5 --vocab-size 8192")
-    parser.add_argument("--input", nargs="+", required=True, metavar="PATH",
-                        help="text files, .jsonl or .parquet files, or folders (searched recursively)")
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE.h5", help="the token data to write")
+        description="Turns text files, folders, JSONL or Parquet into token data (HDF5).",
+        epilog="example: tools/prepare_data.py --input texts/ notes.jsonl --out data.h5",
+    )
+    parser.add_argument(
+        "--input",
+        nargs="+",
+        required=True,
+        metavar="PATH",
+        help="text files, .jsonl or .parquet files, or folders (searched recursively)",
+    )
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="FILE.h5", help="the token data to write"
+    )
     vocabulary = parser.add_mutually_exclusive_group()
-    vocabulary.add_argument("--tokenizer", type=Path, metavar="tokenizer.json", help="use this tokenizer")
-    vocabulary.add_argument("--vocab-size", type=int, default=8192, metavar="N",
-                            help="train a byte-level BPE of this size and save it beside the output (default 8192)")
-    parser.add_argument("--eos-token", metavar="TOKEN",
-                        help="the tokenizer's end-of-text token (default: what the files beside it say, or a usual one)")
-    parser.add_argument("--val-fraction", type=float, default=0.02, metavar="SHARE",
-                        help="share of the documents held out as val (default 0.02)")
-    parser.add_argument("--choices", type=int, default=500, metavar="N",
-                        help="choice questions made from val (default 500; 0 for none)")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the split and the choices (default 0)")
-    parser.add_argument("--text-field", default="text", metavar="NAME",
-                        help="JSONL field or Parquet column that holds the text (default text)")
-    parser.add_argument("--suffixes", default=",".join(FOLDER_SUFFIXES), metavar=".A,.B",
-                        help="file name endings read in folders (default %(default)s)")
+    vocabulary.add_argument(
+        "--tokenizer", type=Path, metavar="tokenizer.json", help="use this tokenizer"
+    )
+    vocabulary.add_argument(
+        "--vocab-size",
+        type=int,
+        default=8192,
+        metavar="N",
+        help="train a byte-level BPE of this size and save it beside the output (default 8192)",
+    )
+    parser.add_argument(
+        "--eos-token",
+        metavar="TOKEN",
+        help="its end-of-text token (default: from tokenizer_config.json, or a usual one)",
+    )
+    parser.add_argument(
+        "--val-fraction",
+        type=float,
+        default=0.02,
+        metavar="SHARE",
+        help="share of the documents held out as val (default 0.02)",
+    )
+    parser.add_argument(
+        "--choices",
+        type=int,
+        default=500,
+        metavar="N",
+        help="choice questions made from val (default 500; 0 for none)",
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="of the split and the choices (default 0)"
+    )
+    parser.add_argument(
+        "--text-field",
+        default="text",
+        metavar="NAME",
+        help="JSONL field or Parquet column that holds the text (default text)",
+    )
+    parser.add_argument(
+        "--suffixes",
+        default=",".join(FOLDER_SUFFIXES),
+        metavar=".A,.B",
+        help="file name endings read in folders (default %(default)s)",
+    )
     parser.add_argument("--force", action="store_true", help="replace an existing output")
     options = parser.parse_args(arguments)
-    options.suffixes = tuple(suffix.strip().lower() for suffix in options.suffixes.split(",") if suffix.strip())
+    options.suffixes = tuple(
+        suffix.strip().lower() for suffix in options.suffixes.split(",") if suffix.strip()
+    )
     check_options(options)
     return options
 
 
 def check_options(options):
     if not 0 < options.val_fraction < 1:
-        raise bad_request("--val-fraction", f"{options.val_fraction} leaves a split empty",
-                          "Give a share between 0 and 1, such as 0.02.")
+        raise bad_request(
+            "--val-fraction",
+            f"{options.val_fraction} leaves a split empty",
+            "Give a share between 0 and 1, such as 0.02.",
+        )
     if options.vocab_size < SMALLEST_BPE:
-        raise bad_request("--vocab-size", f"{options.vocab_size} is too small for a byte-level BPE",
-                          f"It needs {SMALLEST_BPE}: 256 bytes and the end of text.")
+        raise bad_request(
+            "--vocab-size",
+            f"{options.vocab_size} is too small for a byte-level BPE",
+            f"It needs {SMALLEST_BPE}: 256 bytes and the end of text.",
+        )
     if options.eos_token and not options.tokenizer:
-        raise bad_request("--eos-token", f"goes with --tokenizer; the trained BPE ends texts with {END_OF_TEXT}",
-                          "Leave it out.")
+        raise bad_request(
+            "--eos-token",
+            f"goes with --tokenizer; the trained BPE ends texts with {END_OF_TEXT}",
+            "Leave it out.",
+        )
     for name in ("choices", "seed"):
         if getattr(options, name) < 0:
-            raise bad_request(f"--{name}", f"{getattr(options, name)} is negative", "Give 0 or more.")
+            raise bad_request(
+                f"--{name}", f"{getattr(options, name)} is negative", "Give 0 or more."
+            )
     if not options.suffixes:
         raise bad_request("--suffixes", "is empty", "Give endings such as .txt,.md.")
 
@@ -129,68 +195,6 @@ def check_outputs(paths, force):
             raise bad_request(path, "is a folder", "Give the name of a file.")
         if path.exists() and not force:
             raise bad_request(path, "exists", "Choose another --out, or replace it with --force.")
-
-
-# --- Tokenizers ---
-
-
-def load_tokenizer(path):
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError as error:
-        raise bad_request(path, "does not exist", "Give the tokenizer.json of a model, or train one by leaving "
-                          "--tokenizer out.") from error
-    except UnicodeDecodeError as error:
-        raise Problem(path, "is not UTF-8 text", "Give the tokenizer.json of a model.") from error
-    try:
-        tokenizer = Tokenizer.from_str(text)
-    except Exception as error:  # the tokenizers package raises plain Exception
-        raise Problem(path, f"is not a tokenizer.json ({error})", "Give the tokenizer.json of a model.") from error
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    return tokenizer
-
-
-def end_token(tokenizer, options):
-    """The end-of-text token: --eos-token, else what tokenizer_config.json beside the tokenizer says, else a usual one."""
-    vocabulary = tokenizer.get_vocab()
-    wanted = options.eos_token or _configured_end_token(options.tokenizer.parent / "tokenizer_config.json")
-    if wanted is None:
-        wanted = next((token for token in KNOWN_END_TOKENS if token in vocabulary), None)
-    if wanted is None:
-        raise bad_request(options.tokenizer, f"has none of {', '.join(KNOWN_END_TOKENS)}",
-                          "Name its end-of-text token with --eos-token.")
-    if wanted not in vocabulary:
-        raise bad_request(options.tokenizer, f'has no token "{wanted}"', "Name its end-of-text token with --eos-token.")
-    return wanted
-
-
-def _configured_end_token(path):
-    try:
-        token = json.loads(path.read_text(encoding="utf-8")).get("eos_token")
-    except (OSError, ValueError, AttributeError):
-        return None  # the file is optional, and so is each of its fields
-    token = token.get("content") if isinstance(token, dict) else token
-    return token if isinstance(token, str) else None
-
-
-def train_tokenizer(texts, vocab_size):
-    """Trains a byte-level BPE (GPT-2's splitting rule) on the first TOKENIZER_TEXT_BYTES of the texts."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(vocab_size=vocab_size, min_frequency=2, special_tokens=[END_OF_TEXT],
-                                  initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()), show_progress=False)
-    tokenizer.train_from_iterator(_at_most(texts, TOKENIZER_TEXT_BYTES), trainer)
-    return tokenizer
-
-
-def _at_most(texts, max_bytes):
-    for text in texts:
-        if max_bytes <= 0:
-            return
-        max_bytes -= len(text.encode("utf-8"))
-        yield text
 
 
 # --- Documents ---
@@ -226,12 +230,18 @@ class Corpus:
     def _check_splits(self, val_fraction):
         n_train, n_val = self._roles.count(TRAIN), self._roles.count(VAL)
         if n_train + n_val == 0:
-            raise Problem("--input", f"holds no text ({_counts(self._sources.skipped) or 'no document'})",
-                          "Give UTF-8 text, one document or more for each split.")
+            raise Problem(
+                "--input",
+                f"holds no text ({_counts(self._sources.skipped) or 'no document'})",
+                "Give UTF-8 text, one document or more for each split.",
+            )
         if n_train == 0 or n_val == 0:
-            raise Problem("--val-fraction", f"{val_fraction} of {n_train + n_val} documents leaves "
-                          f"{'val' if n_val == 0 else 'train'} empty",
-                          "Give more documents (a JSONL line each, say), or another --val-fraction or --seed.")
+            raise Problem(
+                "--val-fraction",
+                f"{val_fraction} of {n_train + n_val} documents leaves "
+                f"{'val' if n_val == 0 else 'train'} empty",
+                "Give more documents (JSONL lines, say), or another --val-fraction or --seed.",
+            )
 
     def drop_near_duplicates(self):
         """Takes out of val what the training documents, all marked by now, mostly contain."""
@@ -241,8 +251,11 @@ class Corpus:
                 self._roles[position] = DROPPED
                 self.dropped["near-duplicates of train in val"] += 1
         if self._roles.count(VAL) == 0:
-            raise Problem("--input", "every val document is a near-duplicate of train documents, so val would be empty",
-                          "Give more different documents, or a larger --val-fraction.")
+            raise Problem(
+                "--input",
+                "every val document is a near-duplicate of train documents, so val would be empty",
+                "Give more different documents, or a larger --val-fraction.",
+            )
 
     def texts(self, role, label):
         """Yields the texts of one split; throws Problem if the input is no longer what it was."""
@@ -252,13 +265,18 @@ class Corpus:
                 yield text
             position += 1
         if position != len(self._roles):
-            raise Problem("--input", f"changed while it was read: {len(self._roles)} documents became {position}",
-                          "Run again when nothing writes there.")
+            raise Problem(
+                "--input",
+                f"changed while it was read: {len(self._roles)} documents became {position}",
+                "Run again when nothing writes there.",
+            )
 
     def _read(self, label):
         if not sys.stderr.isatty():
             print(label, file=sys.stderr)
-        with tqdm(total=self._sources.disk_bytes, desc=label, unit="B", unit_scale=True, disable=None) as progress:
+        with tqdm(
+            total=self._sources.disk_bytes, desc=label, unit="B", unit_scale=True, disable=None
+        ) as progress:
             for document in self._sources.documents():
                 progress.update(document.disk_bytes)
                 yield document.text
@@ -273,11 +291,6 @@ def write_attributes(file, tokenizer, tokenizer_text, eos_token, inputs):
     file.attrs["eos_id"] = tokenizer.token_to_id(eos_token)
     file.attrs["tokenizer"] = tokenizer_text
     file.attrs["source"] = " ".join(inputs)
-
-
-def vocab_size_of(tokenizer):
-    """One more than the largest id: ids may have holes."""
-    return max(tokenizer.get_vocab().values()) + 1
 
 
 def write_splits(file, corpus, tokenizer, eos_token):
@@ -300,7 +313,9 @@ class SplitWriter:
 
     def __init__(self, group, tokenizer, dtype, eos_id):
         self._group, self._tokenizer, self._dtype, self._eos_id = group, tokenizer, dtype, eos_id
-        self._tokens = group.create_dataset("tokens", shape=(0,), maxshape=(None,), dtype=dtype, chunks=(CHUNK_TOKENS,))
+        self._tokens = group.create_dataset(
+            "tokens", shape=(0,), maxshape=(None,), dtype=dtype, chunks=(CHUNK_TOKENS,)
+        )
         self._offsets = array("Q", [0])
         self._batch, self._batch_characters, self._bytes = [], 0, 0
 
@@ -337,7 +352,10 @@ def write_choices(file, n_questions, seed):
     if questions:
         write_questions(file.create_group("choices"), questions, tokens.dtype)
     if len(questions) < n_questions:
-        print(f"note: val is small: {len(questions)} choice questions instead of {n_questions}.", file=sys.stderr)
+        print(
+            f"note: val is small: {len(questions)} choice questions instead of {n_questions}.",
+            file=sys.stderr,
+        )
     return len(questions)
 
 
@@ -347,7 +365,10 @@ def print_summary(out, own_tokenizer, tokenizer, summary, corpus):
     for split in ("train", "val"):
         documents, tokens, text_bytes = summary[split]
         print(f"  {split:8}{documents:>12,}{tokens:>16,}{text_bytes:>16,}")
-    print(f"  vocabulary {vocab_size_of(tokenizer):,} tokens" + (f", saved as {own_tokenizer}" if own_tokenizer else ""))
+    print(
+        f"  vocabulary {vocab_size_of(tokenizer):,} tokens"
+        + (f", saved as {own_tokenizer}" if own_tokenizer else "")
+    )
     print(f"  choice questions {summary['choices']:,}")
     print(f"  left out: {_counts(corpus.dropped) or 'nothing'}")
 

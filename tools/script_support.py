@@ -1,4 +1,4 @@
-"""What the Python scripts share: errors that a user can mend, and files that appear whole or not at all."""
+"""What the scripts share: errors that a user can mend, files that appear whole or not at all."""
 
 import os
 import sys
@@ -24,7 +24,7 @@ def bad_request(where, what, what_to_do):
 
 
 def run_script(main):
-    """Runs main(arguments) and ends the process with its exit code; problems become one block on stderr."""
+    """Runs main(arguments); a problem becomes one block on stderr and the exit code."""
     name = Path(sys.argv[0]).name
     try:
         main(sys.argv[1:])
@@ -32,10 +32,20 @@ def run_script(main):
         sys.exit(_complain(name, str(problem), problem.exit_code))
     except OSError as error:
         where = error.filename or name
-        sys.exit(_complain(name, f"{where}: {error.strerror or error}. "
-                                 "Check that it can be read or written and that the disk is not full.", FAILED))
+        sys.exit(
+            _complain(
+                name,
+                f"{where}: {error.strerror or error}. "
+                "Check that it can be read or written and that the disk is not full.",
+                FAILED,
+            )
+        )
     except MemoryError:
-        sys.exit(_complain(name, "out of memory. Close other programs or give less input at a time.", FAILED))
+        sys.exit(
+            _complain(
+                name, "out of memory. Close other programs or give less input at a time.", FAILED
+            )
+        )
     except KeyboardInterrupt:
         sys.exit(_complain(name, "interrupted; nothing was written.", INTERRUPTED))
 
@@ -49,10 +59,12 @@ def _complain(name, message, exit_code):
 
 @contextmanager
 def written_atomically(target):
-    """Gives a temporary path beside `target`; on success the file there is synced and takes target's name."""
+    """Gives a temporary path beside `target`; on success the file there takes target's name."""
     target = Path(target)
     target.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
+    handle, temporary = tempfile.mkstemp(
+        prefix=f".{target.name}.", suffix=".tmp", dir=target.parent
+    )
     os.close(handle)
     try:
         yield Path(temporary)

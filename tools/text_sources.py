@@ -1,4 +1,4 @@
-"""Reads documents from text files, folders, JSONL and Parquet, one at a time, always in the same order."""
+"""Reads documents from text files, folders, JSONL and Parquet, always in the same order."""
 
 import json
 import os
@@ -45,7 +45,8 @@ class TextSources:
 def find_files(inputs, suffixes=FOLDER_SUFFIXES):
     """Lists the input files: files as given, folders recursively and sorted, hidden names left out.
 
-    Throws Problem when an input is missing, is neither file nor folder, or has no file with one of the suffixes.
+    Throws Problem when an input is missing, is neither file nor folder, or has no file with one
+    of the suffixes.
     """
     files = []
     for path in map(Path, inputs):
@@ -54,7 +55,11 @@ def find_files(inputs, suffixes=FOLDER_SUFFIXES):
         elif path.is_file():
             files.append(path)
         elif path.exists():
-            raise bad_request(path, "is neither a file nor a folder", "Give text files, JSONL, Parquet or folders.")
+            raise bad_request(
+                path,
+                "is neither a file nor a folder",
+                "Give text files, JSONL, Parquet or folders.",
+            )
         else:
             raise bad_request(path, "does not exist", "Check the path given to --input.")
     return list(dict.fromkeys(files))
@@ -64,11 +69,17 @@ def _files_below(folder, suffixes):
     found = []
     for parent, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += [Path(parent, name) for name in sorted(names)
-                  if not name.startswith(".") and name.lower().endswith(suffixes)]
+        found += [
+            Path(parent, name)
+            for name in sorted(names)
+            if not name.startswith(".") and name.lower().endswith(suffixes)
+        ]
     if not found:
-        raise bad_request(folder, f"has no file that ends in {', '.join(suffixes)}",
-                          "Name the endings of your files with --suffixes.")
+        raise bad_request(
+            folder,
+            f"has no file that ends in {', '.join(suffixes)}",
+            "Name the endings of your files with --suffixes.",
+        )
     return found
 
 
@@ -106,16 +117,26 @@ def _text_of_line(line, text_field, where):
     except (ValueError, RecursionError) as error:
         raise Problem(where, f"is not a JSON line ({error})", "Mend or delete the line.") from error
     if not isinstance(record, dict):
-        raise Problem(where, f"holds a {type(record).__name__}, not an object",
-                      f'Write one object a line, such as {{"{text_field}": "…"}}.')
+        raise Problem(
+            where,
+            f"holds a {type(record).__name__}, not an object",
+            f'Write one object a line, such as {{"{text_field}": "…"}}.',
+        )
     if text_field not in record:
-        raise Problem(where, f'has no field "{text_field}", only {_some_names(record)}', "Name the field with --text-field.")
+        raise Problem(
+            where,
+            f'has no field "{text_field}", only {_some_names(record)}',
+            "Name the field with --text-field.",
+        )
     text = record[text_field]
     if text is None:
         return ""
     if not isinstance(text, str):
-        raise Problem(where, f'the field "{text_field}" is a {type(text).__name__}, not a string',
-                      "Name the field that holds the text with --text-field.")
+        raise Problem(
+            where,
+            f'the field "{text_field}" is a {type(text).__name__}, not a string',
+            "Name the field that holds the text with --text-field.",
+        )
     return text if _is_encodable(text) else None
 
 
@@ -132,8 +153,11 @@ def _read_parquet(path, text_field):
         import pyarrow as arrow
         import pyarrow.parquet as parquet
     except ImportError as error:
-        raise Problem(path, "reading Parquet needs the Python package pyarrow",
-                      "Run tools/setup.sh, or pip install pyarrow, or convert the file to JSONL.") from error
+        raise Problem(
+            path,
+            "reading Parquet needs the Python package pyarrow",
+            "Run tools/setup.sh, or pip install pyarrow, or convert the file to JSONL.",
+        ) from error
     try:
         with parquet.ParquetFile(path) as table:
             _check_column(path, table.schema_arrow, text_field, arrow.types)
@@ -142,20 +166,29 @@ def _read_parquet(path, text_field):
                 for text in batch.column(0):
                     yield Document(text.as_py() or "", disk_bytes)
     except (arrow.ArrowException, UnicodeDecodeError) as error:
-        raise Problem(path, f"is not a readable Parquet file ({str(error).splitlines()[0]})",
-                      "Was the download cut short?") from error
+        raise Problem(
+            path,
+            f"is not a readable Parquet file ({str(error).splitlines()[0]})",
+            "Was the download cut short?",
+        ) from error
 
 
 def _check_column(path, schema, text_field, types):
     if text_field not in schema.names:
-        raise Problem(path, f'has no column "{text_field}", only {_some_names(schema.names)}',
-                      "Name the column with --text-field.")
+        raise Problem(
+            path,
+            f'has no column "{text_field}", only {_some_names(schema.names)}',
+            "Name the column with --text-field.",
+        )
     kind = schema.field(text_field).type
     if types.is_dictionary(kind):
         kind = kind.value_type
     if not (types.is_string(kind) or types.is_large_string(kind)):
-        raise Problem(path, f'the column "{text_field}" holds {kind}, not strings',
-                      "Name the column that holds the text with --text-field.")
+        raise Problem(
+            path,
+            f'the column "{text_field}" holds {kind}, not strings',
+            "Name the column that holds the text with --text-field.",
+        )
 
 
 def _some_names(names):

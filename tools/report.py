@@ -1,0 +1,188 @@
+"""Draws report.html from the folders of one or more runs: one file that needs no network."""
+
+import argparse
+import html
+import statistics
+from pathlib import Path
+
+from evaluation_table import html_table, kv_heads, markdown_table, rows_of
+from report_plots import PNG_COLOURS, plots_for
+from run_folder import load_runs, read_baselines
+from script_support import Problem, run_script, write_text, written_atomically
+
+DARK_COLOURS = {
+    "ink": "#e4e8ec",
+    "muted": "#98a3ad",
+    "rule": "#2b3239",
+    "surface": "#14181c",
+    "series-1": "#6fb1ee",
+    "series-2": "#f0a05a",
+    "series-3": "#5fc493",
+    "series-4": "#b497ea",
+    "series-5": "#ee86b4",
+    "series-6": "#d2b45c",
+}
+
+
+def main(arguments):
+    options = parse_arguments(arguments)
+    runs = load_runs(options.run)
+    rows = rows_of(runs)
+    if options.markdown:
+        if not rows:
+            raise Problem(
+                options.run[0],
+                "has no evaluation.json, so there is no table",
+                "Let `regroup uptrain` finish, or write one with `regroup eval --json`.",
+            )
+        print(markdown_table(rows))
+    plots = plots_for(runs, rows, read_baselines(options.baselines) if options.baselines else {})
+    for plot in plots if options.plots else []:
+        with written_atomically(options.plots / f"{plot.name}.png") as temporary:
+            plot.save_png(temporary)
+    out = options.out or runs[0].folder / "report.html"
+    write_text(out, page(runs, rows, plots))
+    if not options.markdown:
+        print(out)
+
+
+def parse_arguments(arguments):
+    parser = argparse.ArgumentParser(
+        description="Draws report.html from runs' metrics, configs and evaluations.",
+        epilog="example: tools/report.py runs/gqa2 runs/mqa --plots docs/plots",
+    )
+    parser.add_argument(
+        "run", nargs="+", metavar="RUN", help="a run's folder; several are drawn side by side"
+    )
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE", help="default: report.html in the first run's folder"
+    )
+    parser.add_argument(
+        "--baselines",
+        type=Path,
+        metavar="FILE.json",
+        help="what tools/ngram_baseline.py --json wrote",
+    )
+    parser.add_argument(
+        "--plots", type=Path, metavar="DIR", help="write each plot as a PNG file here too"
+    )
+    parser.add_argument(
+        "--markdown", action="store_true", help="print the evaluation's table as Markdown"
+    )
+    return parser.parse_args(arguments)
+
+
+def page(runs, rows, plots):
+    """The whole report as HTML."""
+    title = "Regroup report: " + ", ".join(run.name for run in runs)
+    figures = "".join(
+        f'<figure><h2>{html.escape(plot.title)}</h2><div class="scroll">{plot.svg()}</div>'
+        f"<figcaption>{html.escape(plot.caption)}</figcaption></figure>\n"
+        for plot in plots
+    )
+    return PAGE.format(
+        title=html.escape(title),
+        css=style_sheet(),
+        findings=findings(rows),
+        evaluation=evaluation(runs, rows),
+        figures=figures,
+        runs="".join(map(run_details, runs)),
+    )
+
+
+def findings(rows):
+    """A sentence for each uptrained model: what it lost and what it gained against its original."""
+    sentences = [finding(row) for row in rows if row.model["name"] == "uptrained" and row.original]
+    return "".join(f"<p class=finding>{sentence}</p>" for sentence in sentences if sentence)
+
+
+def finding(row):
+    new, old = row.model, row.original
+    if new["loss"] is None or old["loss"] is None:
+        return ""
+    heads = kv_heads(new)
+    sentence = (
+        f"With <b>{heads} K/V head{'' if heads == '1' else 's'}</b> instead of {kv_heads(old)}, "
+        f"the uptrained model has a loss of <b>{new['loss']:.3f}</b> where the original has "
+        f"{old['loss']:.3f}"
+    )
+    cache, old_cache = new.get("kv_bytes_per_token"), old.get("kv_bytes_per_token")
+    if cache and old_cache:
+        sentence += f", a K/V cache <b>{old_cache / cache:.3g} times</b> smaller"
+    speeds, old_speeds = new.get("decode_tokens_per_s") or {}, old.get("decode_tokens_per_s") or {}
+    gains = [
+        f"<b>{speeds[batch] / old_speeds[batch]:.2f} times</b> at batch {html.escape(batch)}"
+        for batch in speeds
+        if speeds[batch] and old_speeds.get(batch)
+    ]
+    return sentence + (f", and a decode speed of {' and '.join(gains)}" if gains else "") + "."
+
+
+def evaluation(runs, rows):
+    if not rows:
+        return (
+            '<p class="note">There is no evaluation yet: <code>regroup uptrain</code> writes one '
+            "when it ends, <code>regroup eval --json</code> at any time.</p>"
+        )
+    data = sorted({str(run.evaluation.get("data")) for run in runs if run.evaluation})
+    note = f'<p class="note">On {html.escape(", ".join(data))}.</p>'
+    return f"<h2>Evaluation</h2>\n{note}\n{html_table(rows)}"
+
+
+def run_details(run):
+    facts = (
+        [f"{run.training[-1]['step']:,} steps", f"{run.tokens:,} tokens"]
+        if run.training
+        else ["no training logged"]
+    )
+    speeds = [line["tokens_per_s"] for line in run.training if line.get("tokens_per_s")]
+    if speeds:
+        facts.append(f"{statistics.median(speeds):,.0f} tokens/s (median)")
+    memory = max((line.get("rss_bytes") or 0 for line in run.training), default=0)
+    if memory:
+        facts.append(f"{memory / 2**30:.2f} GiB of memory at most")
+    config = (
+        f"<details><summary>config.ini</summary><pre>{html.escape(run.config)}</pre></details>"
+        if run.config
+        else ""
+    )
+    note = f'<p class="note">{" · ".join(facts)}</p>'
+    return f"<section><h3>{html.escape(run.name)}</h3>{note}{config}</section>\n"
+
+
+def style_sheet():
+    """report.css after the colours that it names, for light and dark."""
+    return (
+        f":root {{ color-scheme: light dark; {_variables(PNG_COLOURS)} }}\n"
+        f"@media (prefers-color-scheme: dark) {{ :root {{ {_variables(DARK_COLOURS)} }} }}\n"
+        + Path(__file__).with_suffix(".css").read_text(encoding="utf-8")
+    )
+
+
+def _variables(colours):
+    return " ".join(f"--{name}: {colour};" for name, colour in colours.items())
+
+
+PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<style>{css}</style>
+</head>
+<body>
+<main>
+<h1>{title}</h1>
+{findings}
+{evaluation}
+{figures}
+<h2>Runs</h2>
+{runs}
+</main>
+</body>
+</html>
+"""
+
+if __name__ == "__main__":
+    run_script(main)
