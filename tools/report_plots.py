@@ -47,7 +47,7 @@ class Plot:
         """The plot as an <svg> element that takes its colours from the page."""
         figure = self._drawn(SVG_COLOURS, "none")
         text = io.StringIO()
-        with matplotlib.rc_context({"svg.hashsalt": self.name}):
+        with matplotlib.rc_context({"svg.hashsalt": self.name, "svg.fonttype": "none"}):
             figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
         plt.close(figure)
         return _themed(text.getvalue(), self.title)
@@ -63,7 +63,6 @@ class Plot:
                 figsize=(self.width, self.height), layout="constrained", facecolor=background
             )
             self.draw(figure, colours)
-            figure.canvas.draw()
         return figure
 
 
@@ -290,7 +289,7 @@ def _cost_plot(name, title, rows, panels, x_label, caption, is_log):
                         "^" if is_far else MARKERS[heads.index(kv_heads(row.model)) % len(MARKERS)]
                     ),
                     color=colours[f"series-{1 + names.index(row.model['name']) % N_COLOURS}"],
-                    markeredgecolor=colours["surface"] if colours is PNG_COLOURS else "none",
+                    markeredgewidth=0,
                 )
                 label = f"{row.model['name']}, {kv_heads(row.model)} K/V"
                 points.append(
@@ -332,7 +331,7 @@ def _widen(axis, is_log, xs, ys):
 
 def _label_points(figure, axis, points, colours):
     """Writes each point's label beside it, moved up or down where labels would overlap."""
-    figure.canvas.draw()  # fixes the layout, so that distances on paper are known
+    figure.draw_without_rendering()  # fixes the layout, so that distances on paper are known
     left, right = axis.get_window_extent().x0, axis.get_window_extent().x1
     line_height = 1.25 * plt.rcParams["font.size"] * figure.dpi / 72
     placed = []
@@ -370,7 +369,6 @@ def _style(colours):
     return {
         "font.family": "DejaVu Sans",
         "font.size": 9,
-        "svg.fonttype": "none",
         "text.color": colours["ink"],
         "axes.edgecolor": colours["muted"],
         "axes.labelcolor": colours["muted"],
@@ -419,7 +417,7 @@ def _themed(svg, title):
     for name, number in SVG_COLOURS.items():
         svg = svg.replace(number, f"var(--{name})")
     svg = svg[svg.index("<svg") :].replace("'DejaVu Sans'", "var(--font)")
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.S)
+    svg = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", svg, flags=re.S)
     return re.sub(
         r'<svg [^>]*?(viewBox="[^"]*")[^>]*>',
         rf'<svg role="img" aria-label="{title}" xmlns="http://www.w3.org/2000/svg" '
