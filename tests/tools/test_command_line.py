@@ -1,0 +1,152 @@
+"""The program `regroup` as a user runs it: help, exit codes, and what goes to which stream."""
+
+import json
+import os
+import subprocess
+
+import h5py
+import numpy as np
+import pytest
+
+REGROUP = os.environ["REGROUP_BINARY"]
+
+
+def regroup(*words, **options):
+    return subprocess.run([REGROUP, *map(str, words)], capture_output=True, text=True,
+                          timeout=120, **options)
+
+
+def assert_refused(result, exit_code, *parts):
+    """One short block on stderr that holds all parts; nothing on stdout; no trace."""
+    assert result.returncode == exit_code, result.stderr
+    assert result.stdout == ""
+    assert result.stderr.startswith("regroup: error: ")
+    assert len(result.stderr) < 3000
+    assert "frame #" not in result.stderr
+    for part in parts:
+        assert part in result.stderr
+
+
+def verbs():
+    lines = regroup("--help").stdout.splitlines()
+    return [line.split()[0] for line in lines if line.startswith("  ") and not
+            line.strip().startswith("regroup")]
+
+
+@pytest.fixture
+def token_file(tmp_path):
+    path = tmp_path / "tokens.h5"
+    with h5py.File(path, "w") as file:
+        file.attrs.update(vocab_size=100, eos_id=0, tokenizer="", source="a test", format_version=1)
+        for split, n_documents in (("train", 3), ("val", 1)):
+            group = file.create_group(split)
+            group["tokens"] = np.arange(10 * n_documents, dtype=np.uint16)
+            group["offsets"] = np.arange(0, 10 * n_documents + 1, 10, dtype=np.uint64)
+        file["train"].attrs["bytes"] = 45
+    return path
+
+
+def test_help_goes_to_stdout_and_lists_the_verbs():
+    result = regroup("--help")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "inspect" in verbs()
+
+
+def test_every_verb_explains_itself_with_an_example():
+    for verb in verbs():
+        for spelling in ("--help", "-h"):
+            result = regroup(verb, spelling)
+            assert (result.returncode, result.stderr) == (0, "")
+            assert result.stdout.startswith(f"regroup {verb} ")
+            assert "Example:\n  regroup " in result.stdout
+
+
+def test_help_wins_over_mistakes_beside_it():
+    assert regroup("inspect", "--nonsense", "--help").returncode == 0
+
+
+def test_version_names_the_parts():
+    result = regroup("--version")
+    assert (result.returncode, result.stderr) == (0, "")
+    first_words = [line.split()[0] for line in result.stdout.splitlines()]
+    assert first_words == ["Regroup", "LibTorch", "CUDA", "NCCL", "HDF5", "CPU", "devices"]
+
+
+def test_no_verb_is_a_wrong_request():
+    assert_refused(regroup(), 2, "names no verb", "regroup --help")
+
+
+def test_an_unknown_verb_names_the_nearest():
+    assert_refused(regroup("inspekt", "x"), 2, "inspekt: unknown verb (did you mean inspect?)")
+
+
+def test_an_unknown_option_names_the_nearest():
+    assert_refused(regroup("inspect", "x", "--jsn"), 2,
+                   "--jsn: unknown option (did you mean --json?)", "regroup inspect --help")
+
+
+def test_options_are_never_abbreviated():
+    assert_refused(regroup("inspect", "x", "--js"), 2, "--js: unknown option")
+
+
+def test_a_flag_takes_no_value():
+    assert_refused(regroup("inspect", "x", "--json=1"), 2, "--json: takes no value")
+
+
+def test_all_mistakes_are_reported_together():
+    assert_refused(regroup("inspect", "--jsn", "--colour=red"), 2, "3 problems", "--jsn",
+                   "--colour", "PATH is missing")
+
+
+def test_an_unexpected_word_is_refused():
+    assert_refused(regroup("inspect", "one", "two"), 2, "two: unexpected word")
+
+
+def test_many_and_long_mistakes_stay_one_short_block():
+    words = [f"--{letter * 5000}" for letter in "abcdefghij"]
+    assert_refused(regroup("inspect", *words), 2, "problems", "more")
+
+
+def test_a_missing_path_is_named(tmp_path):
+    assert_refused(regroup("inspect", tmp_path / "none"), 1, str(tmp_path / "none"))
+
+
+def test_a_file_of_no_known_kind_is_refused(tmp_path):
+    path = tmp_path / "notes.txt"
+    path.write_text("hello")
+    assert_refused(regroup("inspect", path), 1, "notes.txt")
+
+
+def test_words_behind_two_dashes_are_paths(tmp_path):
+    (tmp_path / "--json").write_text("hello")
+    assert_refused(regroup("inspect", "--", "--json", cwd=tmp_path), 1, "/--json")
+
+
+def test_inspect_describes_token_data(token_file):
+    result = regroup("inspect", token_file)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert f"token data: {token_file}" in result.stdout
+    assert "3 documents, 30 tokens, 45 B of text" in result.stdout
+    assert "1 document, 10 tokens\n" in result.stdout
+
+
+def test_inspect_prints_json_for_programs(token_file):
+    found = json.loads(regroup("inspect", token_file, "--json").stdout)
+    assert found["kind"] == "token data"
+    assert found["vocab_size"] == 100
+    assert found["splits"] == {"train": {"documents": 3, "tokens": 30, "bytes": 45},
+                               "val": {"documents": 1, "tokens": 10, "bytes": None}}
+    assert found["choices"] is None
+
+
+def test_truncated_token_data_is_refused(token_file):
+    token_file.write_bytes(token_file.read_bytes()[:500])
+    assert_refused(regroup("inspect", token_file), 1, "tokens.h5")
+
+
+def test_results_that_cannot_be_written_are_a_failure():
+    with open("/dev/full", "w") as full:
+        result = subprocess.run([REGROUP, "--help"], stdout=full, stderr=subprocess.PIPE,
+                                text=True, timeout=60)
+    assert result.returncode == 1
+    assert "could not be written" in result.stderr

@@ -1,0 +1,20 @@
+// tools/verbs.h: what `regroup VERB` can be; the table itself stands in tools/regroup.cpp.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "framework/error.h"
+
+namespace regroup {
+
+/// Every verb takes the words behind it and returns the program's exit code. Results go to stdout;
+/// whatever stops it is thrown.
+using VerbFunction = ExitCode (*)(const std::vector<std::string>& arguments);
+
+ExitCode run_inspect(const std::vector<std::string>& arguments);
+
+/// `regroup --version`: versions of what the binary is made of, and the devices that it sees.
+std::string version_text();
+
+}  // namespace regroup
