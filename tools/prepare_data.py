@@ -46,7 +46,14 @@ from tqdm import tqdm
 
 from choice_questions import draw_questions, write_questions
 from held_out_overlap import HeldOutIndex, shingles_of
-from script_support import Problem, bad_request, run_script, write_text, written_atomically
+from script_support import (
+    Problem,
+    bad_request,
+    require_space,
+    run_script,
+    write_text,
+    written_atomically,
+)
 from text_sources import FOLDER_SUFFIXES, TextSources, find_files
 from text_tokenizer import (
     END_OF_TEXT,
@@ -60,6 +67,7 @@ from text_tokenizer import (
 FORMAT_VERSION = 1
 BATCH_CHARACTERS = 1 << 22  # text tokenized at once
 CHUNK_TOKENS = 1 << 17  # tokens in one HDF5 chunk
+SPARE_BYTES = 1 << 23  # of disk, for what HDF5 writes beside the tokens
 DROPPED, TRAIN, VAL = range(3)
 
 
@@ -83,6 +91,7 @@ def main(arguments):
         True  # a text that spells a special token does not get to use it
     )
     with written_atomically(options.out) as temporary:
+        require_space(temporary.parent, len(tokenizer_text) + SPARE_BYTES)
         with h5py.File(temporary, "w") as file:
             write_attributes(file, tokenizer, tokenizer_text, eos_token, options.input)
             summary = write_splits(file, corpus, tokenizer, eos_token)
@@ -339,10 +348,16 @@ class SplitWriter:
             self._offsets.append(self._offsets[-1] + len(document))
             self._bytes += len(text.encode("utf-8"))
         if documents:
-            begin = len(self._tokens)
-            self._tokens.resize((self._offsets[-1],))
-            self._tokens[begin:] = np.concatenate(documents)
+            self._append(np.concatenate(documents))
         self._batch, self._batch_characters = [], 0
+
+    def _append(self, tokens):
+        offsets_bytes = self._offsets.itemsize * len(self._offsets)  # written last
+        folder = Path(self._group.file.filename).parent
+        require_space(folder, tokens.nbytes + offsets_bytes + SPARE_BYTES)
+        begin = len(self._tokens)
+        self._tokens.resize((begin + len(tokens),))
+        self._tokens[begin:] = tokens
 
 
 def write_choices(file, n_questions, seed):

@@ -1,6 +1,7 @@
 """What the scripts share: errors that a user can mend, files that appear whole or not at all."""
 
 import os
+import shutil
 import sys
 import tempfile
 from contextlib import contextmanager
@@ -35,7 +36,7 @@ def run_script(main):
         sys.exit(
             _complain(
                 name,
-                f"{where}: {error.strerror or error}. "
+                f"{where}: {error.strerror or ' '.join(str(error).split())}. "
                 "Check that it can be read or written and that the disk is not full.",
                 FAILED,
             )
@@ -55,6 +56,20 @@ def _complain(name, message, exit_code):
         raise  # the exception that run_script is handling, with its trace
     print(f"{name}: error: {message[:2500]}", file=sys.stderr)
     return exit_code
+
+
+def require_space(folder, n_bytes):
+    """Throws Problem unless the folder's disk has n_bytes free.
+
+    HDF5 crashes the process when the disk fills up under it, so it is asked before each write.
+    """
+    free = shutil.disk_usage(folder).free
+    if free < n_bytes:
+        raise Problem(
+            folder,
+            f"the disk is full: {free:,} bytes are free, {n_bytes:,} are needed next",
+            "Make room, or write to another disk.",
+        )
 
 
 @contextmanager

@@ -2,6 +2,8 @@
 
 import json
 import random
+import shutil
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -461,3 +463,12 @@ def test_an_unwritable_folder_is_named(tmp_path, corpus):
     )
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert str(tmp_path / "file") in done.stderr
+
+
+@pytest.mark.parametrize("free_bytes", [0, prepare_data.SPARE_BYTES + 25_000])
+def test_a_full_disk_is_noticed_before_it_is_written_to(tmp_path, corpus, monkeypatch, free_bytes):
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=free_bytes))
+    wrong = problem(tmp_path / "data.h5", corpus)
+    assert f"{tmp_path}: the disk is full: {free_bytes:,} bytes" in str(wrong)
+    assert wrong.exit_code == 1
+    assert [path.name for path in tmp_path.iterdir()] == [corpus.name]
