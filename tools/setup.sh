@@ -78,31 +78,44 @@ find_python() {
 
 pip_install() { "$venv/bin/python" -m pip install "${pip_options[@]}" "$@" </dev/null; }
 
+has_torch() {  # VERSION
+  [[ $("$venv/bin/python" -c 'import importlib.metadata as m; print(m.version("torch"))' 2>/dev/null) \
+    == "$1"?(+*) ]]
+}
+
+has_cuda_flavour() { compgen -G "$venv/lib/python3*/site-packages/torch/lib/libtorch_cuda.so" >/dev/null; }
+
 # The CPU flavour where some source has it, else PyPI's, which is the CUDA one and runs without a GPU too.
 install_torch() {
   local version
   version=$(sed -n 's/^torch==//p' tools/requirements.txt)
+  local pins=--constraint=tools/requirements.txt
   if [[ $flavour == cuda ]]; then
+    has_torch "$version" && has_cuda_flavour && return
     say "installing torch $version, CUDA flavour (5 GB)"
-    pip_install "torch===$version" ||
-      fail "pip could not install torch $version (see above). Check the network and 6 GB of free disk."
-    return
+    pip_install "$pins" "torch===$version" && return
+  else
+    has_torch "$version" && return
+    say "installing torch $version, CPU flavour (1 GB)"
+    pip_install "$pins" "torch==$version+cpu" 2>/dev/null && return
+    say "not among pip's own sources; asking PyTorch's CPU wheel index"
+    pip_install --timeout 10 --retries 1 "$pins" "torch==$version+cpu" \
+      --extra-index-url https://download.pytorch.org/whl/cpu 2>/dev/null && return
+    say "not there either; taking PyPI's, which is the CUDA flavour (5 GB) and needs no GPU"
+    pip_install "$pins" "torch==$version" && return
   fi
-  say "installing torch $version, CPU flavour (1 GB)"
-  pip_install "torch==$version+cpu" 2>/dev/null && return
-  say "not among pip's own sources; asking PyTorch's CPU wheel index"
-  pip_install --timeout 10 --retries 1 --index-url https://download.pytorch.org/whl/cpu \
-    "torch==$version+cpu" 2>/dev/null && return
-  say "not there either; taking PyPI's, which is the CUDA flavour (5 GB) and needs no GPU"
-  pip_install "torch==$version" ||
-    fail "pip could not install torch $version (see above). Check the network and 6 GB of free disk."
+  fail "pip could not install torch $version (see above). Check the network, and the free disk: $(free_disk)."
 }
+
+free_disk() { df --output=avail --human-readable . | tail -n 1 | tr -d ' '; }
 
 install_python_packages() {
   local python stamp
   python=$(find_python)
-  stamp="$flavour $("$python" --version) $(cat "${requirements[@]}" | sha256sum)"
-  if [[ -f $venv/setup.stamp && $(<"$venv/setup.stamp") == "$stamp" ]]; then return; fi
+  stamp="$("$python" --version) $(cat "${requirements[@]}" | sha256sum)"
+  if [[ -f $venv/setup.stamp && $(<"$venv/setup.stamp") == "$stamp" ]]; then
+    if [[ $flavour != cuda ]] || has_cuda_flavour; then return; fi
+  fi
   if ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
     say "making $venv with $("$python" --version)"
     "$python" -m venv --clear "$venv" || fail "$python could not make $venv (see above)."
@@ -110,8 +123,10 @@ install_python_packages() {
   rm -f "$venv/setup.stamp"
   install_torch
   say "installing the other Python packages"
-  pip_install "${requirements[@]/#/--requirement=}" ||
-    fail "pip could not install tools/requirements*.txt (see above). Check the network, then run tools/setup.sh again."
+  pip_install --requirement tools/requirements.txt &&
+    pip_install --no-deps --requirement tools/requirements-corpus.txt ||
+    fail "pip could not install tools/requirements*.txt (see above)." \
+      "Check the network, and the free disk ($(free_disk)); then run tools/setup.sh again."
   printf '%s' "$stamp" >"$venv/setup.stamp"
 }
 
