@@ -173,15 +173,13 @@ void write_tensor_folder(const fs::path& folder, const std::vector<TensorSource>
   if (shards.size() == 1) return write_safetensors(folder / kSingleFile, tensors);
   nlohmann::ordered_json index;
   size_t total_bytes = 0;
+  for (const auto& tensor : tensors) total_bytes += tensor.bytes();
+  index["metadata"]["total_size"] = total_bytes;
   for (size_t i = 0; i < shards.size(); ++i) {
     const std::string file = shard_file_name(i + 1, shards.size());
     write_safetensors(folder / file, shards[i]);
-    for (const auto& tensor : shards[i]) {
-      index["weight_map"][tensor.name] = file;
-      total_bytes += tensor.bytes();
-    }
+    for (const auto& tensor : shards[i]) index["weight_map"][tensor.name] = file;
   }
-  index["metadata"]["total_size"] = total_bytes;
   write_json_file(folder / kIndexFile, index);
 }
 

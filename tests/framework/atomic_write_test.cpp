@@ -1,12 +1,10 @@
 #include "framework/atomic_write.h"
 
-#include <sys/resource.h>
 #include <sys/stat.h>
-
-#include <csignal>
 
 #include "framework/error.h"
 #include "tests/support/catch_torch.h"
+#include "tests/support/file_size_limit.h"
 #include "tests/support/temp_folder.h"
 
 namespace regroup {
@@ -14,30 +12,12 @@ namespace {
 
 namespace fs = std::filesystem;
 using testing::contents_of;
+using testing::FileSizeLimit;
 using testing::TempFolder;
 
 int64_t n_entries(const fs::path& folder) {
   return std::distance(fs::directory_iterator(folder), fs::directory_iterator());
 }
-
-/// While it lives no file may grow past this size: a full disk that needs no disk.
-class FileSizeLimit {
- public:
-  explicit FileSizeLimit(rlim_t bytes) {
-    old_handler_ = std::signal(SIGXFSZ, SIG_IGN);  // so that write() fails instead
-    ::getrlimit(RLIMIT_FSIZE, &old_);
-    const rlimit limit{bytes, old_.rlim_max};
-    ::setrlimit(RLIMIT_FSIZE, &limit);
-  }
-  ~FileSizeLimit() {
-    ::setrlimit(RLIMIT_FSIZE, &old_);
-    std::signal(SIGXFSZ, old_handler_);
-  }
-
- private:
-  rlimit old_{};
-  void (*old_handler_)(int) = nullptr;
-};
 
 TEST_CASE("an atomic write makes the file and its parents and nothing else", "[files]") {
   const TempFolder folder;

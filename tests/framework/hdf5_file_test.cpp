@@ -7,6 +7,7 @@
 
 #include "framework/error.h"
 #include "tests/support/catch_torch.h"
+#include "tests/support/file_size_limit.h"
 #include "tests/support/temp_folder.h"
 
 namespace regroup {
@@ -127,6 +128,23 @@ TEST_CASE("an HDF5 file that is not closed leaves the old one", "[hdf5]") {
   }
   CHECK(contents_of(folder / "t.h5") == "old");
   CHECK(std::distance(fs::directory_iterator(folder.path()), fs::directory_iterator()) == 1);
+}
+
+TEST_CASE("an HDF5 file that outgrows the disk is an error and leaves the old one", "[hdf5]") {
+  const TempFolder folder;
+  folder.write("t.h5", "old");
+  const auto write_large = [&] {
+    auto file = Hdf5File::create(folder / "t.h5");
+    for (int i = 0; i < 100; ++i) file.write(c10::str("/g", i, "/x"), at::ones({1000}));
+    file.close();
+  };
+  {
+    const testing::FileSizeLimit limit(100'000);
+    CHECK_THROWS_AS(write_large(), Error);
+  }
+  CHECK(contents_of(folder / "t.h5") == "old");
+  CHECK(std::distance(fs::directory_iterator(folder.path()), fs::directory_iterator()) == 1);
+  CHECK_NOTHROW(write_large());
 }
 
 TEST_CASE("the same data make the same HDF5 file byte for byte", "[hdf5]") {

@@ -64,6 +64,41 @@ TEST_CASE("a file of the safetensors Python package is read", "[safetensors][gol
   CHECK_THAT(file.tensor("flags"), AllClose(at::tensor({1, 0, 1}).to(at::kBool)));
 }
 
+TEST_CASE("a written safetensors file has the bytes that the format prescribes", "[safetensors]") {
+  const TempFolder folder;
+  write_safetensors(folder / "m.safetensors",
+                    {tensor_source("a", at::tensor({1.5, -2.0, 0.0}).to(at::kBFloat16)),
+                     tensor_source("w", at::arange(2, at::kFloat).reshape({2, 1}))});
+  const std::string header =
+      R"({"__metadata__":{"format":"pt"},"w":{"dtype":"F32","shape":[2,1],"data_offsets":[0,8]},)"
+      R"("a":{"dtype":"BF16","shape":[3],"data_offsets":[8,14]}})";
+  const std::string padded = header + std::string(7 - (header.size() + 7) % 8, ' ');
+  CHECK(contents_of(folder / "m.safetensors") ==
+        forged(padded, testing::from_hex("000000000000803fc03f00c00000")));
+}
+
+TEST_CASE("a safetensors header with any bit flipped is read or refused", "[safetensors]") {
+  const TempFolder folder;
+  const auto path = folder / "m.safetensors";
+  write_safetensors(path,
+                    {tensor_source("a", at::ones({2, 3})), tensor_source("b", at::ones({5}))});
+  const auto whole = contents_of(path);
+  const size_t data_begin = whole.size() - 44;
+  int n_refused = 0;
+  for (size_t bit = 0; bit < data_begin * 8; ++bit) {
+    auto damaged = whole;
+    damaged[bit / 8] = static_cast<char>(damaged[bit / 8] ^ (1 << bit % 8));
+    folder.write("m.safetensors", damaged);
+    try {
+      const auto file = SafetensorsFile::open(path);
+      for (const auto& [name, entry] : file.entries()) file.tensor(name).sum();
+    } catch (const Error&) {
+      ++n_refused;
+    }
+  }
+  CHECK(n_refused > static_cast<int>(data_begin));
+}
+
 TEST_CASE("a tensor outlives the safetensors file object it came from", "[safetensors]") {
   const TempFolder folder;
   const auto expected = at::arange(12, at::kFloat);
