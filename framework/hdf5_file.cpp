@@ -244,6 +244,10 @@ Hdf5File Hdf5File::create(const fs::path& file) {
   const LibraryLock lock;
   const auto access = property_list(H5P_FILE_ACCESS);
   check(H5Pset_file_locking(access.id(), false, true), created.where_, "turn file locks off");
+  // This format has checksums over its structure: damage is found before the library, which crashes
+  // on some broken structures, acts on it.
+  check(H5Pset_libver_bounds(access.id(), H5F_LIBVER_V110, H5F_LIBVER_V110), created.where_,
+        "choose the format");
   // So that a dataset left open is an error at close() and not a file that is never finished.
   check(H5Pset_fclose_degree(access.id(), H5F_CLOSE_SEMI), created.where_, "prepare");
   created.handle_ = {check(H5Fcreate(created.target_->temporary().c_str(), H5F_ACC_TRUNC,

@@ -1,11 +1,13 @@
+#include <algorithm>
 #include <fstream>
 #include <iostream>
-
 #include <nlohmann/json.hpp>
 
 #include "framework/data/token_data.h"
+#include "framework/dtype.h"
 #include "framework/error.h"
 #include "framework/human.h"
+#include "models/hf_checkpoint.h"
 #include "tools/command_line.h"
 #include "tools/verbs.h"
 
@@ -25,6 +27,8 @@ struct Finding {
 std::string counted(int64_t n, const std::string& singular) {
   return human_count(static_cast<double>(n)) + " " + singular + (n == 1 ? "" : "s");
 }
+
+// Token data
 
 bool is_hdf5(const fs::path& file) {
   constexpr char kSignature[] = "\x89HDF\r\n\x1a\n";
@@ -67,14 +71,145 @@ Finding token_data_finding(const fs::path& path) {
   return finding;
 }
 
+// Models and checkpoints
+
+bool is_checkpoint(const fs::path& folder) {
+  for (const auto& entry : fs::directory_iterator(folder)) {
+    if (entry.path().filename().string().starts_with("training_state")) return true;
+  }
+  return false;
+}
+
+/// "8 in every layer (MHA)" or "8,4,4,1".
+std::string kv_heads_sentence(const DecoderConfig& config) {
+  const std::string heads = kv_heads_text(config.n_kv_head);
+  if (!config.uniform_kv_heads()) return heads + ", one number a layer";
+  const int64_t n_kv_head = config.n_kv_head.at(0);
+  return heads + (n_kv_head == config.n_head ? " (MHA)" : n_kv_head == 1 ? " (MQA)" : " (GQA)");
+}
+
+std::string history(const Provenance& made) {
+  std::string text;
+  if (made.original) {
+    text = "converted from " + made.original->name + " (" +
+           kv_heads_text(made.original->n_kv_head) + " K/V heads) by " + made.method;
+  }
+  const auto add = [&text](const std::string& part) { text += (text.empty() ? "" : ", ") + part; };
+  if (made.pretrain_steps) add(counted(*made.pretrain_steps, "step") + " of pretraining");
+  if (made.uptrain_steps > 0) add(counted(made.uptrain_steps, "step") + " of uptraining");
+  if (made.tokens_seen > 0) add(counted(made.tokens_seen, "token") + " seen");
+  return text.empty() ? "unknown" : text;
+}
+
+Finding model_finding(const fs::path& path) {
+  const ModelFolder model = ModelFolder::open(path);
+  const DecoderConfig& config = model.config();
+  const std::string dtype(dtype_info(model.dtype()).short_name);
+  const int64_t kv_bytes =
+      config.kv_bytes_per_token(static_cast<int64_t>(c10::elementSize(model.dtype())));
+  Finding finding;
+  finding.kind = is_checkpoint(path) ? "checkpoint" : "model";
+  finding.lines = {
+      {"family", model.family().name},
+      {"parameters", human_count(static_cast<double>(config.n_parameters())) + " in " + dtype +
+                         ", " + human_bytes(static_cast<double>(model.bytes()))},
+      {"shape",
+       c10::str(config.n_layer, " layers, d_model ", config.d_model, ", d_ff ", config.d_ff,
+                ", vocabulary ", config.vocab_size, ", up to ", config.max_seq_len, " positions")},
+      {"query heads", c10::str(config.n_head, " of head_dim ", config.head_dim)},
+      {"K/V heads", kv_heads_sentence(config)},
+      {"K/V cache", human_bytes(static_cast<double>(kv_bytes)) + " a token in " + dtype},
+      {"history", history(model.provenance())}};
+  finding.json = {{"family", model.family().name},
+                  {"parameters", config.n_parameters()},
+                  {"dtype", dtype},
+                  {"bytes", model.bytes()},
+                  {"n_layer", config.n_layer},
+                  {"d_model", config.d_model},
+                  {"d_ff", config.d_ff},
+                  {"vocab_size", config.vocab_size},
+                  {"max_seq_len", config.max_seq_len},
+                  {"n_head", config.n_head},
+                  {"head_dim", config.head_dim},
+                  {"n_kv_head", config.n_kv_head},
+                  {"kv_bytes_per_token", kv_bytes},
+                  {"regroup", model.provenance().to_json(config)}};
+  return finding;
+}
+
+// Runs
+
+bool is_run(const fs::path& folder) {
+  return fs::exists(folder / "config.ini") || fs::is_directory(folder / "checkpoints");
+}
+
+std::vector<std::string> checkpoint_names(const fs::path& run) {
+  std::vector<std::string> names;
+  if (!fs::is_directory(run / "checkpoints")) return names;
+  for (const auto& entry : fs::directory_iterator(run / "checkpoints")) {
+    const std::string name = entry.path().filename().string();
+    if (name.starts_with("step_")) names.push_back(name);
+  }
+  std::sort(names.begin(), names.end());
+  return names;
+}
+
+/// The last whole metrics line that has this field; null where none has.
+Json last_metrics_with(const fs::path& run, const std::string& field) {
+  Json last;
+  std::ifstream lines(run / "metrics.jsonl");
+  for (std::string line; std::getline(lines, line);) {
+    const Json record = Json::parse(line, nullptr, /*allow_exceptions=*/false);
+    if (record.is_object() && record.contains(field) && record.contains("step")) last = record;
+  }
+  return last;
+}
+
+std::string metrics_sentence(const Json& record, const std::string& field) {
+  if (record.is_null()) return "none yet";
+  const Json& value = record[field];
+  return (value.is_number() ? fixed(value.get<double>(), 4) : value.dump()) + " at step " +
+         record["step"].dump();
+}
+
+Finding run_finding(const fs::path& path) {
+  const auto checkpoints = checkpoint_names(path);
+  const Json loss = last_metrics_with(path, "loss");
+  const Json val_loss = last_metrics_with(path, "val_loss");
+  const bool finished = fs::exists(path / "final");
+  Finding finding;
+  finding.kind = "run";
+  finding.lines = {
+      {"finished", finished ? "yes" : "no"},
+      {"training loss", metrics_sentence(loss, "loss")},
+      {"validation loss", metrics_sentence(val_loss, "val_loss")},
+      {"checkpoints", checkpoints.empty() ? "none yet" : c10::Join(", ", checkpoints)},
+      {"evaluation", fs::exists(path / "evaluation.json") ? "evaluation.json" : "none yet"}};
+  finding.json = {{"finished", finished},
+                  {"last_metrics", loss},
+                  {"last_validation", val_loss},
+                  {"checkpoints", checkpoints},
+                  {"model", nullptr}};
+  const bool has_model = finished || !checkpoints.empty();
+  if (!has_model) return finding;
+  const Finding model = model_finding(finished ? path / "final" : path);
+  finding.lines.insert(finding.lines.end(), model.lines.begin(), model.lines.end());
+  finding.json["model"] = model.json;
+  return finding;
+}
+
 Finding inspect(const fs::path& path) {
   std::error_code ignored;
+  const bool is_folder = fs::is_directory(path, ignored);
   if (!fs::exists(path, ignored)) {
     throw Error(path.string(), "no such file or folder", "Check the path.");
   }
-  if (!fs::is_directory(path, ignored) && is_hdf5(path)) return token_data_finding(path);
+  if (is_folder && fs::exists(path / "config.json")) return model_finding(path);
+  if (is_folder && is_run(path)) return run_finding(path);
+  if (!is_folder && is_hdf5(path)) return token_data_finding(path);
   throw Error(path.string(), "is nothing that Regroup knows",
-              "It knows token data (HDF5 files of tools/prepare_data.py).");
+              "It knows model folders in Hugging Face layout, checkpoints, runs, and token data "
+              "(HDF5 files of tools/prepare_data.py).");
 }
 
 void print_lines(const fs::path& path, const Finding& finding) {
@@ -100,8 +235,8 @@ ExitCode run_inspect(const std::vector<std::string>& arguments) {
   bool as_json = false;
   CommandLine line({.verb = "inspect",
                     .usage = "PATH [--json]",
-                    .summary = "Says what a file or folder is: token data.",
-                    .example = "regroup inspect data/python.h5"});
+                    .summary = "Says what a file or folder is: model, checkpoint, run, token data.",
+                    .example = "regroup inspect runs/uptrain-gqa2"});
   line.add_positional("PATH", &path, "file or folder").required();
   line.add_flag("json", &as_json, "prints JSON, for programs");
   if (!line.parse(arguments)) return ExitCode::kDone;

@@ -27,6 +27,10 @@ struct Verb {
 
 const std::vector<Verb>& verbs() {
   static const std::vector<Verb> table = {
+      {"pretrain", "trains a decoder from random weights", run_pretrain},
+      {"uptrain", "converts an original, trains it a little, compares the two", run_uptrain},
+      {"convert", "pools the K/V heads of a checkpoint", run_convert},
+      {"eval", "quality and inference cost of models side by side", run_eval},
       {"inspect", "says what a file or folder is", run_inspect},
   };
   return table;

@@ -12,6 +12,10 @@ namespace regroup {
 /// whatever stops it is thrown.
 using VerbFunction = ExitCode (*)(const std::vector<std::string>& arguments);
 
+ExitCode run_pretrain(const std::vector<std::string>& arguments);
+ExitCode run_uptrain(const std::vector<std::string>& arguments);
+ExitCode run_convert(const std::vector<std::string>& arguments);
+ExitCode run_eval(const std::vector<std::string>& arguments);
 ExitCode run_inspect(const std::vector<std::string>& arguments);
 
 /// `regroup --version`: versions of what the binary is made of, and the devices that it sees.

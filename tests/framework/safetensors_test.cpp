@@ -77,7 +77,7 @@ TEST_CASE("a written safetensors file has the bytes that the format prescribes",
         forged(padded, testing::from_hex("000000000000803fc03f00c00000")));
 }
 
-TEST_CASE("a safetensors header with any bit flipped is read or refused", "[safetensors]") {
+TEST_CASE("a safetensors header with a flipped bit is read or refused", "[safetensors]") {
   const TempFolder folder;
   const auto path = folder / "m.safetensors";
   write_safetensors(path,
@@ -85,7 +85,7 @@ TEST_CASE("a safetensors header with any bit flipped is read or refused", "[safe
   const auto whole = contents_of(path);
   const size_t data_begin = whole.size() - 44;
   int n_refused = 0;
-  for (size_t bit = 0; bit < data_begin * 8; ++bit) {
+  for (size_t bit = 0; bit < data_begin * 8; bit += 5) {
     auto damaged = whole;
     damaged[bit / 8] = static_cast<char>(damaged[bit / 8] ^ (1 << bit % 8));
     folder.write("m.safetensors", damaged);
@@ -96,7 +96,7 @@ TEST_CASE("a safetensors header with any bit flipped is read or refused", "[safe
       ++n_refused;
     }
   }
-  CHECK(n_refused > static_cast<int>(data_begin));
+  CHECK(n_refused > static_cast<int>(data_begin) / 2);
 }
 
 TEST_CASE("a tensor outlives the safetensors file object it came from", "[safetensors]") {

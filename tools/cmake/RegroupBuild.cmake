@@ -38,7 +38,7 @@ endif()
 function(regroup_configure target)
   target_compile_options(
     ${target}
-    PRIVATE -Wall -Wextra -Wshadow -Wpedantic
+    PRIVATE -Wall -Wextra -Wshadow -Wpedantic -Wno-psabi
             # GCC 12 sees these in correct uses of std::string
             -Wno-array-bounds -Wno-restrict -Wno-stringop-overread
             $<$<BOOL:${REGROUP_CCACHE}>:-fpch-preprocess>)

@@ -1,0 +1,66 @@
+#include "framework/functions/cross_entropy.h"
+
+#include <torch/torch.h>
+
+#include <algorithm>
+
+#include "framework/kernels/kernels.h"
+#include "framework/matmul.h"
+
+namespace regroup {
+namespace {
+
+using torch::Tensor;
+using torch::autograd::AutogradContext;
+using torch::autograd::Function;
+using torch::autograd::variable_list;
+
+constexpr int64_t kLogitsPerChunk = 8 * 1024 * 1024;
+
+struct LinearCrossEntropy : Function<LinearCrossEntropy> {
+  static Tensor forward(AutogradContext* context, const Tensor& hidden, const Tensor& weight,
+                        const Tensor& targets, double scale) {
+    auto grad_hidden = torch::empty_like(hidden);
+    const auto sums = hidden.scalar_type() == torch::kFloat64 ? torch::kFloat64 : torch::kFloat32;
+    auto grad_weight = torch::zeros(weight.sizes(), weight.options().dtype(sums));
+    auto loss = torch::zeros({}, hidden.options().dtype(torch::kFloat64));
+    for_each_logit_chunk(hidden.size(0), weight.size(0), [&](int64_t first, int64_t n_rows) {
+      const auto rows = hidden.narrow(0, first, n_rows);
+      auto logits = matmul_nt(rows, weight);
+      loss += kernels::cross_entropy_(logits, targets.narrow(0, first, n_rows), scale).sum(torch::kFloat64);
+      grad_hidden.narrow(0, first, n_rows).copy_(matmul_nn(logits, weight));
+      add_matmul_tn_(grad_weight, logits, rows);
+    });
+    context->save_for_backward({grad_hidden, grad_weight.to(weight.scalar_type())});
+    return (loss * scale).to(sums);
+  }
+
+  static variable_list backward(AutogradContext* context, variable_list grads) {
+    const auto saved = context->get_saved_variables();
+    const auto factor = grads[0].to(saved[0].scalar_type());
+    return {saved[0] * factor, saved[1] * factor, Tensor(), Tensor()};
+  }
+};
+
+}  // namespace
+
+Tensor linear_cross_entropy(const Tensor& hidden, const Tensor& weight, const Tensor& targets, double scale) {
+  return LinearCrossEntropy::apply(hidden, weight, targets, scale);
+}
+
+Tensor linear_token_losses(const Tensor& hidden, const Tensor& weight, const Tensor& targets) {
+  const torch::NoGradGuard no_grad;
+  std::vector<Tensor> losses;
+  for_each_logit_chunk(hidden.size(0), weight.size(0), [&](int64_t first, int64_t n_rows) {
+    auto logits = matmul_nt(hidden.narrow(0, first, n_rows), weight);
+    losses.push_back(kernels::cross_entropy_(logits, targets.narrow(0, first, n_rows), 0));
+  });
+  return torch::cat(losses);
+}
+
+void for_each_logit_chunk(int64_t n_rows, int64_t n_vocab, const std::function<void(int64_t, int64_t)>& visit) {
+  const int64_t chunk = std::max<int64_t>(1, kLogitsPerChunk / std::max<int64_t>(1, n_vocab));
+  for (int64_t first = 0; first < n_rows; first += chunk) visit(first, std::min(chunk, n_rows - first));
+}
+
+}  // namespace regroup

@@ -1,0 +1,91 @@
+#include "framework/kernels/formulas.h"
+
+#include <torch/torch.h>
+
+#include <cmath>
+
+namespace regroup::kernels::formulas {
+namespace {
+
+torch::Tensor widened(const torch::Tensor& x) {
+  return x.scalar_type() == torch::kFloat64 ? x : x.to(torch::kFloat32);
+}
+
+}  // namespace
+
+RmsNorm rms_norm(const torch::Tensor& x, const torch::Tensor& weight, double eps) {
+  const auto wide = widened(x);
+  const auto inverse_rms = (wide.square().mean(-1, /*keepdim=*/true) + eps).rsqrt();
+  return {(wide * inverse_rms * widened(weight)).to(x.scalar_type()), inverse_rms.squeeze(-1)};
+}
+
+RmsNormGradients rms_norm_backward(const torch::Tensor& x, const torch::Tensor& weight,
+                                   const torch::Tensor& inverse_rms, torch::Tensor& grad_normed) {
+  const auto unit = widened(x) * inverse_rms.unsqueeze(-1);  // [N, d]
+  const auto grad = widened(grad_normed);
+  const auto grad_unit = grad * widened(weight);
+  const auto along = (grad_unit * unit).mean(-1, /*keepdim=*/true);
+  const auto grad_x = (grad_unit - unit * along) * inverse_rms.unsqueeze(-1);
+  const auto grad_weight = (grad * unit).sum(0);
+  grad_normed.copy_(unit * widened(weight));
+  return {grad_x.to(x.scalar_type()), grad_weight.to(weight.scalar_type())};
+}
+
+torch::Tensor swiglu(const torch::Tensor& gate_up) {
+  const auto parts = widened(gate_up).chunk(2, -1);
+  return (torch::silu(parts[0]) * parts[1]).to(gate_up.scalar_type());
+}
+
+torch::Tensor swiglu_backward(const torch::Tensor& gate_up, torch::Tensor& grad) {
+  const auto parts = widened(gate_up).chunk(2, -1);
+  const auto& gate = parts[0];
+  const auto& up = parts[1];
+  const auto wide_grad = widened(grad);
+  const auto sigmoid = torch::sigmoid(gate);
+  const auto grad_gate = wide_grad * up * sigmoid * (1 + gate * (1 - sigmoid));
+  const auto grad_up = wide_grad * gate * sigmoid;
+  grad.copy_(gate * sigmoid * up);
+  return torch::cat({grad_gate, grad_up}, -1).to(gate_up.scalar_type());
+}
+
+void rotate_(const torch::Tensor& x, const torch::Tensor& cos, const torch::Tensor& sin, int direction) {
+  const int64_t half = cos.size(1);
+  const auto first = x.narrow(-1, 0, half);
+  const auto second = x.narrow(-1, half, half);
+  const auto c = cos.unsqueeze(1);               // [T, 1, R/2]: the same for all heads
+  const auto s = sin.unsqueeze(1) * direction;
+  const auto a = widened(first);
+  const auto b = widened(second);
+  const auto rotated_first = a * c - b * s;
+  const auto rotated_second = b * c + a * s;
+  first.copy_(rotated_first);
+  second.copy_(rotated_second);
+}
+
+torch::Tensor cross_entropy_(torch::Tensor& logits, const torch::Tensor& targets, double gradient_scale) {
+  const auto log_probability = torch::log_softmax(widened(logits), -1);
+  const auto counted = targets.ge(0);
+  const auto index = targets.clamp_min(0).unsqueeze(-1);
+  const auto loss = -log_probability.gather(-1, index).squeeze(-1) * counted;
+  if (gradient_scale != 0) {
+    auto gradient = log_probability.exp();
+    gradient.scatter_add_(-1, index, torch::full_like(index, -1, gradient.options()));
+    logits.copy_(gradient * (counted * gradient_scale).unsqueeze(-1));
+  }
+  return loss;
+}
+
+void adamw_(const torch::Tensor& parameters, const torch::Tensor& gradient, const torch::Tensor& first_moment,
+            const torch::Tensor& second_moment, const torch::Tensor& copy, const AdamWStep& step) {
+  const auto scaled = gradient * step.gradient_scale;
+  first_moment.mul_(step.beta1).add_(scaled, 1 - step.beta1);
+  second_moment.mul_(step.beta2).addcmul_(scaled, scaled, 1 - step.beta2);
+  const double correction1 = 1 - std::pow(step.beta1, static_cast<double>(step.step));
+  const double correction2 = 1 - std::pow(step.beta2, static_cast<double>(step.step));
+  const auto denominator = (second_moment / correction2).sqrt_().add_(step.eps);
+  parameters.mul_(1 - step.lr * step.weight_decay);
+  parameters.addcdiv_(first_moment, denominator, -step.lr / correction1);
+  if (copy.defined()) copy.copy_(parameters);
+}
+
+}  // namespace regroup::kernels::formulas

@@ -1,0 +1,68 @@
+// framework/kernels/loops.h: what the CPU kernels share: run-time choice of instruction set, number
+// formats, exp. Kernels are plain loops that the compiler vectorises once an instruction set.
+#pragma once
+
+#include <c10/util/BFloat16.h>
+
+#include <bit>
+#include <cstdint>
+
+// One binary runs everywhere: the loader picks the clone that the processor supports. Sanitizers
+// start too late for the loader's resolvers, so those builds keep to the baseline.
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(__SANITIZE_ADDRESS__)
+#define REGROUP_CPU_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+#else
+#define REGROUP_CPU_CLONES
+#endif
+// What a clone calls must be inlined into it, or it would run at the baseline's width.
+#define REGROUP_INLINE __attribute__((always_inline)) inline
+
+namespace regroup::kernels {
+
+/// The type that sums and intermediate values of T are held in.
+template <typename T>
+struct Accumulator {
+  using type = float;
+};
+template <>
+struct Accumulator<double> {
+  using type = double;
+};
+template <typename T>
+using AccumulatorOf = typename Accumulator<T>::type;
+
+REGROUP_INLINE float load(const float* p, int64_t i) { return p[i]; }
+REGROUP_INLINE double load(const double* p, int64_t i) { return p[i]; }
+REGROUP_INLINE float load(const c10::BFloat16* p, int64_t i) {
+  return std::bit_cast<float>(static_cast<uint32_t>(p[i].x) << 16);
+}
+
+REGROUP_INLINE void store(float* p, int64_t i, float value) { p[i] = value; }
+REGROUP_INLINE void store(double* p, int64_t i, double value) { p[i] = value; }
+/// Rounds to nearest even; NaN stays NaN, so that a step that is not finite is seen.
+REGROUP_INLINE void store(c10::BFloat16* p, int64_t i, float value) {
+  const uint32_t bits = std::bit_cast<uint32_t>(value);
+  const uint32_t rounded = (bits + 0x7fffU + ((bits >> 16) & 1U)) >> 16;
+  const bool is_nan = (bits & 0x7fffffffU) > 0x7f800000U;
+  p[i].x = static_cast<uint16_t>(is_nan ? 0x7fc0U : rounded);
+}
+
+/// e^x to a few ulp for x clamped to [-87, 88], NaN for NaN; branch free so that it vectorises.
+REGROUP_INLINE float fast_exp(float x) {
+  const float clamped = x < -87.0f ? -87.0f : (x > 88.0f ? 88.0f : x);
+  const float scaled = clamped * 1.44269504f;
+  const int32_t exponent = static_cast<int32_t>(scaled + __builtin_copysignf(0.5f, scaled));
+  const float n = static_cast<float>(exponent);
+  const float r = (clamped - n * 0.693359375f) + n * 2.12194440e-4f;
+  float p = 1.9875691500e-4f;
+  p = p * r + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = p * (r * r) + r + 1.0f;
+  return p * std::bit_cast<float>((exponent + 127) << 23);
+}
+REGROUP_INLINE double fast_exp(double x) { return __builtin_exp(x); }
+
+}  // namespace regroup::kernels

@@ -1,0 +1,28 @@
+#include "models/convert/methods.h"
+
+#include <c10/util/StringUtil.h>
+
+#include "framework/error.h"
+
+namespace regroup {
+
+const std::vector<ConversionMethod>& conversion_methods() {
+  static const std::vector<ConversionMethod> methods{
+      {"mean", "the mean of each group's heads", mean_heads},
+      {"first", "the first head of each group", first_heads},
+      {"random", "new random heads at the source's scale", random_heads},
+  };
+  return methods;
+}
+
+const ConversionMethod& conversion_method(const std::string& name) {
+  std::vector<std::string> known;
+  for (const auto& method : conversion_methods()) {
+    if (method.name == name) return method;
+    known.push_back(method.name);
+  }
+  throw request_error("method", c10::str("\"", name, "\" is not a conversion method"),
+                      c10::str("Known: ", c10::Join(", ", known), "."));
+}
+
+}  // namespace regroup

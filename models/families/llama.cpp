@@ -1,0 +1,178 @@
+// Llama (Touvron et al. 2023): transformers' LlamaForCausalLM.
+#include <c10/util/StringUtil.h>
+
+#include <nlohmann/json.hpp>
+
+#include "framework/console.h"
+#include "framework/error.h"
+#include "models/families/family.h"
+
+namespace regroup {
+namespace {
+
+constexpr IntegerRange kPositive{1, int64_t{1} << 31};
+
+/// A field whose other values change the computation in a way that the decoder does not implement.
+void expect(const JsonObject& json, const std::string& key, const nlohmann::json& value) {
+  if (json.has(key) && json.raw(key) != value) json.refuse(key, value.dump() + ", all that this decoder implements");
+}
+
+RopeScaling read_scaling(const JsonObject& rope) {
+  const auto type = rope.find_string("rope_type").value_or(rope.find_string("type").value_or("default"));
+  RopeScaling scaling;
+  if (type == "default") return scaling;
+  scaling.factor = rope.number("factor");
+  if (!(scaling.factor > 0)) rope.refuse("factor", "a number above 0");
+  if (type == "linear") {
+    scaling.kind = RopeScaling::Kind::kLinear;
+  } else if (type == "llama3") {
+    scaling.kind = RopeScaling::Kind::kLlama3;
+    scaling.low_freq_factor = rope.number("low_freq_factor");
+    scaling.high_freq_factor = rope.number("high_freq_factor");
+    if (scaling.high_freq_factor == scaling.low_freq_factor) rope.refuse("high_freq_factor", "another than low_freq_factor");
+    scaling.original_max_seq_len = rope.integer("original_max_position_embeddings", kPositive);
+  } else {
+    rope.refuse(rope.has("rope_type") ? "rope_type" : "type", "one of default, linear, llama3");
+  }
+  return scaling;
+}
+
+/// Both dialects say the same in two places; where a file has both, they must agree.
+void read_rope(const JsonObject& json, DecoderConfig& config) {
+  const auto old_theta = json.find_number("rope_theta");
+  const auto old_scaling = json.find_object("rope_scaling");
+  if (old_theta) config.rope_theta = *old_theta;
+  if (old_scaling) config.rope_scaling = read_scaling(*old_scaling);
+  const auto rope = json.find_object("rope_parameters");
+  if (!rope) return;
+  DecoderConfig present = config;
+  present.rope_theta = rope->find_number("rope_theta").value_or(config.rope_theta);
+  present.rope_scaling = read_scaling(*rope);
+  expect(*rope, "partial_rotary_factor", 1.0);
+  const bool contradicts = (old_theta && present.rope_theta != config.rope_theta) ||
+                           (old_scaling && !(present == config));
+  if (contradicts) {
+    throw Error(json.where(), "rope_parameters contradicts rope_theta and rope_scaling",
+                "Keep one of the two, or make them equal.");
+  }
+  config = present;
+}
+
+void check_heads(const JsonObject& json, const DecoderConfig& config, int64_t n_kv_head) {
+  if (config.n_head % n_kv_head != 0) {
+    throw Error(json.where(), c10::str("num_key_value_heads (", n_kv_head, ") does not divide num_attention_heads (",
+                                       config.n_head, ")"),
+                "The file is damaged, or no Llama.");
+  }
+}
+
+void warn_of_unknown_fields(const JsonObject& json) {
+  static const std::vector<std::string> harmless{
+      "_name_or_path", "architectures", "bos_token_id", "dtype", "eos_token_id", "initializer_range", "pad_token_id",
+      "pretraining_tp", "regroup", "torch_dtype", "transformers_version", "use_cache", "unsloth_fixed",
+      "output_attentions", "output_hidden_states", "return_dict", "id2label", "label2id", "chunk_size_feed_forward",
+      "is_encoder_decoder", "problem_type", "attn_implementation", "_attn_implementation", "model_type"};
+  std::vector<std::string> unknown;
+  for (const auto& key : json.unread_keys()) {
+    if (std::find(harmless.begin(), harmless.end(), key) == harmless.end()) unknown.push_back(key);
+  }
+  if (!unknown.empty()) warn(c10::str(json.where(), ": unknown fields are passed over: ", c10::Join(", ", unknown)));
+}
+
+DecoderConfig read_config(const JsonObject& json) {
+  DecoderConfig config;
+  config.n_layer = json.integer("num_hidden_layers", kPositive);
+  config.d_model = json.integer("hidden_size", kPositive);
+  config.n_head = json.integer("num_attention_heads", kPositive);
+  const int64_t n_kv_head = json.find_integer("num_key_value_heads", kPositive).value_or(config.n_head);
+  check_heads(json, config, n_kv_head);
+  config.n_kv_head.assign(static_cast<size_t>(config.n_layer), n_kv_head);
+  const auto head_dim = json.find_integer("head_dim", kPositive);
+  if (!head_dim && config.d_model % config.n_head != 0) json.refuse("hidden_size", "a multiple of num_attention_heads");
+  config.head_dim = head_dim.value_or(config.d_model / config.n_head);
+  config.d_ff = json.integer("intermediate_size", kPositive);
+  config.vocab_size = json.integer("vocab_size", kPositive);
+  config.max_seq_len = json.find_integer("max_position_embeddings", kPositive).value_or(2048);
+  config.norm_eps = json.find_number("rms_norm_eps").value_or(1e-6);
+  config.tie_embeddings = json.find_boolean("tie_word_embeddings").value_or(false);
+  read_rope(json, config);
+  expect(json, "hidden_act", "silu");
+  expect(json, "attention_bias", false);
+  expect(json, "mlp_bias", false);
+  expect(json, "attention_dropout", 0.0);
+  expect(json, "partial_rotary_factor", 1.0);
+  for (const char* key : {"quantization_config", "sliding_window", "per_layer_config"}) expect(json, key, nullptr);
+  warn_of_unknown_fields(json);
+  return config;
+}
+
+nlohmann::ordered_json scaling_json(const DecoderConfig& config) {
+  const auto& scaling = config.rope_scaling;
+  nlohmann::ordered_json json;
+  switch (scaling.kind) {
+    case RopeScaling::Kind::kNone: json["rope_type"] = "default"; break;
+    case RopeScaling::Kind::kLinear:
+      json["rope_type"] = "linear";
+      json["factor"] = scaling.factor;
+      break;
+    case RopeScaling::Kind::kLlama3:
+      json["rope_type"] = "llama3";
+      json["factor"] = scaling.factor;
+      json["low_freq_factor"] = scaling.low_freq_factor;
+      json["high_freq_factor"] = scaling.high_freq_factor;
+      json["original_max_position_embeddings"] = scaling.original_max_seq_len;
+      break;
+  }
+  return json;
+}
+
+nlohmann::ordered_json write_config(const DecoderConfig& config) {
+  nlohmann::ordered_json json;
+  json["vocab_size"] = config.vocab_size;
+  json["hidden_size"] = config.d_model;
+  json["intermediate_size"] = config.d_ff;
+  json["num_hidden_layers"] = config.n_layer;
+  json["num_attention_heads"] = config.n_head;
+  json["num_key_value_heads"] = config.kv_head_multiple();
+  json["head_dim"] = config.head_dim;
+  json["max_position_embeddings"] = config.max_seq_len;
+  json["rms_norm_eps"] = config.norm_eps;
+  json["tie_word_embeddings"] = config.tie_embeddings;
+  json["hidden_act"] = "silu";
+  json["attention_bias"] = false;
+  json["mlp_bias"] = false;
+  const bool scaled = config.rope_scaling.kind != RopeScaling::Kind::kNone;
+  json["rope_theta"] = config.rope_theta;
+  json["rope_scaling"] = scaled ? scaling_json(config) : nlohmann::ordered_json();
+  json["rope_parameters"] = scaling_json(config);
+  json["rope_parameters"]["rope_theta"] = config.rope_theta;
+  return json;
+}
+
+}  // namespace
+
+Family llama_family() {
+  return {.name = "llama",
+          .model_type = "llama",
+          .architecture = "LlamaForCausalLM",
+          .read_config = read_config,
+          .write_config = write_config,
+          .tensors =
+              {
+                  {"embedding.weight", "model.embed_tokens.weight"},
+                  {"layers.{}.attention_norm.weight", "model.layers.{}.input_layernorm.weight"},
+                  {"layers.{}.attention.q_proj.weight", "model.layers.{}.self_attn.q_proj.weight"},
+                  {"layers.{}.attention.k_proj.weight", "model.layers.{}.self_attn.k_proj.weight"},
+                  {"layers.{}.attention.v_proj.weight", "model.layers.{}.self_attn.v_proj.weight"},
+                  {"layers.{}.attention.o_proj.weight", "model.layers.{}.self_attn.o_proj.weight"},
+                  {"layers.{}.mlp_norm.weight", "model.layers.{}.post_attention_layernorm.weight"},
+                  {"layers.{}.mlp.gate_proj.weight", "model.layers.{}.mlp.gate_proj.weight"},
+                  {"layers.{}.mlp.up_proj.weight", "model.layers.{}.mlp.up_proj.weight"},
+                  {"layers.{}.mlp.down_proj.weight", "model.layers.{}.mlp.down_proj.weight"},
+                  {"final_norm.weight", "model.norm.weight"},
+                  {"head.weight", "lm_head.weight"},
+              },
+          .passed_over = {"model.layers.{}.self_attn.rotary_emb.inv_freq", "model.rotary_emb.inv_freq"}};
+}
+
+}  // namespace regroup

@@ -1,0 +1,232 @@
+#include "models/hf_checkpoint.h"
+
+#include <torch/torch.h>
+
+#include <map>
+#include <set>
+
+#include "framework/atomic_write.h"
+#include "framework/dtype.h"
+#include "framework/error.h"
+#include "framework/hash.h"
+
+namespace regroup {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr const char* kTokenizerFiles[] = {"tokenizer.json",          "tokenizer_config.json", "tokenizer.model",
+                                           "special_tokens_map.json", "added_tokens.json",     "vocab.json",
+                                           "merges.txt",              "chat_template.jinja",   "generation_config.json"};
+
+/// True counts stand in our own key where Hugging Face's field can only say their least common multiple.
+void read_kv_heads_by_layer(const JsonObject& json, DecoderConfig& config) {
+  const auto ours = json.find_object("regroup");
+  if (!ours) return;
+  const auto counts = ours->find_integers("n_kv_head", {1, config.n_head});
+  if (!counts) return;
+  DecoderConfig stated = config;
+  stated.n_kv_head = *counts;
+  const auto problems = stated.problems();
+  if (!problems.empty()) throw Error(json.where(), "regroup.n_kv_head: " + problems[0], "The file is damaged.");
+  if (stated.kv_head_multiple() != config.n_kv_head[0]) {
+    throw Error(json.where(),
+                c10::str("num_key_value_heads is ", config.n_kv_head[0], ", but regroup.n_kv_head (",
+                         kv_heads_text(*counts), ") has the least common multiple ", stated.kv_head_multiple()),
+                "The file is damaged, or was edited by half.");
+  }
+  config.n_kv_head = *counts;
+}
+
+DecoderConfig read_decoder_config(const Family& family, const JsonObject& json) {
+  auto config = family.read_config(json);
+  read_kv_heads_by_layer(json, config);
+  Complaints complaints;
+  for (const auto& problem : config.problems()) complaints.add(problem);
+  complaints.throw_if_any(json.where(), "The file is damaged, or no model of this family.");
+  return config;
+}
+
+torch::ScalarType most_common_dtype(const TensorFolder& tensors) {
+  std::map<torch::ScalarType, int64_t> numbers;
+  for (const auto& name : tensors.names()) {
+    numbers[tensors.dtype(name)] += c10::multiply_integers(tensors.shape(name));
+  }
+  const auto most = std::max_element(numbers.begin(), numbers.end(),
+                                     [](const auto& a, const auto& b) { return a.second < b.second; });
+  return most == numbers.end() ? torch::kFloat32 : most->first;
+}
+
+JsonObject read_model_json(const fs::path& folder) {
+  if (!fs::is_directory(folder)) {
+    throw Error(folder.string(), "is no model folder (nothing is there, or it is a file)",
+                "Give a folder with config.json and safetensors, or a run's folder.");
+  }
+  if (!fs::exists(folder / "config.json")) {
+    throw Error(folder.string(), "holds no config.json", "Give a model folder in Hugging Face layout.");
+  }
+  return JsonObject::from_file(folder / "config.json");
+}
+
+}  // namespace
+
+nlohmann::ordered_json Provenance::to_json(const DecoderConfig& config) const {
+  nlohmann::ordered_json json;
+  json["n_kv_head"] = config.n_kv_head;
+  if (original) {
+    json["original"] = {{"name", original->name}, {"hash", original->hash}, {"n_kv_head", original->n_kv_head}};
+    json["method"] = method;
+  }
+  if (pretrain_steps) json["pretrain_steps"] = *pretrain_steps;
+  json["uptrain_steps"] = uptrain_steps;
+  json["tokens_seen"] = tokens_seen;
+  json["pretrain_flops"] = pretrain_flops;
+  json["uptrain_flops"] = uptrain_flops;
+  return json;
+}
+
+Provenance Provenance::from_json(const JsonObject& json) {
+  Provenance provenance;
+  const auto ours = json.find_object("regroup");
+  if (!ours) return provenance;
+  constexpr IntegerRange kCount{0, int64_t{1} << 60};
+  if (const auto original = ours->find_object("original")) {
+    provenance.original = Original{original->string("name"), original->string("hash"),
+                                   original->find_integers("n_kv_head").value_or(std::vector<int64_t>{})};
+  }
+  provenance.method = ours->find_string("method").value_or("");
+  provenance.pretrain_steps = ours->find_integer("pretrain_steps", kCount);
+  provenance.uptrain_steps = ours->find_integer("uptrain_steps", kCount).value_or(0);
+  provenance.tokens_seen = ours->find_integer("tokens_seen", kCount).value_or(0);
+  provenance.pretrain_flops = ours->find_number("pretrain_flops").value_or(0);
+  provenance.uptrain_flops = ours->find_number("uptrain_flops").value_or(0);
+  return provenance;
+}
+
+fs::path resolve_model_path(const fs::path& path) {
+  const auto latest = path / "checkpoints" / "latest";
+  if (fs::exists(path / "config.json") || !fs::exists(path / "checkpoints")) return path;
+  if (!fs::exists(latest)) {
+    throw Error(path.string(), "is a run without a checkpoint", "Wait for its first one, or give a model folder.");
+  }
+  return fs::canonical(latest);
+}
+
+ModelFolder ModelFolder::open(const fs::path& path) {
+  const auto folder = resolve_model_path(path);
+  return ModelFolder(folder, read_model_json(folder));
+}
+
+ModelFolder::ModelFolder(fs::path path, const JsonObject& json)
+    : path_(std::move(path)),
+      family_(&family_of(json)),
+      config_(read_decoder_config(*family_, json)),
+      provenance_(Provenance::from_json(json)),
+      tensors_(TensorFolder::open(path_)),
+      dtype_(most_common_dtype(tensors_)) {
+  check_tensors();
+}
+
+void ModelFolder::check_tensors() const {
+  Complaints complaints;
+  std::set<std::string> expected;
+  for (const auto& block : decoder_blocks(config_)) {
+    for (const auto& parameter : block.parameters) {
+      const auto name = family_->file_name(parameter.name);
+      expected.insert(name);
+      if (!tensors_.contains(name)) {
+        complaints.add(c10::str("missing tensor ", name, " ", torch::IntArrayRef(parameter.shape)));
+      } else if (tensors_.shape(name) != parameter.shape) {
+        complaints.add(c10::str("tensor ", name, " has shape ", torch::IntArrayRef(tensors_.shape(name)),
+                                ", config.json makes it ", torch::IntArrayRef(parameter.shape)));
+      } else if (!c10::isFloatingType(tensors_.dtype(name))) {
+        complaints.add(c10::str("tensor ", name, " is ", dtype_info(tensors_.dtype(name)).short_name,
+                                ", expected floating point"));
+      }
+    }
+  }
+  const auto tied_head = config_.tie_embeddings ? family_->file_name("head.weight") : "";
+  for (const auto& name : tensors_.names()) {
+    if (expected.count(name) == 0 && name != tied_head && !family_->passes_over(name)) {
+      complaints.add(c10::str("tensor ", name, " belongs to nothing in a ", family_->name, " model"));
+    }
+  }
+  complaints.throw_if_any(path_.string(), "Is this the whole model, and does config.json belong to it?");
+}
+
+torch::Tensor ModelFolder::parameter(const std::string& name) const {
+  return tensors_.tensor(family_->file_name(name));
+}
+
+int64_t ModelFolder::bytes() const {
+  int64_t total = 0;
+  for (const auto& name : tensors_.names()) {
+    total += c10::multiply_integers(tensors_.shape(name)) *
+             static_cast<int64_t>(c10::elementSize(tensors_.dtype(name)));
+  }
+  return total;
+}
+
+Decoder load_decoder(const ModelFolder& folder, torch::TensorOptions options) {
+  Decoder decoder(folder.config(), options);
+  for (auto& block : decoder.blocks()) {
+    for (size_t i = 0; i < block.parameters().size(); ++i) {
+      block.parameter(i).copy_(folder.parameter(block.parameters()[i].name));
+    }
+  }
+  return decoder;
+}
+
+void write_model(const fs::path& folder, const ModelDescription& description,
+                 const std::vector<ParameterSource>& parameters, int64_t max_shard_bytes) {
+  const auto& [family, config, dtype, provenance, tokenizer_from] = description;
+  nlohmann::ordered_json json;
+  json["architectures"] = {family->architecture};
+  json["model_type"] = family->model_type;
+  json.update(family->write_config(config));
+  json["dtype"] = dtype_info(dtype).hf_name;
+  json["torch_dtype"] = dtype_info(dtype).hf_name;
+  json["regroup"] = provenance.to_json(config);
+
+  std::map<std::string, std::vector<int64_t>> shapes;
+  for (const auto& block : decoder_blocks(config)) {
+    for (const auto& parameter : block.parameters) shapes[parameter.name] = parameter.shape;
+  }
+  std::vector<TensorSource> sources;
+  for (const auto& parameter : parameters) {
+    const auto values = [&parameter, dtype = dtype] { return parameter.values().to(dtype).contiguous(); };
+    sources.push_back({family->file_name(parameter.name), dtype, shapes.at(parameter.name), values});
+  }
+  write_tensor_folder(folder, sources, max_shard_bytes);
+  write_json_file(folder / "config.json", json);
+  if (tokenizer_from.empty()) return;
+  for (const char* file : kTokenizerFiles) {
+    if (!fs::is_regular_file(tokenizer_from / file)) continue;
+    fs::copy_file(tokenizer_from / file, folder / file, fs::copy_options::overwrite_existing);
+  }
+}
+
+std::vector<ParameterSource> parameter_sources(const Decoder& decoder) {
+  std::vector<ParameterSource> sources;
+  for (const auto& block : decoder.blocks()) {
+    for (size_t i = 0; i < block.parameters().size(); ++i) {
+      sources.push_back({block.parameters()[i].name, [&block, i] { return block.parameter(i); }});
+    }
+  }
+  return sources;
+}
+
+std::string weights_hash(const ModelFolder& folder) {
+  Hash hash;
+  for (const auto& block : decoder_blocks(folder.config())) {
+    for (const auto& parameter : block.parameters) {
+      const auto values = folder.parameter(parameter.name).contiguous();
+      hash.add(parameter.name);
+      for (const int64_t size : values.sizes()) hash.add(size);
+      hash.add(values.const_data_ptr(), values.nbytes());
+    }
+  }
+  return hash.digits();
+}
+
+}  // namespace regroup

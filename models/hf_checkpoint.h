@@ -1,0 +1,104 @@
+// models/hf_checkpoint.h: model folders in Hugging Face layout: config.json and safetensors, read and written through
+// a family's table.
+#pragma once
+
+#include <torch/types.h>
+
+#include <filesystem>
+#include <functional>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "framework/safetensors.h"
+#include "framework/tensor_folder.h"
+#include "models/decoder.h"
+#include "models/decoder_config.h"
+#include "models/families/family.h"
+
+namespace regroup {
+
+/// What made a model: the key "regroup" of its config.json.
+struct Provenance {
+  struct Original {
+    std::string name;
+    std::string hash;                // of its weights
+    std::vector<int64_t> n_kv_head;  // one a layer, before conversion
+  };
+  std::optional<Original> original;      // where the model was converted
+  std::string method;                    // of conversion
+  std::optional<int64_t> pretrain_steps;  // of the original, where known
+  int64_t uptrain_steps = 0;
+  int64_t tokens_seen = 0;  // in training by Regroup, pretraining included
+  double pretrain_flops = 0;
+  double uptrain_flops = 0;  // conversion, teacher and training since the original
+
+  nlohmann::ordered_json to_json(const DecoderConfig& config) const;
+  static Provenance from_json(const JsonObject& json);
+};
+
+/// A model folder that was opened and checked against its config; tensors are read when asked for.
+class ModelFolder {
+ public:
+  /// path: a model folder, or a run's folder, which means its newest checkpoint. Throws Error for anything missing,
+  /// misshapen or left over, all of it at once.
+  static ModelFolder open(const std::filesystem::path& path);
+
+  const std::filesystem::path& path() const { return path_; }
+  const Family& family() const { return *family_; }
+  const DecoderConfig& config() const { return config_; }
+  const Provenance& provenance() const { return provenance_; }
+  /// The dtype that most of the file's numbers have.
+  torch::ScalarType dtype() const { return dtype_; }
+  /// A parameter by our name ("layers.0.attention.q_proj.weight"), in the file's dtype.
+  torch::Tensor parameter(const std::string& name) const;
+  /// Bytes of all tensors.
+  int64_t bytes() const;
+
+ private:
+  ModelFolder(std::filesystem::path path, const JsonObject& json);
+  void check_tensors() const;
+
+  std::filesystem::path path_;
+  const Family* family_;
+  DecoderConfig config_;
+  Provenance provenance_;
+  TensorFolder tensors_;
+  torch::ScalarType dtype_;
+};
+
+/// The folder that MODEL stands for: itself, or a run's newest checkpoint.
+std::filesystem::path resolve_model_path(const std::filesystem::path& path);
+
+/// Loads a decoder's weights, converted to options' dtype.
+Decoder load_decoder(const ModelFolder& folder, torch::TensorOptions options);
+
+/// A parameter to write: by our name, made when its turn comes.
+struct ParameterSource {
+  std::string name;
+  std::function<torch::Tensor()> values;
+};
+
+/// What a model folder holds beside its weights.
+struct ModelDescription {
+  const Family* family;
+  DecoderConfig config;
+  torch::ScalarType dtype;
+  Provenance provenance;
+  std::filesystem::path tokenizer_from;  // a folder whose tokenizer files travel along; empty: none
+};
+
+/// Writes config.json, the weights and the tokenizer files into a folder that exists. Weights are written in dtype.
+void write_model(const std::filesystem::path& folder, const ModelDescription& description,
+                 const std::vector<ParameterSource>& parameters, int64_t max_shard_bytes);
+
+/// The decoder's parameters as sources, in the decoder's order.
+std::vector<ParameterSource> parameter_sources(const Decoder& decoder);
+
+/// A hash of the weights of a model folder (names, shapes, bytes): 16 hexadecimal digits; no defence against forgery.
+std::string weights_hash(const ModelFolder& folder);
+
+constexpr int64_t kDefaultShardBytes = 5'000'000'000;
+
+}  // namespace regroup

@@ -1,0 +1,101 @@
+#include "models/layers/decode_attention.h"
+
+#include <torch/torch.h>
+
+#include <cmath>
+#include <vector>
+
+#include "framework/kernels/loops.h"
+#include "framework/kernels/parallel_rows.h"
+
+namespace regroup {
+namespace {
+
+using kernels::AccumulatorOf;
+using kernels::fast_exp;
+using kernels::load;
+
+/// softmax(keys query * scale) values for one query over n positions. keys, values: [n, head_dim];
+/// scores: scratch of n; out: [head_dim].
+template <typename T, typename Acc>
+REGROUP_INLINE void attend_impl(const Acc* query, const T* keys, const T* values, int64_t n, int64_t head_dim,
+                                Acc scale, Acc* scores, Acc* out) {
+  Acc highest = -std::numeric_limits<Acc>::infinity();
+  for (int64_t s = 0; s < n; ++s) {
+    const T* key = keys + s * head_dim;
+    Acc score = 0;
+#pragma omp simd reduction(+ : score)
+    for (int64_t i = 0; i < head_dim; ++i) score += query[i] * load(key, i);
+    scores[s] = score * scale;
+    highest = std::max(highest, scores[s]);
+  }
+  Acc sum = 0;
+#pragma omp simd reduction(+ : sum)
+  for (int64_t s = 0; s < n; ++s) {
+    scores[s] = fast_exp(scores[s] - highest);
+    sum += scores[s];
+  }
+  for (int64_t i = 0; i < head_dim; ++i) out[i] = 0;
+  for (int64_t s = 0; s < n; ++s) {
+    const T* value = values + s * head_dim;
+    const Acc weight = scores[s] / sum;
+#pragma omp simd
+    for (int64_t i = 0; i < head_dim; ++i) out[i] += weight * load(value, i);
+  }
+}
+
+#define DEFINE(T)                                                                                            \
+  REGROUP_CPU_CLONES void attend(const AccumulatorOf<T>* query, const T* keys, const T* values, int64_t n,   \
+                                 int64_t head_dim, AccumulatorOf<T> scale, AccumulatorOf<T>* scores,         \
+                                 AccumulatorOf<T>* out) {                                                    \
+    attend_impl(query, keys, values, n, head_dim, scale, scores, out);                                       \
+  }
+REGROUP_FOR_EACH_TYPE(DEFINE)
+#undef DEFINE
+
+torch::Tensor decode_attention_formula(const torch::Tensor& queries, const LayerCache& cache, int64_t past) {
+  const int64_t positions = queries.size(1), length = past + positions;
+  const auto q = queries.transpose(1, 2);  // [B, n_head, T, head_dim]
+  const auto visible = torch::ones({positions, length}, q.options().dtype(torch::kBool)).tril(past);
+  const auto y = torch::scaled_dot_product_attention(q, cache.keys.narrow(2, 0, length),
+                                                     cache.values.narrow(2, 0, length), visible, /*dropout_p=*/0.0,
+                                                     /*is_causal=*/false, /*scale=*/{}, /*enable_gqa=*/true);
+  return y.transpose(1, 2).flatten(2);
+}
+
+}  // namespace
+
+torch::Tensor decode_attention(const torch::Tensor& queries, const LayerCache& cache, int64_t past) {
+  if (!queries.is_cpu()) return decode_attention_formula(queries, cache, past);
+  const int64_t batch = queries.size(0), positions = queries.size(1);
+  const int64_t n_head = queries.size(2), head_dim = queries.size(3);
+  const int64_t n_kv_head = cache.keys.size(1), capacity = cache.keys.size(2);
+  const int64_t group_size = n_head / n_kv_head;
+  const auto sums = queries.scalar_type() == torch::kFloat64 ? torch::kFloat64 : torch::kFloat32;
+  const auto wide = queries.to(sums).contiguous();
+  const auto out = torch::empty_like(wide);
+  REGROUP_DISPATCH(queries, "decode_attention", [&] {
+    using Acc = AccumulatorOf<scalar_t>;
+    const auto* query = wide.const_data_ptr<Acc>();
+    const auto* keys = cache.keys.const_data_ptr<scalar_t>();
+    const auto* values = cache.values.const_data_ptr<scalar_t>();
+    auto* y = out.mutable_data_ptr<Acc>();
+    const auto scale = Acc(1) / std::sqrt(static_cast<Acc>(head_dim));
+    kernels::parallel_rows(batch * n_kv_head, group_size * positions * past * head_dim, [&](int64_t begin, int64_t end) {
+      std::vector<Acc> scores(static_cast<size_t>(past + positions));
+      for (int64_t task = begin; task < end; ++task) {
+        const int64_t b = task / n_kv_head, g = task % n_kv_head;
+        const int64_t cached = task * capacity * head_dim;
+        for (int64_t t = 0; t < positions; ++t) {
+          for (int64_t j = 0; j < group_size; ++j) {
+            const int64_t row = ((b * positions + t) * n_head + g * group_size + j) * head_dim;
+            attend(query + row, keys + cached, values + cached, past + t + 1, head_dim, scale, scores.data(), y + row);
+          }
+        }
+      }
+    });
+  });
+  return out.to(queries.scalar_type()).flatten(2);
+}
+
+}  // namespace regroup

@@ -1,0 +1,46 @@
+#include "models/layers/rope.h"
+
+#include <torch/torch.h>
+
+#include <algorithm>
+#include <numbers>
+
+namespace regroup {
+namespace {
+
+torch::Tensor scaled(const torch::Tensor& frequencies, const RopeScaling& scaling) {
+  switch (scaling.kind) {
+    case RopeScaling::Kind::kNone: return frequencies;
+    case RopeScaling::Kind::kLinear: return frequencies / scaling.factor;
+    case RopeScaling::Kind::kLlama3: break;
+  }
+  // Long waves are stretched by the factor, short ones kept, those between blended.
+  const auto original = static_cast<double>(scaling.original_max_seq_len);
+  const auto wavelength = 2 * std::numbers::pi / frequencies;
+  const auto blend = ((original / wavelength - scaling.low_freq_factor) /
+                      (scaling.high_freq_factor - scaling.low_freq_factor))
+                         .clamp(0, 1);
+  return (1 - blend) * frequencies / scaling.factor + blend * frequencies;
+}
+
+}  // namespace
+
+Rope::Rope(const DecoderConfig& config, torch::TensorOptions options) {
+  const auto type = options.dtype() == torch::kFloat64 ? torch::kFloat64 : torch::kFloat32;
+  options = options.dtype(type).requires_grad(false);
+  const auto exponents = torch::arange(0, config.head_dim, 2, options) / static_cast<double>(config.head_dim);
+  frequencies_ = scaled(1.0 / torch::pow(config.rope_theta, exponents), config.rope_scaling);
+}
+
+RopeAngles Rope::angles(int64_t first, int64_t count) {
+  const int64_t known = table_.cos.defined() ? table_.cos.size(0) : 0;
+  if (first + count > known) {
+    const torch::NoGradGuard no_grad;
+    const int64_t length = std::max(first + count, 2 * known);
+    const auto angle = torch::outer(torch::arange(length, frequencies_.options()), frequencies_);
+    table_ = {angle.cos(), angle.sin()};
+  }
+  return {table_.cos.narrow(0, first, count), table_.sin.narrow(0, first, count)};
+}
+
+}  // namespace regroup

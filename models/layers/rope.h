@@ -1,0 +1,28 @@
+// models/layers/rope.h: rotary position embedding: the angles of a model's positions.
+#pragma once
+
+#include <torch/types.h>
+
+#include "models/decoder_config.h"
+
+namespace regroup {
+
+/// cos and sin of position times frequency for a run of positions: [T, head_dim / 2] float32 (float64 for float64).
+struct RopeAngles {
+  torch::Tensor cos, sin;
+};
+
+/// Su et al. 2021, eq. 15: frequency i is theta^(-2i / head_dim), stretched as RopeScaling says.
+class Rope {
+ public:
+  explicit Rope(const DecoderConfig& config, torch::TensorOptions options);
+
+  /// Angles of positions [first, first + count).
+  RopeAngles angles(int64_t first, int64_t count);
+
+ private:
+  torch::Tensor frequencies_;  // [head_dim / 2]
+  RopeAngles table_;           // of the positions asked for so far
+};
+
+}  // namespace regroup

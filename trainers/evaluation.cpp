@@ -1,0 +1,178 @@
+#include "trainers/evaluation.h"
+
+#include <torch/torch.h>
+
+#include <cmath>
+
+#include "framework/data/token_data.h"
+#include "framework/human.h"
+#include "framework/progress.h"
+#include "models/hf_checkpoint.h"
+#include "trainers/evaluator.h"
+#include "trainers/speed.h"
+
+namespace regroup {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+constexpr int64_t kSpeedBatches[] = {1, 16};
+constexpr int64_t kSpeedPrompt = 256, kSpeedNew = 64;
+
+/// Progress of one pass over n items.
+class Pass {
+ public:
+  Pass(const std::string& label, int64_t n, const std::string& unit)
+      : line_({.label = label, .total = n, .round = "", .unit = unit, .start = 0}) {}
+  std::function<void(int64_t)> report() {
+    return [this](int64_t done) { line_.update(done); };
+  }
+
+ private:
+  ProgressLine line_;
+};
+
+class Evaluation {
+ public:
+  explicit Evaluation(const EvaluationRequest& request)
+      : request_(request), data_(TokenData::open(request.data)), split_(data_.split(request.split)) {
+    if (request.choices) choices_ = Choices::open(*request.choices);
+    if (request.reference) {
+      const auto folder = ModelFolder::open(*request.reference);
+      data_.check_vocabulary(split_, folder.config().vocab_size);
+      reference_ = load_decoder(folder, request.options);
+    }
+  }
+
+  Json run() {
+    std::vector<ModelFolder> folders;  // all are checked before any work starts
+    for (const auto& model : request_.models) {
+      folders.push_back(ModelFolder::open(model.path));
+      data_.check_vocabulary(split_, folders.back().config().vocab_size);
+      if (choices_) choices_->check_ids(folders.back().config().vocab_size);
+    }
+    Json json;
+    json["data"] = request_.data.string();
+    json["split"] = request_.split;
+    json["models"] = Json::array();
+    for (size_t i = 0; i < folders.size(); ++i) json["models"].push_back(row(request_.models[i], folders[i]));
+    return json;
+  }
+
+ private:
+  Json row(const EvaluationRequest::Model& model, const ModelFolder& folder) {
+    auto decoder = load_decoder(folder, request_.options);
+    const auto& config = folder.config();
+    const ScoringWindows windows{config.max_seq_len, config.max_seq_len};
+    Json json;
+    json["model"] = folder.path().string();
+    json["name"] = model.name;
+    json["n_kv_head"] = config.n_kv_head;
+    json["parameters"] = config.n_parameters();
+    add_loss(json, model.name, decoder, windows);
+    add_choices(json, model.name, decoder);
+    add_likeness(json, model.name, decoder, windows);
+    json["kv_bytes_per_token"] = config.kv_bytes_per_token(static_cast<int64_t>(request_.options.dtype().itemsize()));
+    add_speed(json, decoder);
+    const auto& provenance = folder.provenance();
+    json["compute_fraction"] = nullptr;
+    if (provenance.pretrain_flops > 0) {
+      json["compute_fraction"] = provenance.uptrain_flops / provenance.pretrain_flops;
+    }
+    return json;
+  }
+
+  void add_loss(Json& json, const std::string& name, Decoder& decoder, const ScoringWindows& windows) {
+    Pass pass("evaluating " + name, split_.n_tokens() - split_.n_documents(), "tokens");
+    const auto log_probabilities = score_tokens(decoder, split_, windows, pass.report());
+    const int64_t tokens = split_.n_tokens() - split_.n_documents();
+    const double total = -log_probabilities.sum(torch::kFloat64).item<double>();
+    const double loss = total / static_cast<double>(std::max<int64_t>(1, tokens));
+    json["tokens"] = tokens;
+    json["loss"] = loss;
+    json["perplexity"] = std::exp(loss);
+    json["bits_per_byte"] = nullptr;
+    if (split_.bytes()) json["bits_per_byte"] = total / std::log(2.0) / static_cast<double>(*split_.bytes());
+  }
+
+  void add_choices(Json& json, const std::string& name, Decoder& decoder) {
+    json["choice_accuracy"] = nullptr;
+    if (!choices_) return;
+    Pass pass("choices, " + name, choices_->size(), "questions");
+    json["choice_accuracy"] = choice_accuracy(decoder, *choices_, pass.report());
+  }
+
+  void add_likeness(Json& json, const std::string& name, Decoder& decoder, const ScoringWindows& windows) {
+    json["agreement"] = nullptr;
+    json["kl"] = nullptr;
+    if (!reference_) return;
+    Pass pass("comparing " + name, split_.n_tokens() - split_.n_documents(), "tokens");
+    const auto likeness = compare_predictions(decoder, *reference_, split_, windows, pass.report());
+    json["agreement"] = likeness.agreement;
+    json["kl"] = likeness.kl;
+  }
+
+  void add_speed(Json& json, Decoder& decoder) {
+    json["decode_tokens_per_s"] = nullptr;
+    if (!request_.speed) return;
+    const int64_t room = decoder.config().max_seq_len;
+    const int64_t n_new = std::min(kSpeedNew, std::max<int64_t>(2, room / 2));
+    const int64_t prompt = std::max<int64_t>(1, std::min(kSpeedPrompt, room - n_new));
+    for (const int64_t batch : kSpeedBatches) {
+      json["decode_tokens_per_s"][std::to_string(batch)] =
+          measure_decode(decoder, batch, prompt, n_new).decode_tokens_per_s;
+    }
+  }
+
+  const EvaluationRequest& request_;
+  TokenData data_;
+  const TokenSplit& split_;
+  std::optional<Choices> choices_;
+  std::optional<Decoder> reference_;
+};
+
+std::string cell(const Json& value, int digits, double factor = 1) {
+  return value.is_number() ? fixed(value.get<double>() * factor, digits) : "-";
+}
+
+std::string speed_cell(const Json& speeds, const char* batch) {
+  return speeds.is_object() ? cell(speeds.at(batch), 0) : "-";
+}
+
+/// Columns padded to their widest cell; the first is text, the others numbers.
+std::string aligned(const std::vector<std::vector<std::string>>& rows) {
+  std::vector<size_t> widths(rows[0].size(), 0);
+  for (const auto& row : rows) {
+    for (size_t i = 0; i < row.size(); ++i) widths[i] = std::max(widths[i], row[i].size());
+  }
+  std::string text;
+  for (const auto& row : rows) {
+    for (size_t i = 0; i < row.size(); ++i) {
+      const std::string padding(widths[i] - row[i].size(), ' ');
+      text += i == 0 ? row[i] + padding : "  " + padding + row[i];
+    }
+    text += '\n';
+  }
+  return text;
+}
+
+}  // namespace
+
+Json evaluate(const EvaluationRequest& request) { return Evaluation(request).run(); }
+
+std::string evaluation_table(const Json& evaluation) {
+  std::vector<std::vector<std::string>> rows{{"model", "K/V heads", "loss", "perplexity", "bits/byte", "choices %",
+                                              "agreement %", "KL", "K/V bytes/token", "tokens/s x1", "tokens/s x16",
+                                              "compute %"}};
+  for (const auto& model : evaluation.at("models")) {
+    const auto& speeds = model.at("decode_tokens_per_s");
+    rows.push_back({model.at("name"), kv_heads_text(model.at("n_kv_head")), cell(model.at("loss"), 4),
+                    cell(model.at("perplexity"), 2), cell(model.at("bits_per_byte"), 4),
+                    cell(model.at("choice_accuracy"), 1, 100), cell(model.at("agreement"), 1, 100),
+                    cell(model.at("kl"), 4), cell(model.at("kv_bytes_per_token"), 0), speed_cell(speeds, "1"),
+                    speed_cell(speeds, "16"), cell(model.at("compute_fraction"), 2, 100)});
+  }
+  return aligned(rows);
+}
+
+}  // namespace regroup

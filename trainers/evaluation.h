@@ -1,0 +1,36 @@
+// trainers/evaluation.h: models side by side: quality on held-out text, cost of inference, cost of training.
+#pragma once
+
+#include <torch/types.h>
+
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace regroup {
+
+struct EvaluationRequest {
+  struct Model {
+    std::filesystem::path path;
+    std::string name;  // in tables
+  };
+  std::vector<Model> models;
+  std::optional<std::filesystem::path> reference;  // agreement and KL are against this one
+  std::filesystem::path data;
+  std::string split = "val";
+  std::optional<std::filesystem::path> choices;
+  bool speed = false;
+  torch::TensorOptions options;  // dtype and device that the models run in
+};
+
+/// One JSON object: {"data": ..., "models": [{"model", "name", "n_kv_head", "parameters", "tokens", "loss", "perplexity",
+/// "bits_per_byte", "choice_accuracy", "agreement", "kl", "kv_bytes_per_token", "decode_tokens_per_s",
+/// "compute_fraction"}]}; what was not asked for or is unknown is null.
+nlohmann::ordered_json evaluate(const EvaluationRequest& request);
+
+/// The same as a table for people.
+std::string evaluation_table(const nlohmann::ordered_json& evaluation);
+
+}  // namespace regroup

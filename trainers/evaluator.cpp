@@ -1,0 +1,160 @@
+#include "trainers/evaluator.h"
+
+#include <torch/torch.h>
+
+#include <algorithm>
+#include <numeric>
+
+#include "framework/functions/cross_entropy.h"
+#include "framework/matmul.h"
+
+namespace regroup {
+namespace {
+
+using torch::Tensor;
+
+constexpr int64_t kTokensPerBatch = 8192;
+constexpr int64_t kIgnored = -1;  // a target that is not counted
+
+/// A stretch of a split to run the model over: inputs [begin, begin + length), of whose targets (each the next token)
+/// the first `skipped` were counted before.
+struct Stretch {
+  int64_t begin, length, skipped;
+};
+
+/// Cuts documents into stretches; every token but a document's first is some stretch's counted target once.
+std::vector<Stretch> cut_documents(const TokenSplit& split, const ScoringWindows& windows) {
+  std::vector<Stretch> stretches;
+  const auto* offsets = split.offsets().const_data_ptr<int64_t>();
+  for (int64_t document = 0; document < split.n_documents(); ++document) {
+    const int64_t begin = offsets[document], end = offsets[document + 1];
+    int64_t counted = begin + 1;  // the first token that is not yet a counted target
+    for (int64_t first = begin; counted < end; first += windows.stride) {
+      const int64_t length = std::min(windows.window, end - 1 - first);
+      stretches.push_back({first, length, counted - (first + 1)});
+      counted = first + length + 1;
+    }
+  }
+  return stretches;
+}
+
+/// A batch of sequences of unequal length, padded on the right; causal attention keeps padding from changing anything.
+struct PaddedBatch {
+  Tensor inputs;   // [B, T]
+  Tensor targets;  // [B, T], kIgnored where padded or counted elsewhere
+};
+
+PaddedBatch padded_batch(const std::vector<Tensor>& sequences, const std::vector<int64_t>& skipped) {
+  int64_t longest = 0;
+  for (const auto& sequence : sequences) longest = std::max(longest, sequence.size(0) - 1);
+  const auto rows = static_cast<int64_t>(sequences.size());
+  PaddedBatch batch{torch::zeros({rows, longest}, torch::kInt64), torch::full({rows, longest}, kIgnored, torch::kInt64)};
+  for (int64_t row = 0; row < rows; ++row) {
+    const auto& sequence = sequences[static_cast<size_t>(row)];
+    const int64_t length = sequence.size(0) - 1, from = skipped[static_cast<size_t>(row)];
+    batch.inputs[row].narrow(0, 0, length).copy_(sequence.narrow(0, 0, length));
+    batch.targets[row].narrow(0, from, length - from).copy_(sequence.narrow(0, from + 1, length - from));
+  }
+  return batch;
+}
+
+/// Calls visit(stretches of the batch, batch) for batches of about kTokensPerBatch tokens, like lengths together.
+template <typename Visit>
+void for_each_batch(const TokenSplit& split, const ScoringWindows& windows,
+                    const std::function<void(int64_t)>& progress, const Visit& visit) {
+  auto stretches = cut_documents(split, windows);
+  std::stable_sort(stretches.begin(), stretches.end(),
+                   [](const Stretch& a, const Stretch& b) { return a.length > b.length; });
+  int64_t done = 0;
+  for (size_t next = 0; next < stretches.size();) {
+    const int64_t longest = stretches[next].length;
+    const auto count = static_cast<size_t>(std::max<int64_t>(1, kTokensPerBatch / longest));
+    const std::vector<Stretch> chosen(stretches.begin() + static_cast<int64_t>(next),
+                                      stretches.begin() + static_cast<int64_t>(std::min(next + count, stretches.size())));
+    std::vector<Tensor> sequences;
+    std::vector<int64_t> skipped;
+    for (const auto& stretch : chosen) {
+      sequences.push_back(split.read(stretch.begin, stretch.length + 1));
+      skipped.push_back(stretch.skipped);
+      done += stretch.length - stretch.skipped;
+    }
+    visit(chosen, padded_batch(sequences, skipped));
+    if (progress) progress(done);
+    next += count;
+  }
+}
+
+/// The model's losses of a batch's targets: [B, T] float32 on the CPU.
+Tensor batch_losses(Decoder& model, const PaddedBatch& batch) {
+  const auto device = model.options().device();
+  const auto hidden = model.hidden(batch.inputs.to(device));
+  return linear_token_losses(hidden, model.head(), batch.targets.flatten().to(device)).view(batch.targets.sizes()).cpu();
+}
+
+}  // namespace
+
+double window_loss(Decoder& model, Batches& windows, int64_t n_batches, int64_t batch) {
+  const torch::NoGradGuard no_grad;
+  const int64_t n_sequences = std::min(n_batches * batch, windows.n_windows());
+  double sum = 0;
+  for (int64_t first = 0; first < n_sequences; first += batch) {
+    const auto tokens = windows.gather(first, std::min(batch, n_sequences - first)).to(model.options().device());
+    sum += model.loss(tokens, 1.0 / static_cast<double>(windows.seq_len())).item<double>();
+  }
+  return sum / static_cast<double>(n_sequences);
+}
+
+Tensor score_tokens(Decoder& model, const TokenSplit& split, const ScoringWindows& windows,
+                    const std::function<void(int64_t)>& progress) {
+  const torch::NoGradGuard no_grad;
+  auto log_probabilities = torch::zeros({split.n_tokens()}, torch::kFloat32);
+  for_each_batch(split, windows, progress, [&](const std::vector<Stretch>& stretches, const PaddedBatch& batch) {
+    const auto losses = batch_losses(model, batch);
+    for (size_t row = 0; row < stretches.size(); ++row) {
+      const auto& [begin, length, skipped] = stretches[row];
+      const auto counted = losses[static_cast<int64_t>(row)].narrow(0, skipped, length - skipped);
+      log_probabilities.narrow(0, begin + 1 + skipped, length - skipped).copy_(-counted);
+    }
+  });
+  return log_probabilities;
+}
+
+Likeness compare_predictions(Decoder& model, Decoder& reference, const TokenSplit& split, const ScoringWindows& windows,
+                             const std::function<void(int64_t)>& progress) {
+  const torch::NoGradGuard no_grad;
+  double kl = 0;
+  int64_t agreeing = 0, counted = 0;
+  for_each_batch(split, windows, progress, [&](const std::vector<Stretch>&, const PaddedBatch& batch) {
+    const auto device = model.options().device();
+    const auto inputs = batch.inputs.to(device);
+    const auto rows = batch.targets.flatten().ge(0).nonzero().squeeze(-1).to(device);
+    const auto ours = model.hidden(inputs).index_select(0, rows);
+    const auto theirs = reference.hidden(inputs).index_select(0, rows);
+    for_each_logit_chunk(rows.size(0), model.config().vocab_size, [&](int64_t first, int64_t n_rows) {
+      const auto log_p = torch::log_softmax(matmul_nt(theirs.narrow(0, first, n_rows), reference.head()).to(torch::kFloat32), -1);
+      const auto log_q = torch::log_softmax(matmul_nt(ours.narrow(0, first, n_rows), model.head()).to(torch::kFloat32), -1);
+      kl += (log_p.exp() * (log_p - log_q)).sum(torch::kFloat64).item<double>();
+      agreeing += log_p.argmax(-1).eq(log_q.argmax(-1)).sum().item<int64_t>();
+    });
+    counted += rows.size(0);
+  });
+  const auto n = static_cast<double>(std::max<int64_t>(1, counted));
+  return {static_cast<double>(agreeing) / n, kl / n};
+}
+
+double choice_accuracy(Decoder& model, const Choices& choices, const std::function<void(int64_t)>& progress) {
+  const torch::NoGradGuard no_grad;
+  int64_t right = 0;
+  for (int64_t question = 0; question < choices.size(); ++question) {
+    const auto choice = choices[question];
+    std::vector<Tensor> sequences;
+    for (const auto& option : choice.options) sequences.push_back(torch::cat({choice.context, option}));
+    const std::vector<int64_t> skipped(sequences.size(), choice.context.size(0) - 1);
+    const auto losses = batch_losses(model, padded_batch(sequences, skipped)).sum(-1);  // of the options' tokens
+    right += losses.argmin().item<int64_t>() == choice.gold;
+    if (progress) progress(question + 1);
+  }
+  return static_cast<double>(right) / static_cast<double>(choices.size());
+}
+
+}  // namespace regroup

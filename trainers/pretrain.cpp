@@ -1,0 +1,37 @@
+#include <torch/torch.h>
+
+#include "framework/atomic_write.h"
+#include "framework/error.h"
+#include "trainers/run_parts.h"
+#include "trainers/runs.h"
+
+namespace regroup {
+
+RunResult pretrain(const TrainConfig& config, const std::string& resolved_config, const RunStart& start) {
+  const auto steps = configured_steps(config);
+  if (!steps) throw request_error("[train]", "neither steps nor tokens is given", "Say how long to train.");
+  const auto data = open_run_data(config);
+  const auto architecture = decoder_config(config, data.train.vocab_size());
+  check_vocabulary(data, architecture.vocab_size);
+  const auto options = use_machine(config);
+
+  RunFolder run(start);
+  Decoder model(architecture, options);
+  if (!run.resumes()) initialize(model, static_cast<uint64_t>(config.train.seed));
+  write_file_atomically(run.config_file(), resolved_config);
+  const TrainingJob job{.label = "pretrain",
+                        .config = config,
+                        .steps = *steps,
+                        .description = {&family_named(config.model.family), architecture, config.train.dtype, {}, {}},
+                        .train = data.train_split(),
+                        .val = data.val_split(),
+                        .identity = run_identity(config, architecture, data, "")};
+  describe_run(job);
+  const auto outcome = train(model, run, job);
+  if (outcome.interrupted) return {.interrupted = true, .evaluation = {}};
+  write_final(run, job, outcome.state, model);
+  run.finish();
+  return {};
+}
+
+}  // namespace regroup

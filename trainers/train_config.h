@@ -1,0 +1,83 @@
+// trainers/train_config.h: the keys of a training run's config, their defaults, and the numbers that follow from them.
+#pragma once
+
+#include <torch/types.h>
+
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "framework/adamw.h"
+#include "framework/config.h"
+#include "framework/lr_schedule.h"
+#include "models/decoder_config.h"
+
+namespace regroup {
+
+enum class ActivationCheckpointing { kNone, kFull };
+
+struct TrainConfig {
+  struct Model {
+    std::string family = "llama";
+    int64_t n_layer = 4, d_model = 256, n_head = 8;
+    std::vector<int64_t> n_kv_head;  // empty: n_head
+    std::optional<int64_t> head_dim, d_ff, vocab_size;
+    int64_t max_seq_len = 2048;
+    double rope_theta = 10000, norm_eps = 1e-5;
+    bool tie_embeddings = false;
+  } model;
+  struct Data {
+    std::filesystem::path train, val;
+    int64_t seq_len = 512;
+    int64_t shuffle_seed = 0;
+  } data;
+  struct Optim {
+    LrSchedule schedule;  // its steps are the run's, filled in by the trainer
+    AdamWOptions adamw;
+    double grad_clip = 1;
+  } optim;
+  struct Train {
+    std::optional<int64_t> steps, tokens;
+    int64_t batch_tokens = 8192, micro_batch = 8;
+    torch::ScalarType dtype = torch::kFloat32;
+    int64_t seed = 0;
+    ActivationCheckpointing activation_checkpointing = ActivationCheckpointing::kNone;
+    int64_t max_skipped_steps = 10;
+    std::optional<int64_t> threads;
+    std::string device = "cpu";
+  } train;
+  struct Convert {
+    std::filesystem::path from;
+    std::vector<int64_t> n_kv_head;
+    std::string method = "mean";
+  } convert;
+  struct Uptrain {
+    double alpha = 0.05;
+    std::optional<int64_t> original_steps;
+    std::filesystem::path from, original;
+  } uptrain;
+  struct Eval {
+    int64_t every = 0, batches = 8;
+    std::filesystem::path choices;
+  } eval;
+  struct Checkpoint {
+    int64_t every = 0, keep = 3;
+  } checkpoint;
+  struct Log {
+    int64_t every = 1;
+  } log;
+
+  /// Sequences of one optimizer step, over all micro-batches.
+  int64_t sequences_per_step() const { return train.batch_tokens / data.seq_len; }
+  int64_t tokens_per_step() const { return sequences_per_step() * data.seq_len; }
+};
+
+/// Declares every key over config's members. The schema refers to config, which must outlive it.
+void declare(ConfigSchema& schema, TrainConfig& config);
+
+/// The architecture that [model] describes, with the data's vocabulary where none is given. Throws a request Error
+/// with everything that is wrong.
+DecoderConfig decoder_config(const TrainConfig& config, int64_t data_vocab_size);
+
+}  // namespace regroup

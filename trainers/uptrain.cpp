@@ -1,0 +1,132 @@
+#include <torch/torch.h>
+
+#include <cmath>
+
+#include "framework/atomic_write.h"
+#include "framework/console.h"
+#include "framework/error.h"
+#include "framework/json.h"
+#include "models/convert/convert.h"
+#include "trainers/evaluation.h"
+#include "trainers/flops.h"
+#include "trainers/run_parts.h"
+#include "trainers/runs.h"
+
+namespace regroup {
+namespace {
+
+namespace fs = std::filesystem;
+
+bool converts_now(const TrainConfig& config) { return !config.convert.from.empty(); }
+
+void check_request(const TrainConfig& config) {
+  if (converts_now(config) == !config.uptrain.from.empty()) {
+    throw request_error("uptrain", "starts from exactly one of [convert] from and [uptrain] from",
+                        "Give [convert] from to convert the original now, or [uptrain] from for a converted model.");
+  }
+  if (converts_now(config) && config.convert.n_kv_head.empty()) {
+    throw request_error("convert.n_kv_head", "is not given", "Say how many K/V heads to keep: N, or N,N,... one a layer.");
+  }
+  if (!converts_now(config) && config.uptrain.original.empty()) {
+    throw request_error("uptrain.original", "is not given", "Name the original that the model is evaluated against.");
+  }
+}
+
+/// ceil(alpha * the original's steps), from the config or the original's own record; else [train] steps or tokens.
+int64_t uptraining_steps(const TrainConfig& config, const ModelFolder& original) {
+  const auto original_steps =
+      config.uptrain.original_steps ? config.uptrain.original_steps : original.provenance().pretrain_steps;
+  if (original_steps) {
+    // alpha is a decimal that a double holds a little off: 0.05 * 100 must give 5 steps, not 6.
+    const double steps = config.uptrain.alpha * static_cast<double>(*original_steps);
+    return static_cast<int64_t>(std::ceil(steps - 1e-9 * std::max(1.0, steps)));
+  }
+  if (const auto steps = configured_steps(config)) return *steps;
+  throw request_error("uptrain.original_steps", "is not given, and the original's config.json does not say",
+                      "Give the original's steps, or [train] steps or tokens to say how long to train.");
+}
+
+/// The original's pretraining cost, where its own record lacks it: its steps, at this run's batch.
+double pretraining_flops(const TrainConfig& config, const ModelFolder& original) {
+  if (original.provenance().pretrain_flops > 0 || !config.uptrain.original_steps) {
+    return original.provenance().pretrain_flops;
+  }
+  const auto tokens = static_cast<double>(*config.uptrain.original_steps * config.tokens_per_step());
+  return training_flops_per_token(original.config(), config.data.seq_len) * tokens;
+}
+
+void check_architecture(const TrainConfig& config, const ModelFolder& original) {
+  if (config.data.seq_len > original.config().max_seq_len) {
+    throw request_error("data.seq_len", c10::str(config.data.seq_len, " is longer than the original's context of ",
+                                                 original.config().max_seq_len), "Choose a shorter one.");
+  }
+}
+
+/// Where the run's starting point stands: a folder given, or converted/ in the run, written here unless it is there.
+fs::path starting_folder(const TrainConfig& config, const ModelFolder& original, const RunFolder& run) {
+  if (!converts_now(config)) return config.uptrain.from;
+  const auto folder = run.converted_folder();
+  if (fs::exists(folder)) return folder;  // a resumed run
+  AtomicFolder writing(folder);
+  convert_model(original,
+                {config.convert.n_kv_head, config.convert.method, static_cast<uint64_t>(config.train.seed)},
+                writing.path());
+  writing.commit();
+  return folder;
+}
+
+nlohmann::ordered_json evaluate_run(const TrainConfig& config, const RunFolder& run, const fs::path& original,
+                                    const fs::path& converted, torch::TensorOptions options) {
+  EvaluationRequest request;
+  request.models = {{original, "original"}, {converted, "converted"}, {run.final_folder(), "uptrained"}};
+  request.reference = original;
+  request.data = config.data.val;
+  if (!config.eval.choices.empty()) request.choices = config.eval.choices;
+  request.speed = true;
+  request.options = options;
+  const auto evaluation = evaluate(request);
+  write_json_file(run.evaluation_file(), evaluation);
+  return evaluation;
+}
+
+}  // namespace
+
+RunResult uptrain(const TrainConfig& config, const std::string& resolved_config, const RunStart& start) {
+  check_request(config);
+  const auto original = ModelFolder::open(converts_now(config) ? config.convert.from : config.uptrain.original);
+  const auto data = open_run_data(config);
+  check_vocabulary(data, original.config().vocab_size);
+  check_architecture(config, original);
+  if (converts_now(config)) converted_config(original.config(), config.convert.n_kv_head);
+  const int64_t steps = uptraining_steps(config, original);
+  const auto options = use_machine(config);
+
+  RunFolder run(start);
+  write_file_atomically(run.config_file(), resolved_config);
+  const auto converted = ModelFolder::open(starting_folder(config, original, run));
+  auto model = load_decoder(converted, options);
+  auto provenance = converted.provenance();
+  provenance.pretrain_flops = pretraining_flops(config, original);
+  const TrainingJob job{.label = "uptrain",
+                        .config = config,
+                        .steps = steps,
+                        .description = {&converted.family(), converted.config(), config.train.dtype, provenance,
+                                        converted.path()},
+                        .train = data.train_split(),
+                        .val = data.val_split(),
+                        .identity = run_identity(config, converted.config(), data, weights_hash(converted))};
+  describe_run(job);
+  const auto outcome = train(model, run, job);
+  if (outcome.interrupted) return {.interrupted = true, .evaluation = {}};
+  write_final(run, job, outcome.state, model);
+  RunResult result;
+  if (data.val) {
+    result.evaluation = evaluate_run(config, run, original.path(), converted.path(), options);
+  } else {
+    warn("no [data] val is given: the model is not evaluated");
+  }
+  run.finish();
+  return result;
+}
+
+}  // namespace regroup
