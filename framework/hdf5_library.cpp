@@ -20,7 +20,12 @@ herr_t keep_innermost(unsigned, const H5E_error2_t* error, void* text) {
 
 }  // namespace
 
-LibraryLock::LibraryLock() : lock_(library_mutex()) { H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr); }
+LibraryLock::LibraryLock() : lock_(library_mutex()) {
+  // Handles close themselves, so there is nothing to do at exit, where the library crashes on what
+  // a damaged file left in it. This must come before any other call.
+  [[maybe_unused]] static const herr_t no_exit_handler = H5dont_atexit();
+  H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr);
+}
 
 void fail(const std::string& where, const std::string& action) {
   std::string reason;
