@@ -139,6 +139,55 @@ def test_inspect_prints_json_for_programs(token_file):
     assert found["choices"] is None
 
 
+def tiny_config(token_file):
+    """Overrides for a run of seconds."""
+    keys = {"data.train": token_file, "data.val": token_file, "data.seq_len": 4, "train.steps": 3,
+            "train.batch_tokens": 8, "train.micro_batch": 1, "model.n_layer": 2,
+            "model.d_model": 16, "model.n_head": 4, "model.n_kv_head": "4,2"}
+    return [f"--{key}={value}" for key, value in keys.items()]
+
+
+def test_inspect_describes_a_run_and_its_model(token_file, tmp_path):
+    run = tmp_path / "run"
+    result = regroup("pretrain", "--run", run, "--quiet", *tiny_config(token_file))
+    assert result.returncode == 0, result.stderr
+    found = json.loads(regroup("inspect", run, "--json").stdout)
+    assert (found["kind"], found["finished"]) == ("run", True)
+    assert found["last_metrics"]["step"] == 3
+    assert found["checkpoints"] == ["step_00000003"]
+    model = json.loads(regroup("inspect", run / "final", "--json").stdout)
+    assert (model["kind"], model["n_head"], model["n_kv_head"]) == ("model", 4, [4, 2])
+    assert {key: model[key] for key in found["model"]} == found["model"]
+    checkpoint = regroup("inspect", run / "checkpoints" / "latest")
+    assert checkpoint.stdout.startswith("checkpoint: ")
+    assert "4,2, one number a layer" in checkpoint.stdout
+
+
+def test_a_config_file_and_overrides_are_checked_together(tmp_path):
+    config = tmp_path / "bad.ini"
+    config.write_text("[optim]\nlrr = 1\n[train]\nsteps = many\n")
+    result = regroup("pretrain", "--config", config, "--train.batch_tokens=0", "--nonsense=1")
+    assert_refused(result, 2, "bad.ini:2: unknown key optim.lrr (did you mean optim.lr?)",
+                   "bad.ini:4: train.steps = many: expected a whole number >= 1",
+                   "--train.batch_tokens=0: expected a whole number >= 1",
+                   "--nonsense: unknown option", "--run DIR is missing")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_missing_config_file_is_a_wrong_request(tmp_path):
+    result = regroup("pretrain", "--config", tmp_path / "none.ini", "--run", tmp_path / "run")
+    assert_refused(result, 2, "none.ini", "no such config file")
+
+
+def test_a_folder_that_is_no_model_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text("{")
+    assert_refused(regroup("inspect", tmp_path), 1, "config.json")
+
+
+def test_an_empty_folder_is_refused_with_what_is_known(tmp_path):
+    assert_refused(regroup("inspect", tmp_path), 1, "is nothing that Regroup knows", "runs")
+
+
 def test_truncated_token_data_is_refused(token_file):
     token_file.write_bytes(token_file.read_bytes()[:500])
     assert_refused(regroup("inspect", token_file), 1, "tokens.h5")
