@@ -13,6 +13,7 @@
 
 #include "framework/error.h"
 #include "framework/human.h"
+#include "framework/memory.h"
 #include "framework/nearest_name.h"
 #include "tools/verbs.h"
 
@@ -142,6 +143,7 @@ ExitCode run_and_report(const std::vector<std::string>& words) {
 }  // namespace regroup
 
 int main(int argc, char** argv) {
+  regroup::keep_memory_between_steps();
   signal(SIGPIPE, SIG_IGN);  // a reader that leaves must not end a training run
   const std::vector<std::string> words(argv + 1, argv + argc);
   return static_cast<int>(regroup::run_and_report(words));

@@ -3,6 +3,7 @@
 #include <torch/torch.h>
 
 #include <cmath>
+#include <numbers>
 
 #include "framework/data/token_data.h"
 #include "framework/human.h"
@@ -31,6 +32,10 @@ class Pass {
  private:
   ProgressLine line_;
 };
+
+double mean_loss(const torch::Tensor& log_probabilities, int64_t tokens) {
+  return -log_probabilities.sum(torch::kFloat64).item<double>() / static_cast<double>(std::max<int64_t>(1, tokens));
+}
 
 class Evaluation {
  public:
@@ -69,9 +74,8 @@ class Evaluation {
     json["name"] = model.name;
     json["n_kv_head"] = config.n_kv_head;
     json["parameters"] = config.n_parameters();
-    add_loss(json, model.name, decoder, windows);
+    add_quality(json, model.name, decoder, windows);
     add_choices(json, model.name, decoder);
-    add_likeness(json, model.name, decoder, windows);
     json["kv_bytes_per_token"] = config.kv_bytes_per_token(static_cast<int64_t>(request_.options.dtype().itemsize()));
     add_speed(json, decoder);
     const auto& provenance = folder.provenance();
@@ -82,34 +86,29 @@ class Evaluation {
     return json;
   }
 
-  void add_loss(Json& json, const std::string& name, Decoder& decoder, const ScoringWindows& windows) {
-    Pass pass("evaluating " + name, split_.n_tokens() - split_.n_documents(), "tokens");
-    const auto log_probabilities = score_tokens(decoder, split_, windows, pass.report());
+  void add_quality(Json& json, const std::string& name, Decoder& decoder, const ScoringWindows& windows) {
     const int64_t tokens = split_.n_tokens() - split_.n_documents();
-    const double total = -log_probabilities.sum(torch::kFloat64).item<double>();
-    const double loss = total / static_cast<double>(std::max<int64_t>(1, tokens));
+    Pass pass("evaluating " + name, tokens, "tokens");
+    std::optional<Likeness> likeness;
+    if (reference_) likeness = compare_predictions(decoder, *reference_, split_, windows, pass.report());
+    const double loss = likeness ? likeness->loss : mean_loss(score_tokens(decoder, split_, windows, pass.report()), tokens);
     json["tokens"] = tokens;
     json["loss"] = loss;
     json["perplexity"] = std::exp(loss);
     json["bits_per_byte"] = nullptr;
-    if (split_.bytes()) json["bits_per_byte"] = total / std::log(2.0) / static_cast<double>(*split_.bytes());
+    if (split_.bytes()) {
+      const double bits = loss * static_cast<double>(tokens) / std::numbers::ln2;
+      json["bits_per_byte"] = bits / static_cast<double>(*split_.bytes());
+    }
+    json["choice_accuracy"] = nullptr;
+    json["agreement"] = likeness ? Json(likeness->agreement) : Json();
+    json["kl"] = likeness ? Json(likeness->kl) : Json();
   }
 
   void add_choices(Json& json, const std::string& name, Decoder& decoder) {
-    json["choice_accuracy"] = nullptr;
     if (!choices_) return;
     Pass pass("choices, " + name, choices_->size(), "questions");
     json["choice_accuracy"] = choice_accuracy(decoder, *choices_, pass.report());
-  }
-
-  void add_likeness(Json& json, const std::string& name, Decoder& decoder, const ScoringWindows& windows) {
-    json["agreement"] = nullptr;
-    json["kl"] = nullptr;
-    if (!reference_) return;
-    Pass pass("comparing " + name, split_.n_tokens() - split_.n_documents(), "tokens");
-    const auto likeness = compare_predictions(decoder, *reference_, split_, windows, pass.report());
-    json["agreement"] = likeness.agreement;
-    json["kl"] = likeness.kl;
   }
 
   void add_speed(Json& json, Decoder& decoder) {

@@ -30,6 +30,7 @@ torch::Tensor score_tokens(Decoder& model, const TokenSplit& split, const Scorin
 
 /// How near a model's next-token distributions are to a reference's, over the tokens that score_tokens scores.
 struct Likeness {
+  double loss;       // of the model: minus the mean log-probability of those tokens
   double agreement;  // share of tokens whose most likely next token is the same
   double kl;         // mean KL(reference || model) in nats
 };

@@ -42,7 +42,7 @@ std::vector<fs::path> checkpoints_in(const fs::path& folder) {
 }
 
 void point_latest_at(const fs::path& checkpoints, const std::string& name) {
-  const auto temporary = checkpoints / ".tmp-latest";
+  const auto temporary = checkpoints / ".regroup-tmp-latest";
   fs::remove(temporary);
   fs::create_symlink(name, temporary);
   fs::rename(temporary, checkpoints / "latest");
@@ -62,7 +62,7 @@ RunFolder::RunFolder(const RunStart& start) : path_(start.folder), resume_(start
                           "Name another folder, continue with --resume, or replace the run with --force.");
     }
     check_output_folder(path_, start.force);
-    replaced_ = path_.parent_path() / (".tmp-replaced-" + path_.filename().string());
+    replaced_ = path_.parent_path() / (".regroup-tmp-replaced-" + path_.filename().string());
     fs::remove_all(replaced_);
     fs::rename(path_, replaced_);
   }

@@ -4,7 +4,6 @@ set(CMAKE_CXX_STANDARD 20)
 set(CMAKE_CXX_STANDARD_REQUIRED ON)
 set(CMAKE_CXX_EXTENSIONS OFF)
 set(CMAKE_EXPORT_COMPILE_COMMANDS ON)
-set(CMAKE_INTERPROCEDURAL_OPTIMIZATION OFF)
 
 # Flags of each build type, whole: they apply to everything, the precompiled header too.
 # The loops of framework/kernels vectorise under these; none of them changes what a result is allowed to be.
@@ -40,7 +39,7 @@ function(regroup_configure target)
     ${target}
     PRIVATE -Wall -Wextra -Wshadow -Wpedantic -Wno-psabi
             # GCC 12 sees these in correct uses of std::string
-            -Wno-array-bounds -Wno-restrict -Wno-stringop-overread
+            -Wno-array-bounds -Wno-restrict -Wno-stringop-overflow -Wno-stringop-overread
             $<$<BOOL:${REGROUP_CCACHE}>:-fpch-preprocess>)
   target_compile_definitions(${target} PRIVATE REGROUP_VERSION="${PROJECT_VERSION}"
                                                REGROUP_PYTHON="${REGROUP_PYTHON}")
@@ -49,17 +48,44 @@ function(regroup_configure target)
   else()
     target_precompile_headers(${target} REUSE_FROM regroup_framework)
   endif()
+  # Reading it takes 5 s, which sources that include no LibTorch are better off without.
+  get_target_property(sources ${target} SOURCES)
+  foreach(source IN LISTS sources)
+    regroup_includes_torch(${CMAKE_CURRENT_SOURCE_DIR}/${source} includes_torch)
+    if(NOT includes_torch)
+      set_source_files_properties(${source} PROPERTIES SKIP_PRECOMPILE_HEADERS ON)
+    endif()
+  endforeach()
+endfunction()
+
+# Whether a file, or a header of ours that it includes, includes headers of LibTorch's (c10's are light).
+function(regroup_includes_torch file result)
+  get_property(known GLOBAL PROPERTY regroup_includes_torch:${file} SET)
+  if(NOT known AND EXISTS ${file})
+    file(STRINGS ${file} lines REGEX "^#include")
+    set(answer FALSE)
+    if(lines MATCHES "[<\"](torch|ATen)/")
+      set(answer TRUE)
+    else()
+      foreach(line IN LISTS lines)
+        if(line MATCHES "\"(.+)\"")
+          regroup_includes_torch(${PROJECT_SOURCE_DIR}/${CMAKE_MATCH_1} header_does)
+          if(header_does)
+            set(answer TRUE)
+          endif()
+        endif()
+      endforeach()
+    endif()
+    set_property(GLOBAL PROPERTY regroup_includes_torch:${file} ${answer})
+  endif()
+  get_property(answer GLOBAL PROPERTY regroup_includes_torch:${file})
+  set(${result} ${answer} PARENT_SCOPE)
 endfunction()
 
 # regroup_add_library(NAME LINKS target... SOURCES file...): a static library whose headers others
 # include as "FOLDER/header.h", here and where it is installed. LINKS are PUBLIC.
 function(regroup_add_library target)
   cmake_parse_arguments(ARG "" "" "LINKS;SOURCES" ${ARGN})
-  if(NOT ARG_SOURCES)
-    add_library(${target} INTERFACE)
-    target_link_libraries(${target} INTERFACE ${ARG_LINKS})
-    return()
-  endif()
   add_library(${target} STATIC ${ARG_SOURCES})
   target_link_libraries(${target} PUBLIC ${ARG_LINKS})
   target_include_directories(

@@ -1,0 +1,52 @@
+#!/usr/bin/env bash
+# The main job on real text, end to end: set up, build, pretrain a multi-head decoder on Python sources, convert it to
+# grouped-query and multi-query attention, uptrain for 5 % of the steps, compare. Ends with a table and a report.
+# May be run again, and then does only what is left to do.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+tools/setup.sh
+if [[ ! -f build/release/CMakeCache.txt ]]; then cmake --preset release; fi
+cmake --build --preset release --target regroup
+
+runs=runs/quickstart
+data=$runs/data.h5
+python=.venv/bin/python
+regroup=build/release/regroup
+mkdir -p "$runs"
+
+say() { printf '\n== %s\n' "$*" >&2; }
+
+if [[ ! -f $data ]]; then
+  say "token data from the Python sources of the packages in tools/requirements-corpus.txt"
+  $python tools/corpus.py --requirements tools/requirements-corpus.txt --out "$runs/corpus.jsonl"
+  $python tools/prepare_data.py --input "$runs/corpus.jsonl" --out "$data" --vocab-size 2048 \
+    --val-fraction 0.003 --choices 200 --seed 0 --force
+fi
+[[ -f $runs/ngrams.json ]] || $python tools/ngram_baseline.py --data "$data" --json "$runs/ngrams.json"
+
+common=(--config configs/quickstart.ini --data.train="$data" --data.val="$data" --resume)
+
+if [[ ! -d $runs/mha/final ]]; then
+  say "pretraining the original: multi-head attention, 8 K/V heads"
+  $regroup pretrain --run "$runs/mha" "${common[@]}"
+fi
+
+uptrain() {  # RUN K/V-HEADS
+  [[ -f $runs/$1/evaluation.json ]] && return
+  say "uptraining $1: $2 K/V heads"
+  $regroup uptrain --run "$runs/$1" "${common[@]}" --convert.from="$runs/mha/final" --convert.n_kv_head="$2" \
+    --eval.choices="$data" --optim.warmup_steps=3 --optim.lr=1e-3
+}
+uptrain control 8  # nothing pooled: the original, trained on for as long
+uptrain gqa2 2
+uptrain mqa 1
+
+say "all models side by side"
+models=(--model "$runs/mha/final")
+for run in control gqa2 mqa; do models+=(--model "$runs/$run/final"); done
+$regroup eval "${models[@]}" --reference "$runs/mha/final" --data "$data" --choices "$data" --speed \
+  --json "$runs/evaluation.json"
+$python tools/report.py "$runs/gqa2" "$runs/mqa" "$runs/control" "$runs/mha" --baselines "$runs/ngrams.json" \
+  --out "$runs/report.html"
+say "the report: $runs/report.html"
