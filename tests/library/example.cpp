@@ -1,8 +1,38 @@
+// A decoder whose four query heads share two K/V heads, a loss, and twenty training steps.
+#include <torch/torch.h>
+
 #include <iostream>
 
-#include "framework/error.h"
+#include "framework/adamw.h"
+#include "models/decoder.h"
 
 int main() {
-  const regroup::Error error("example", "nothing is wrong", "Read on.");
-  std::cout << error.what() << '\n';
+  regroup::DecoderConfig config;
+  config.n_layer = 2;
+  config.d_model = 64;
+  config.n_head = 4;
+  config.n_kv_head = {2, 2};  // one number a layer: 4 would be MHA, 1 MQA
+  config.head_dim = 16;
+  config.d_ff = 128;
+  config.vocab_size = 256;
+
+  regroup::Decoder decoder(config, torch::TensorOptions().dtype(torch::kFloat32));
+  regroup::initialize(decoder, /*seed=*/0);
+  decoder.enable_training(/*checkpoint_activations=*/false);
+  regroup::AdamW optimizer(decoder.blocks(), {});
+
+  torch::manual_seed(0);
+  const auto tokens = torch::randint(config.vocab_size, {8, 33}, torch::kInt64);  // 8 sequences, 32 predictions each
+  double first_loss = 0, loss = 0;
+  for (int step = 0; step < 20; ++step) {
+    for (auto& block : decoder.blocks()) block.zero_gradient();
+    const auto mean_loss = decoder.loss(tokens, /*scale=*/1.0 / (8 * 32));
+    mean_loss.backward();
+    optimizer.step(/*lr=*/3e-3, /*gradient_scale=*/1.0);
+    loss = mean_loss.item<double>();
+    if (step == 0) first_loss = loss;
+  }
+  std::cout << "loss " << first_loss << " -> " << loss << ", " << config.kv_bytes_per_token(4)
+            << " K/V bytes a token\n";
+  return loss < first_loss ? 0 : 1;
 }
