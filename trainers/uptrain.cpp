@@ -55,6 +55,16 @@ double pretraining_flops(const TrainConfig& config, const ModelFolder& original)
   return training_flops_per_token(original.config(), config.data.seq_len) * tokens;
 }
 
+/// The converted model's record, completed where Regroup did not pretrain or convert it.
+Provenance starting_provenance(const TrainConfig& config, const ModelFolder& original, const ModelFolder& converted) {
+  auto provenance = converted.provenance();
+  provenance.pretrain_flops = pretraining_flops(config, original);
+  if (!provenance.original) {
+    provenance.original = {model_name(original.path()), weights_hash(original), original.config().n_kv_head};
+  }
+  return provenance;
+}
+
 void check_architecture(const TrainConfig& config, const ModelFolder& original) {
   if (config.data.seq_len > original.config().max_seq_len) {
     throw request_error("data.seq_len", c10::str(config.data.seq_len, " is longer than the original's context of ",
@@ -105,8 +115,7 @@ RunResult uptrain(const TrainConfig& config, const std::string& resolved_config,
   write_file_atomically(run.config_file(), resolved_config);
   const auto converted = ModelFolder::open(starting_folder(config, original, run));
   auto model = load_decoder(converted, options);
-  auto provenance = converted.provenance();
-  provenance.pretrain_flops = pretraining_flops(config, original);
+  const auto provenance = starting_provenance(config, original, converted);
   const TrainingJob job{.label = "uptrain",
                         .config = config,
                         .steps = steps,
