@@ -1,0 +1,189 @@
+#include <torch/torch.h>
+
+#include "framework/functions/checkpoint.h"
+#include "framework/functions/cross_entropy.h"
+#include "framework/functions/embedding.h"
+#include "framework/functions/linear.h"
+#include "framework/kernels/kernels.h"
+#include "tests/support/catch_torch.h"
+#include "tests/support/numerical_gradient.h"
+
+namespace regroup {
+namespace {
+
+using testing::check_gradients;
+using testing::numerical_gradient;
+using testing::seeded_randn;
+using torch::Tensor;
+using Tensors = std::vector<Tensor>;
+
+Tensor plain_rms_norm(const Tensor& x, const Tensor& weight, double eps) {
+  return x / (x.square().mean(-1, true) + eps).sqrt() * weight;
+}
+
+Tensor plain_swiglu(const Tensor& gate_up) {
+  const auto parts = gate_up.chunk(2, -1);
+  return torch::silu(parts[0]) * parts[1];
+}
+
+TEST_CASE("linear is a matrix product with the gradients of one", "[functions]") {
+  const auto x = seeded_randn({5, 7}), weight = seeded_randn({3, 7}, 2);
+  CHECK_THAT(regroup::linear(x, weight), AllClose(x.matmul(weight.t()), 1e-12));
+  check_gradients([](const Tensors& in) { return regroup::linear(in[0], in[1]); }, {x, weight});
+}
+
+TEST_CASE("linear adds a residual and passes its gradient on", "[functions]") {
+  const auto x = seeded_randn({5, 7}), weight = seeded_randn({3, 7}, 2),
+             residual = seeded_randn({5, 3}, 3);
+  CHECK_THAT(regroup::linear(x, weight, residual),
+             AllClose(x.matmul(weight.t()) + residual, 1e-12));
+  check_gradients([](const Tensors& in) { return regroup::linear(in[0], in[1], in[2]); },
+                  {x, weight, residual});
+}
+
+TEST_CASE("a residual that is the input of the block gets both gradients", "[functions]") {
+  const auto x = seeded_randn({5, 4}), weight = seeded_randn({4, 4}, 2);
+  check_gradients([](const Tensors& in) { return regroup::linear(in[0], in[1], in[0]); },
+                  {x, weight});
+}
+
+TEST_CASE("rms_norm_linear is both functions in turn with their gradients", "[functions]") {
+  const auto x = seeded_randn({5, 7}), gain = seeded_randn({7}, 2),
+             weight = seeded_randn({3, 7}, 3);
+  const double eps = 0.1;  // large enough that leaving it out would show
+  CHECK_THAT(rms_norm_linear(x, gain, eps, weight),
+             AllClose(plain_rms_norm(x, gain, eps).matmul(weight.t()), 1e-12));
+  check_gradients([&](const Tensors& in) { return rms_norm_linear(in[0], in[1], eps, in[2]); },
+                  {x, gain, weight});
+}
+
+TEST_CASE("swiglu_linear is both functions in turn with their gradients", "[functions]") {
+  const auto gate_up = seeded_randn({5, 14}), weight = seeded_randn({3, 7}, 2),
+             residual = seeded_randn({5, 3}, 3);
+  CHECK_THAT(swiglu_linear(gate_up, weight),
+             AllClose(plain_swiglu(gate_up).matmul(weight.t()), 1e-12));
+  check_gradients([](const Tensors& in) { return swiglu_linear(in[0], in[1]); }, {gate_up, weight});
+  check_gradients([](const Tensors& in) { return swiglu_linear(in[0], in[1], in[2]); },
+                  {gate_up, weight, residual});
+}
+
+TEST_CASE("rms_norm has the value and the gradients of its formula", "[functions]") {
+  const auto x = seeded_randn({5, 7}), gain = seeded_randn({7}, 2);
+  CHECK_THAT(regroup::rms_norm(x, gain, 0.1), AllClose(plain_rms_norm(x, gain, 0.1), 1e-12));
+  check_gradients([](const Tensors& in) { return regroup::rms_norm(in[0], in[1], 0.1); },
+                  {x, gain});
+}
+
+TEST_CASE("a function leaves the gradient that it is given as it was", "[functions]") {
+  const auto x = seeded_randn({5, 7}).requires_grad_(),
+             gain = seeded_randn({7}, 2).requires_grad_();
+  const auto weight = seeded_randn({7, 7}, 3).requires_grad_();
+  const auto grad = seeded_randn({5, 7}, 4), before = grad.clone();
+  regroup::rms_norm(x, gain, 0.1).backward(grad);
+  rms_norm_linear(x, gain, 0.1, weight).backward(grad);
+  regroup::linear(x, weight, x).backward(grad);
+  CHECK_THAT(grad, AllClose(before));
+}
+
+TEST_CASE("embedding gives rows and sums the gradients of tokens that occur again", "[functions]") {
+  const auto table = seeded_randn({6, 3});
+  const auto tokens = torch::tensor({{1, 4, 1}, {5, 1, 0}}, torch::kInt64);
+  CHECK_THAT(regroup::embedding(table, tokens), AllClose(table.index({tokens})));
+  check_gradients([&](const Tensors& in) { return regroup::embedding(in[0], tokens); }, {table});
+}
+
+TEST_CASE("the gradient of a bfloat16 embedding is summed in float32", "[functions]") {
+  const auto table = torch::zeros({2, 1}, torch::kBFloat16).requires_grad_();
+  const auto tokens = torch::zeros({1000}, torch::kInt64);
+  regroup::embedding(table, tokens).sum().backward();
+  CHECK(table.grad()[0].item<double>() == 1000);  // bfloat16 sums stay at 256
+}
+
+TEST_CASE("linear_cross_entropy is the scaled sum over targets that are not negative",
+          "[functions]") {
+  const auto hidden = seeded_randn({6, 5}), weight = seeded_randn({9, 5}, 2);
+  const auto targets = torch::tensor({3, -100, 8, 0, -1, 3}, torch::kInt64);
+  const auto kept = torch::tensor({0, 2, 3, 5}, torch::kInt64);
+  const auto log_probability = hidden.matmul(weight.t()).log_softmax(-1).index({kept});
+  const auto expected = -0.25 * log_probability.gather(1, targets.index({kept}).unsqueeze(1)).sum();
+  CHECK_THAT(linear_cross_entropy(hidden, weight, targets, 0.25), AllClose(expected, 1e-12));
+  check_gradients(
+      [&](const Tensors& in) { return linear_cross_entropy(in[0], in[1], targets, 0.25); },
+      {hidden, weight});
+}
+
+TEST_CASE("linear_cross_entropy over several chunks of rows equals one softmax over all",
+          "[functions]") {
+  const int64_t n_vocab = 300'000, n_rows = 60;
+  int64_t n_chunks = 0, n_visited = 0;
+  for_each_logit_chunk(n_rows, n_vocab, [&](int64_t first, int64_t rows) {
+    CHECK(first == n_visited);
+    n_visited += rows;
+    ++n_chunks;
+  });
+  CHECK(n_chunks > 2);
+  CHECK(n_visited == n_rows);
+
+  const auto hidden = seeded_randn({n_rows, 2}).requires_grad_(),
+             weight = seeded_randn({n_vocab, 2}, 2).requires_grad_();
+  auto targets = torch::arange(n_rows, torch::kInt64) * 4999;
+  targets[7] = -1;
+  const auto loss = linear_cross_entropy(hidden, weight, targets, 0.5);
+  loss.backward();
+  const auto plain_hidden = hidden.detach().clone().requires_grad_(),
+             plain_weight = weight.detach().clone().requires_grad_();
+  const auto options =
+      torch::nn::functional::CrossEntropyFuncOptions().ignore_index(-1).reduction(torch::kSum);
+  const auto expected = 0.5 * torch::nn::functional::cross_entropy(
+                                  plain_hidden.matmul(plain_weight.t()), targets, options);
+  expected.backward();
+  CHECK_THAT(loss.detach(), AllClose(expected.detach(), 1e-9));
+  CHECK_THAT(hidden.grad(), AllClose(plain_hidden.grad(), 1e-10));
+  CHECK_THAT(weight.grad(), AllClose(plain_weight.grad(), 1e-10));
+}
+
+TEST_CASE("token losses are the cross-entropy of each row and zero where the target is negative",
+          "[functions]") {
+  const auto hidden = seeded_randn({4, 5}), weight = seeded_randn({9, 5}, 2);
+  const auto targets = torch::tensor({3, -1, 8, 0}, torch::kInt64);
+  auto expected = -hidden.matmul(weight.t())
+                       .log_softmax(-1)
+                       .gather(1, targets.clamp_min(0).unsqueeze(1))
+                       .squeeze(1);
+  expected[1] = 0;
+  CHECK_THAT(linear_token_losses(hidden, weight, targets), AllClose(expected, 1e-12));
+}
+
+TEST_CASE("a checkpointed function has the same value and gradients", "[functions]") {
+  const auto x = seeded_randn({3, 4});
+  const auto inside = [](const Tensor& input) { return torch::tanh(input * input) + input; };
+  CHECK_THAT(checkpoint(inside, x), AllClose(inside(x)));
+  check_gradients([&](const Tensors& in) { return checkpoint(inside, in[0]); }, {x});
+}
+
+TEST_CASE("a checkpointed function leaves gradients of what it captures where they belong",
+          "[functions]") {
+  const auto x = seeded_randn({3, 4}).requires_grad_(),
+             captured = seeded_randn({4}, 2).requires_grad_();
+  const auto inside = [&](const Tensor& input) { return (input * captured).sin(); };
+  checkpoint(inside, x).sum().backward();
+  const auto value = [&] { return inside(x).sum().item<double>(); };
+  CHECK_THAT(captured.grad(), AllClose(numerical_gradient(value, captured.detach()), 1e-8));
+  CHECK_THAT(x.grad(), AllClose(numerical_gradient(value, x.detach()), 1e-8));
+}
+
+TEST_CASE("a checkpointed function runs once forward and once more in backward", "[functions]") {
+  int64_t n_calls = 0;
+  const auto inside = [&](const Tensor& input) {
+    ++n_calls;
+    return input.exp();
+  };
+  const auto x = seeded_randn({3}).requires_grad_();
+  const auto y = checkpoint(inside, x);
+  CHECK(n_calls == 1);
+  y.sum().backward();
+  CHECK(n_calls == 2);
+}
+
+}  // namespace
+}  // namespace regroup
