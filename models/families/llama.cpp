@@ -11,6 +11,7 @@ namespace regroup {
 namespace {
 
 constexpr IntegerRange kPositive{1, int64_t{1} << 31};
+constexpr IntegerRange kLayers{1, 1 << 16};  // what follows takes memory for each, before a tensor is looked for
 
 /// A field whose other values change the computation in a way that the decoder does not implement.
 void expect(const JsonObject& json, const std::string& key, const nlohmann::json& value) {
@@ -81,7 +82,7 @@ void warn_of_unknown_fields(const JsonObject& json) {
 
 DecoderConfig read_config(const JsonObject& json) {
   DecoderConfig config;
-  config.n_layer = json.integer("num_hidden_layers", kPositive);
+  config.n_layer = json.integer("num_hidden_layers", kLayers);
   config.d_model = json.integer("hidden_size", kPositive);
   config.n_head = json.integer("num_attention_heads", kPositive);
   const int64_t n_kv_head = json.find_integer("num_key_value_heads", kPositive).value_or(config.n_head);
