@@ -1,0 +1,81 @@
+// tests/support/tiny_models.h: small decoders with distinct sizes, so that swapped axes cannot
+// hide.
+#pragma once
+
+#include <torch/torch.h>
+
+#include <filesystem>
+#include <vector>
+
+#include "framework/random.h"
+#include "models/decoder.h"
+#include "models/families/family.h"
+#include "models/hf_checkpoint.h"
+
+namespace regroup::testing {
+
+/// n_kv_head: one number a layer; head_dim is not d_model / n_head.
+inline DecoderConfig tiny_config(const std::vector<int64_t>& n_kv_head = {2, 2},
+                                 int64_t n_head = 4) {
+  DecoderConfig config;
+  config.n_layer = static_cast<int64_t>(n_kv_head.size());
+  config.d_model = 10;
+  config.n_head = n_head;
+  config.n_kv_head = n_kv_head;
+  config.head_dim = 6;
+  config.d_ff = 14;
+  config.vocab_size = 23;
+  config.max_seq_len = 32;
+  config.rope_theta = 500;
+  return config;
+}
+
+/// A decoder with weights large enough that every one of them shows in the logits.
+inline Decoder tiny_decoder(const DecoderConfig& config, torch::ScalarType dtype = torch::kFloat64,
+                            uint64_t seed = 3) {
+  Decoder decoder(config, torch::TensorOptions(dtype));
+  for (auto& block : decoder.blocks()) {
+    for (size_t i = 0; i < block.parameters().size(); ++i) {
+      const auto& spec = block.parameters()[i];
+      const auto noise =
+          torch::randn(spec.shape, seeded_generator(seed, spec.name), torch::kFloat64) * 0.3;
+      block.parameter(i).copy_(spec.init_std == 0 ? 1 + noise : noise);
+    }
+  }
+  return decoder;
+}
+
+inline torch::Tensor random_tokens(const DecoderConfig& config, int64_t batch, int64_t positions,
+                                   uint64_t seed = 5) {
+  return torch::randint(config.vocab_size, {batch, positions}, seeded_generator(seed, "tokens"),
+                        torch::kInt64);
+}
+
+/// Writes the decoder as a model folder in its own dtype.
+inline void write_tiny_model(const std::filesystem::path& folder, const Decoder& decoder) {
+  std::filesystem::create_directories(folder);
+  const auto dtype = c10::typeMetaToScalarType(decoder.options().dtype());
+  write_model(folder, {&families().front(), decoder.config(), dtype, {}, {}},
+              parameter_sources(decoder), kDefaultShardBytes);
+}
+
+/// A copy of the decoder in which every layer has n_kv_head K/V heads: each present head several
+/// times in a row.
+inline Decoder with_repeated_kv_heads(const Decoder& decoder, int64_t n_kv_head) {
+  auto config = decoder.config();
+  config.n_kv_head.assign(config.n_kv_head.size(), n_kv_head);
+  Decoder repeated(config, decoder.options());
+  for (auto& block : repeated.blocks()) {
+    for (size_t i = 0; i < block.parameters().size(); ++i) {
+      const auto target = block.parameter(i);
+      const auto source = decoder.parameter(block.parameters()[i].name);
+      const int64_t copies = target.size(0) / source.size(0);
+      const auto heads =
+          copies == 1 ? source.unsqueeze(0) : source.unflatten(0, {-1, config.head_dim});
+      target.copy_(heads.repeat_interleave(copies, 0).view(target.sizes()));
+    }
+  }
+  return repeated;
+}
+
+}  // namespace regroup::testing
