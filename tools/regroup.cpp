@@ -32,6 +32,10 @@ const std::vector<Verb>& verbs() {
       {"uptrain", "converts an original, trains it a little, compares the two", run_uptrain},
       {"convert", "pools the K/V heads of a checkpoint", run_convert},
       {"eval", "quality and inference cost of models side by side", run_eval},
+      {"score", "log-probability of every token", run_score},
+      {"generate", "continues a prompt", run_generate},
+      {"export", "writes a deployable model", run_export},
+      {"bench", "throughput and memory of training and decoding", run_bench},
       {"inspect", "says what a file or folder is", run_inspect},
   };
   return table;

@@ -16,6 +16,10 @@ ExitCode run_pretrain(const std::vector<std::string>& arguments);
 ExitCode run_uptrain(const std::vector<std::string>& arguments);
 ExitCode run_convert(const std::vector<std::string>& arguments);
 ExitCode run_eval(const std::vector<std::string>& arguments);
+ExitCode run_score(const std::vector<std::string>& arguments);
+ExitCode run_generate(const std::vector<std::string>& arguments);
+ExitCode run_export(const std::vector<std::string>& arguments);
+ExitCode run_bench(const std::vector<std::string>& arguments);
 ExitCode run_inspect(const std::vector<std::string>& arguments);
 
 /// `regroup --version`: versions of what the binary is made of, and the devices that it sees.
