@@ -1,6 +1,5 @@
 #include <torch/torch.h>
 
-#include "framework/atomic_write.h"
 #include "framework/error.h"
 #include "trainers/run_parts.h"
 #include "trainers/runs.h"
@@ -18,14 +17,14 @@ RunResult pretrain(const TrainConfig& config, const std::string& resolved_config
   RunFolder run(start);
   Decoder model(architecture, options);
   if (!run.resumes()) initialize(model, static_cast<uint64_t>(config.train.seed));
-  write_file_atomically(run.config_file(), resolved_config);
   const TrainingJob job{.label = "pretrain",
                         .config = config,
                         .steps = *steps,
                         .description = {&family_named(config.model.family), architecture, config.train.dtype, {}, {}},
                         .train = data.train_split(),
                         .val = data.val_split(),
-                        .identity = run_identity(config, architecture, data, "")};
+                        .identity = run_identity(config, architecture, data, ""),
+                        .resolved_config = resolved_config};
   describe_run(job);
   const auto outcome = train(model, run, job);
   if (outcome.interrupted) return {.interrupted = true, .evaluation = {}};

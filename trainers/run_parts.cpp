@@ -4,6 +4,7 @@
 
 #include "framework/atomic_write.h"
 #include "framework/console.h"
+#include "framework/data/batches.h"
 #include "framework/dtype.h"
 #include "framework/error.h"
 #include "framework/human.h"
@@ -15,7 +16,7 @@ RunData open_run_data(const TrainConfig& config) {
     throw request_error("data.train", "is not given", "Name a token file; tools/prepare_data.py writes one.");
   }
   RunData data{TokenData::open(config.data.train), std::nullopt};
-  data.train_split();
+  const Batches enough(data.train_split(), config.data.seq_len, std::nullopt);  // throws where there is no window
   if (!config.data.val.empty()) {
     data.val = TokenData::open(config.data.val);
     data.val_split();

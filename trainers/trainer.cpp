@@ -4,6 +4,7 @@
 
 #include <cmath>
 
+#include "framework/atomic_write.h"
 #include "framework/console.h"
 #include "framework/data/batches.h"
 #include "framework/data/prefetch.h"
@@ -74,6 +75,7 @@ class Trainer {
                     " steps; it is shortened to that"));
       schedule_.warmup_steps = job.steps;
     }
+    write_file_atomically(run.config_file(), job.resolved_config);
     if (job.val) val_windows_.emplace(*job.val, job.config.data.seq_len, std::nullopt);
   }
 

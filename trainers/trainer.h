@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 
 #include "framework/data/token_data.h"
 #include "models/decoder.h"
@@ -21,6 +22,7 @@ struct TrainingJob {
   const TokenSplit& train;
   const TokenSplit* val;          // null: no validation losses
   RunIdentity identity;           // what a resumed run must share
+  std::string resolved_config;    // becomes the run's config.ini once its checkpoint is accepted
 };
 
 struct TrainingOutcome {

@@ -112,7 +112,8 @@ RunResult uptrain(const TrainConfig& config, const std::string& resolved_config,
   const auto options = use_machine(config);
 
   RunFolder run(start);
-  write_file_atomically(run.config_file(), resolved_config);
+  // At once, so that a run that is stopped while it converts can be told for one and resumed.
+  if (!run.resumes()) write_file_atomically(run.config_file(), resolved_config);
   const auto converted = ModelFolder::open(starting_folder(config, original, run));
   auto model = load_decoder(converted, options);
   const auto provenance = starting_provenance(config, original, converted);
@@ -123,7 +124,8 @@ RunResult uptrain(const TrainConfig& config, const std::string& resolved_config,
                                         converted.path()},
                         .train = data.train_split(),
                         .val = data.val_split(),
-                        .identity = run_identity(config, converted.config(), data, weights_hash(converted))};
+                        .identity = run_identity(config, converted.config(), data, weights_hash(converted)),
+                        .resolved_config = resolved_config};
   describe_run(job);
   const auto outcome = train(model, run, job);
   if (outcome.interrupted) return {.interrupted = true, .evaluation = {}};
