@@ -5,6 +5,17 @@
 #include "trainers/runs.h"
 
 namespace regroup {
+namespace {
+
+/// The data's own tokenizer travels with the model.
+TextHandling text_of(const TokenData& data) {
+  TextHandling text;
+  text.special_tokens["eos_token_id"] = data.eos_id();
+  text.tokenizer_json = data.tokenizer();
+  return text;
+}
+
+}  // namespace
 
 RunResult pretrain(const TrainConfig& config, const std::string& resolved_config, const RunStart& start) {
   const auto steps = configured_steps(config);
@@ -20,7 +31,8 @@ RunResult pretrain(const TrainConfig& config, const std::string& resolved_config
   const TrainingJob job{.label = "pretrain",
                         .config = config,
                         .steps = *steps,
-                        .description = {&family_named(config.model.family), architecture, config.train.dtype, {}, {}},
+                        .description = {&family_named(config.model.family), architecture, config.train.dtype, {},
+                                        text_of(data.train)},
                         .train = data.train_split(),
                         .val = data.val_split(),
                         .identity = run_identity(config, architecture, data, ""),
