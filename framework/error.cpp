@@ -6,7 +6,7 @@ namespace regroup {
 namespace {
 
 constexpr size_t kMostComplaintsShown = 5;
-constexpr size_t kMostCharacters = 600;  // of one part, so that a whole message stays a short block
+constexpr size_t kMostCharacters = 400;  // of one part, so that a whole message stays a short block
 
 std::string shortened(const std::string& text) {
   if (text.size() <= kMostCharacters) return text;

@@ -2,6 +2,7 @@
 
 #include <c10/util/StringUtil.h>
 
+#include <algorithm>
 #include <cmath>
 #include <fstream>
 #include <nlohmann/json.hpp>
@@ -63,9 +64,10 @@ class ParseGuard {
   std::vector<std::set<std::string>> keys_;  // of each open object
 };
 
-/// The library's message without its "[json.exception...]" prefix.
+/// The library's message without its "[json.exception...]" prefix, and with the file's bytes in it made printable.
 std::string parser_complaint(const json::exception& error) {
-  const std::string text = error.what();
+  std::string text = error.what();
+  std::replace_if(text.begin(), text.end(), [](char c) { return c < ' ' || c > '~'; }, '?');
   const auto end_of_prefix = text.find("] ");
   return shortened(end_of_prefix == std::string::npos ? text : text.substr(end_of_prefix + 2), 200);
 }

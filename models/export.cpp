@@ -100,14 +100,13 @@ void export_model(const ModelFolder& source, const ExportPlan& plan, const fs::p
   check_export(source, plan);
   const auto config = exported_config(source.config(), plan.layout);
   const ModelDescription description{&source.family(), config, plan.dtype, source.provenance(),
-                                     source.path()};
+                                     source.text()};
   const auto parameters = exported_parameters(source, plan, config);
   if (plan.format == ExportFormat::kHuggingFace) {
     write_model(folder, description, parameters, plan.max_shard_bytes);
     return;
   }
-  write_model(folder, description, {}, plan.max_shard_bytes);  // config.json and tokenizer files
-  fs::remove(folder / "model.safetensors");                    // empty: the weights are in model.h5
+  write_description(folder, description);
   write_hdf5(folder, source.family(), parameters);
 }
 

@@ -57,6 +57,14 @@ torch::ScalarType most_common_dtype(const TensorFolder& tensors) {
   return most == numbers.end() ? torch::kFloat32 : most->first;
 }
 
+nlohmann::json special_tokens(const JsonObject& json) {
+  auto tokens = nlohmann::json::object();
+  for (const char* key : {"bos_token_id", "eos_token_id", "pad_token_id"}) {
+    if (json.has(key)) tokens[key] = json.raw(key);
+  }
+  return tokens;
+}
+
 JsonObject read_model_json(const fs::path& folder) {
   if (!fs::is_directory(folder)) {
     throw Error(folder.string(), "is no model folder (nothing is there, or it is a file)",
@@ -122,6 +130,7 @@ ModelFolder::ModelFolder(fs::path path, const JsonObject& json)
       family_(&family_of(json)),
       config_(read_decoder_config(*family_, json)),
       provenance_(Provenance::from_json(json)),
+      text_{special_tokens(json), path_, ""},
       tensors_(TensorFolder::open(path_)),
       dtype_(most_common_dtype(tensors_)) {
   check_tensors();
@@ -177,33 +186,40 @@ Decoder load_decoder(const ModelFolder& folder, torch::TensorOptions options) {
   return decoder;
 }
 
-void write_model(const fs::path& folder, const ModelDescription& description,
-                 const std::vector<ParameterSource>& parameters, int64_t max_shard_bytes) {
-  const auto& [family, config, dtype, provenance, tokenizer_from] = description;
+void write_description(const fs::path& folder, const ModelDescription& description) {
+  const auto& [family, config, dtype, provenance, text] = description;
   nlohmann::ordered_json json;
   json["architectures"] = {family->architecture};
   json["model_type"] = family->model_type;
   json.update(family->write_config(config));
+  for (const auto& [key, value] : text.special_tokens.items()) json[key] = value;
   json["dtype"] = dtype_info(dtype).hf_name;
   json["torch_dtype"] = dtype_info(dtype).hf_name;
   json["regroup"] = provenance.to_json(config);
+  write_json_file(folder / "config.json", json);
 
+  if (!text.tokenizer_json.empty()) write_file_atomically(folder / "tokenizer.json", text.tokenizer_json);
+  if (text.tokenizer_from.empty()) return;
+  for (const char* file : kTokenizerFiles) {
+    if (!fs::is_regular_file(text.tokenizer_from / file)) continue;
+    fs::copy_file(text.tokenizer_from / file, folder / file, fs::copy_options::overwrite_existing);
+  }
+}
+
+void write_model(const fs::path& folder, const ModelDescription& description,
+                 const std::vector<ParameterSource>& parameters, int64_t max_shard_bytes) {
   std::map<std::string, std::vector<int64_t>> shapes;
-  for (const auto& block : decoder_blocks(config)) {
+  for (const auto& block : decoder_blocks(description.config)) {
     for (const auto& parameter : block.parameters) shapes[parameter.name] = parameter.shape;
   }
   std::vector<TensorSource> sources;
   for (const auto& parameter : parameters) {
-    const auto values = [&parameter, dtype = dtype] { return parameter.values().to(dtype).contiguous(); };
-    sources.push_back({family->file_name(parameter.name), dtype, shapes.at(parameter.name), values});
+    const auto values = [&parameter, dtype = description.dtype] { return parameter.values().to(dtype).contiguous(); };
+    sources.push_back({description.family->file_name(parameter.name), description.dtype, shapes.at(parameter.name),
+                       values});
   }
   write_tensor_folder(folder, sources, max_shard_bytes);
-  write_json_file(folder / "config.json", json);
-  if (tokenizer_from.empty()) return;
-  for (const char* file : kTokenizerFiles) {
-    if (!fs::is_regular_file(tokenizer_from / file)) continue;
-    fs::copy_file(tokenizer_from / file, folder / file, fs::copy_options::overwrite_existing);
-  }
+  write_description(folder, description);
 }
 
 std::vector<ParameterSource> parameter_sources(const Decoder& decoder) {

@@ -38,6 +38,13 @@ struct Provenance {
   static Provenance from_json(const JsonObject& json);
 };
 
+/// How a model's tokens are text: what travels with it and changes no logit.
+struct TextHandling {
+  nlohmann::json special_tokens = nlohmann::json::object();  // config.json's bos_, eos_ and pad_token_id
+  std::filesystem::path tokenizer_from;                      // a folder whose tokenizer files are copied; empty: none
+  std::string tokenizer_json;                                // the text of tokenizer.json, where there is no folder
+};
+
 /// A model folder that was opened and checked against its config; tensors are read when asked for.
 class ModelFolder {
  public:
@@ -49,6 +56,8 @@ class ModelFolder {
   const Family& family() const { return *family_; }
   const DecoderConfig& config() const { return config_; }
   const Provenance& provenance() const { return provenance_; }
+  /// The tokenizer files in this folder, and its special tokens.
+  const TextHandling& text() const { return text_; }
   /// The dtype that most of the file's numbers have.
   torch::ScalarType dtype() const { return dtype_; }
   /// A parameter by our name ("layers.0.attention.q_proj.weight"), in the file's dtype.
@@ -64,6 +73,7 @@ class ModelFolder {
   const Family* family_;
   DecoderConfig config_;
   Provenance provenance_;
+  TextHandling text_;
   TensorFolder tensors_;
   torch::ScalarType dtype_;
 };
@@ -86,10 +96,13 @@ struct ModelDescription {
   DecoderConfig config;
   torch::ScalarType dtype;
   Provenance provenance;
-  std::filesystem::path tokenizer_from;  // a folder whose tokenizer files travel along; empty: none
+  TextHandling text;
 };
 
-/// Writes config.json, the weights and the tokenizer files into a folder that exists. Weights are written in dtype.
+/// Writes config.json and the tokenizer into a folder that exists.
+void write_description(const std::filesystem::path& folder, const ModelDescription& description);
+
+/// The same, and the weights in the description's dtype.
 void write_model(const std::filesystem::path& folder, const ModelDescription& description,
                  const std::vector<ParameterSource>& parameters, int64_t max_shard_bytes);
 

@@ -1,5 +1,3 @@
-#include "trainers/bench.h"
-
 #include <torch/torch.h>
 
 #include <iostream>

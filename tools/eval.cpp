@@ -1,11 +1,9 @@
-#include <torch/torch.h>
-
 #include <iostream>
 #include <nlohmann/json.hpp>
 
 #include "framework/json.h"
 #include "models/convert/convert.h"
-#include "tools/command_line.h"
+#include "tools/compute.h"
 #include "tools/verbs.h"
 #include "trainers/evaluation.h"
 
@@ -34,9 +32,8 @@ ExitCode run_eval(const std::vector<std::string>& arguments) {
   line.add_quiet();
   if (!line.parse(arguments)) return ExitCode::kDone;
 
-  if (threads) torch::set_num_threads(static_cast<int>(*threads));
   for (const auto& model : models) request.models.push_back({model, model_name(model)});
-  request.options = torch::TensorOptions().dtype(type == ComputeType::kBf16 ? torch::kBFloat16 : torch::kFloat32);
+  request.options = use_compute(type, threads);
   const auto evaluation = evaluate(request);
   std::cout << evaluation_table(evaluation);
   if (json_file) write_json_file(*json_file, evaluation);

@@ -41,6 +41,10 @@ std::vector<fs::path> checkpoints_in(const fs::path& folder) {
   return found;
 }
 
+fs::path without_final_slash(const fs::path& folder) {
+  return folder.has_filename() ? folder : folder.parent_path();
+}
+
 void point_latest_at(const fs::path& checkpoints, const std::string& name) {
   const auto temporary = checkpoints / ".regroup-tmp-latest";
   fs::remove(temporary);
@@ -50,7 +54,10 @@ void point_latest_at(const fs::path& checkpoints, const std::string& name) {
 
 }  // namespace
 
-RunFolder::RunFolder(const RunStart& start) : path_(start.folder), resume_(start.resume) {
+RunFolder::RunFolder(const RunStart& start)
+    : path_(without_final_slash(start.folder)),
+      replaced_(path_.parent_path() / (".regroup-tmp-replaced-" + path_.filename().string())),
+      resume_(start.resume) {
   if (resume_) {
     const bool foreign = is_occupied(path_) && !fs::exists(config_file()) && checkpoints_in(path_ / "checkpoints").empty();
     if (foreign) {
@@ -62,9 +69,12 @@ RunFolder::RunFolder(const RunStart& start) : path_(start.folder), resume_(start
                           "Name another folder, continue with --resume, or replace the run with --force.");
     }
     check_output_folder(path_, start.force);
-    replaced_ = path_.parent_path() / (".regroup-tmp-replaced-" + path_.filename().string());
-    fs::remove_all(replaced_);
-    fs::rename(path_, replaced_);
+    // What a forced run replaces is kept until a run is complete here; of a forced run that failed nothing is kept.
+    if (fs::exists(replaced_)) {
+      fs::remove_all(path_);
+    } else {
+      fs::rename(path_, replaced_);
+    }
   }
   fs::create_directories(path_ / "checkpoints");
   remove_leftovers(path_);
@@ -101,7 +111,7 @@ void RunFolder::save_checkpoint(int64_t step, int64_t keep, const std::function<
 }
 
 void RunFolder::finish() {
-  if (!replaced_.empty()) fs::remove_all(replaced_);
+  fs::remove_all(replaced_);
 }
 
 }  // namespace regroup

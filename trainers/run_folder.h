@@ -46,7 +46,7 @@ class RunFolder {
 
  private:
   std::filesystem::path path_;
-  std::filesystem::path replaced_;  // empty: nothing
+  std::filesystem::path replaced_;  // where a run that force replaces waits
   std::optional<ResumeMode> resume_;
 };
 

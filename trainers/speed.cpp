@@ -5,18 +5,32 @@
 #include <algorithm>
 #include <vector>
 
+#include "framework/adamw.h"
 #include "framework/progress.h"
 #include "framework/random.h"
 #include "models/generate.h"
+#include "trainers/flops.h"
 
 namespace regroup {
 namespace {
 
 constexpr int kRounds = 3;
+constexpr int64_t kWarmUpSteps = 2;
+constexpr int64_t kFewestSteps = 3;
+constexpr double kLearningRate = 1e-4;
 
 double median(std::vector<double> values) {
   std::sort(values.begin(), values.end());
   return values[values.size() / 2];
+}
+
+void train_step(Decoder& model, AdamW& optimizer, const torch::Tensor& tokens) {
+  for (auto& block : model.blocks()) block.zero_gradient();
+  const auto loss =
+      model.loss(tokens, 1.0 / static_cast<double>(tokens.size(0) * (tokens.size(1) - 1)));
+  loss.backward();
+  loss.item<double>();  // waits for the device
+  optimizer.step(kLearningRate, 1.0 / std::max(1.0, gradient_norm(model.blocks())));  // clipped at 1, as runs are
 }
 
 }  // namespace
@@ -30,9 +44,8 @@ DecodeSpeed measure_decode(Decoder& model, int64_t batch, int64_t prompt, int64_
   for (int round = 0; round < kRounds; ++round) {
     const double start = steady_seconds();
     double first_token_at = 0;
-    int64_t sum = 0;
     generate(model, prompts, n_new, {}, [&](const torch::Tensor& next) {
-      sum += next[0].item<int64_t>();  // waits for the device
+      next.sum().item<int64_t>();  // waits for the device
       if (first_token_at == 0) first_token_at = steady_seconds();
       return true;
     });
@@ -40,6 +53,29 @@ DecodeSpeed measure_decode(Decoder& model, int64_t batch, int64_t prompt, int64_
     decode.push_back(tokens / (steady_seconds() - first_token_at));
   }
   return {median(prefill), median(decode)};
+}
+
+TrainingSpeed measure_training(Decoder& model, int64_t batch, int64_t seq_len, double seconds) {
+  auto random = seeded_generator(0, "tokens of a training benchmark");
+  const auto tokens =
+      torch::randint(model.config().vocab_size, {batch, seq_len + 1}, random, torch::kInt64)
+          .to(model.options().device());
+  AdamW optimizer(model.blocks(), {});
+  for (int64_t i = 0; i < kWarmUpSteps; ++i) train_step(model, optimizer, tokens);
+
+  std::vector<double> times;
+  const double started_at = steady_seconds();
+  while (static_cast<int64_t>(times.size()) < kFewestSteps ||
+         steady_seconds() - started_at < seconds) {
+    const double step_began_at = steady_seconds();
+    train_step(model, optimizer, tokens);
+    times.push_back(steady_seconds() - step_began_at);
+  }
+  const double step_s = median(times);
+  const double tokens_per_s = static_cast<double>(batch * seq_len) / step_s;
+  const double flops_per_s = tokens_per_s * training_flops_per_token(model.config(), seq_len);
+  return {static_cast<int64_t>(times.size()), step_s, tokens_per_s,
+          flops_per_s / measured_peak_flops(model.options())};
 }
 
 }  // namespace regroup

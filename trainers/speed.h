@@ -1,4 +1,4 @@
-// trainers/speed.h: how fast a model decodes.
+// trainers/speed.h: how fast a model trains and decodes.
 #pragma once
 
 #include <cstdint>
@@ -14,5 +14,17 @@ struct DecodeSpeed {
 
 /// Runs prompts of random tokens and n_new greedy tokens after them, several rounds; medians.
 DecodeSpeed measure_decode(Decoder& model, int64_t batch, int64_t prompt, int64_t n_new);
+
+/// Medians over steps, after a warm-up.
+struct TrainingSpeed {
+  int64_t steps;  // that were timed
+  double step_s;
+  double tokens_per_s;
+  double mfu;  // of the peak that matrix products reach on this machine
+};
+
+/// Trains model, whose gradients are enabled, on random tokens with AdamW for about `seconds`:
+/// steps of batch sequences of seq_len tokens, forward, backward and update.
+TrainingSpeed measure_training(Decoder& model, int64_t batch, int64_t seq_len, double seconds);
 
 }  // namespace regroup

@@ -91,7 +91,7 @@ void convert_model(const ModelFolder& source, const ConversionPlan& plan, const 
       parameters.push_back({parameter.name, parameter_values(source, converter, parameter.name, layer)});
     }
   }
-  write_model(folder, {&source.family(), config, source.dtype(), converted_provenance(source, plan), source.path()},
+  write_model(folder, {&source.family(), config, source.dtype(), converted_provenance(source, plan), source.text()},
               parameters, kDefaultShardBytes);
 }
 

@@ -56,7 +56,12 @@ const std::vector<Family>& families() {
 const Family& family_of(const JsonObject& json) {
   const auto model_type = json.string("model_type");
   for (const auto& family : families()) {
-    if (family.model_type == model_type) return family;
+    if (family.model_type != model_type) continue;
+    const auto architectures = json.find_strings("architectures");
+    if (architectures && *architectures != std::vector<std::string>{family.architecture}) {
+      json.refuse("architectures", c10::str("[\"", family.architecture, "\"], a language model with its head"));
+    }
+    return family;
   }
   throw Error(json.where(), c10::str("model_type \"", model_type, "\" is not a family that Regroup knows"),
               c10::str("Known: ", known_names(&Family::model_type), "."));

@@ -1,0 +1,241 @@
+"""The verbs that use a model: score, generate, export, bench."""
+
+import json
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from transformers import LlamaForCausalLM
+
+from tiny_runs import (MAX_SEQ_LEN, VOCAB_SIZE, assert_done, assert_refused, everything_in, make_workplace,
+                       pretrain, regroup)
+
+
+def word_tokenizer():
+    """A tokenizer whose words are w0, w1, ... with the number as id."""
+    words = {f"w{i}": i for i in range(VOCAB_SIZE)}
+    tokenizer = Tokenizer(WordLevel(words, unk_token="w0"))
+    tokenizer.pre_tokenizer = Whitespace()
+    return tokenizer.to_str()
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory):
+    """A trained MHA model, and one whose K/V heads differ by layer; no test changes them."""
+    workplace = make_workplace(tmp_path_factory.mktemp("verbs"))
+    with h5py.File(workplace / "tokens.h5", "r+") as file:
+        file.attrs["tokenizer"] = word_tokenizer()
+    assert_done(pretrain(workplace, "mha"))
+    assert_done(regroup("convert", "--from", "mha", "--to", "mixed", "--kv-heads", "2,1", cwd=workplace))
+    return workplace
+
+
+def hf_logits(folder, tokens):
+    model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    with torch.no_grad():
+        return model(torch.tensor([tokens])).logits[0]
+
+
+def score(workplace, out, *words):
+    return regroup("score", "--model", "mha", "--data", "tokens.h5", "--out", out, *words, cwd=workplace)
+
+
+def scores_in(file):
+    with h5py.File(file) as scores:
+        assert scores["logprob"].dtype == np.float32
+        return scores["logprob"][:], scores["offsets"][:]
+
+
+def documents(workplace):
+    with h5py.File(workplace / "tokens.h5") as file:
+        tokens, offsets = file["val/tokens"][:], file["val/offsets"][:]
+    return [tokens[a:b].astype(int).tolist() for a, b in zip(offsets, offsets[1:])]
+
+
+def test_scores_are_the_log_probabilities_that_transformers_gives(shared, tmp_path):
+    assert_done(score(shared, tmp_path / "scores.h5"))
+    logprob, offsets = scores_in(tmp_path / "scores.h5")
+    for document, begin in zip(documents(shared), offsets.astype(int)):
+        expected = torch.log_softmax(hf_logits(shared / "mha/final", document), -1)
+        targets = torch.tensor(document[1:])
+        expected = expected[:-1].gather(-1, targets.unsqueeze(-1)).squeeze(-1).numpy()
+        assert logprob[begin] == 0
+        np.testing.assert_allclose(logprob[begin + 1 : begin + len(document)], expected, atol=1e-4)
+
+
+def test_evaluation_loss_is_minus_the_mean_score(shared, tmp_path):
+    assert_done(score(shared, tmp_path / "scores.h5"))
+    logprob, offsets = scores_in(tmp_path / "scores.h5")
+    assert_done(regroup("eval", "--model", "mha", "--data", "tokens.h5", "--json", tmp_path / "eval.json", cwd=shared))
+    row = json.loads((tmp_path / "eval.json").read_text())["models"][0]
+    n_scored = len(logprob) - (len(offsets) - 1)
+    assert row["tokens"] == n_scored
+    assert row["loss"] == pytest.approx(-logprob.sum(dtype=np.float64) / n_scored, rel=1e-6)
+
+
+def test_windows_give_each_token_the_context_that_they_leave_it(shared, tmp_path):
+    window, stride = 8, 3
+    assert_done(score(shared, tmp_path / "scores.h5", "--window", window, "--stride", stride))
+    logprob, offsets = scores_in(tmp_path / "scores.h5")
+    document, begin = documents(shared)[0], int(offsets[0])
+    target, first = 1, 0
+    while target < len(document):
+        end = min(first + window, len(document) - 1)
+        log_probabilities = torch.log_softmax(hf_logits(shared / "mha/final", document[first:end]), -1)
+        for position in range(target, end + 1):
+            expected = log_probabilities[position - 1 - first, document[position]].item()
+            assert logprob[begin + position] == pytest.approx(expected, abs=1e-4)
+        target, first = end + 1, first + stride
+
+
+def test_scores_are_not_overwritten_unless_forced(shared, tmp_path):
+    out = tmp_path / "scores.h5"
+    assert_done(score(shared, out))
+    assert_refused(score(shared, out), 2, out, "--force")
+    assert_done(score(shared, out, "--force"))
+    other = tmp_path / "mine.h5"
+    other.write_text("mine")
+    assert_refused(score(shared, other, "--force"), 2, other)
+    assert other.read_text() == "mine"
+
+
+def test_score_refuses_windows_that_leave_tokens_out(shared, tmp_path):
+    assert_refused(score(shared, tmp_path / "s.h5", "--window", MAX_SEQ_LEN + 1), 2, MAX_SEQ_LEN + 1, MAX_SEQ_LEN)
+    assert_refused(score(shared, tmp_path / "s.h5", "--window", 4, "--stride", 5), 2, "--stride (5)")
+    assert not (tmp_path / "s.h5").exists()
+
+
+def generated(workplace, *words, model="mha"):
+    return regroup("generate", "--model", model, *words, cwd=workplace)
+
+
+def test_greedy_tokens_are_the_most_likely_ones_of_transformers(shared):
+    prompt, n_new = [5, 7, 9, 11], 6
+    result = assert_done(generated(shared, "--tokens", "5,7,9,11", "--max-new-tokens", n_new, "--json"))
+    answer = json.loads(result.stdout)
+    tokens = list(prompt)
+    for _ in answer["tokens"]:
+        tokens.append(int(hf_logits(shared / "mha/final", tokens)[-1].argmax()))
+    assert answer["prompt_tokens"] == prompt
+    assert answer["tokens"] == tokens[len(prompt) :]
+    assert answer["stopped_by"] == ("eos" if tokens[-1] == 0 else "length")
+
+
+def test_a_prompt_is_read_and_continued_as_text(shared):
+    text = assert_done(generated(shared, "--prompt", "w5 w7 w9 w11", "--max-new-tokens", "4")).stdout
+    ids = assert_done(generated(shared, "--tokens", "5,7,9,11", "--max-new-tokens", "4")).stdout
+    assert text.split() == [f"w{i}" for i in ids.strip().split(",")]
+
+
+def test_draws_depend_on_the_seed_alone(shared):
+    words = ("--tokens", "1", "--max-new-tokens", "12", "--temperature", "1.5", "--top-k", "40", "--top-p", "0.99")
+    first = assert_done(generated(shared, *words, "--seed", "1")).stdout
+    assert assert_done(generated(shared, *words, "--seed", "1")).stdout == first
+    others = {assert_done(generated(shared, *words, "--seed", seed)).stdout for seed in "234"}
+    assert others != {first}
+
+
+def test_generate_refuses_what_does_not_fit(shared):
+    assert_refused(generated(shared, "--tokens", "1,2", "--max-new-tokens", MAX_SEQ_LEN), 2, MAX_SEQ_LEN)
+    assert_refused(generated(shared, "--tokens", f"1,{VOCAB_SIZE}"), 2, VOCAB_SIZE)
+    assert_refused(generated(shared), 2, "--prompt", "--tokens")
+    assert_refused(generated(shared, "--tokens", "1", "--top-p", "0"), 2, "top-p")
+
+
+def test_a_prompt_without_a_tokenizer_names_tokens(shared, tmp_path):
+    model = tmp_path / "model"
+    assert_done(regroup("export", "--model", "mha", "--to", model, cwd=shared))
+    (model / "tokenizer.json").unlink()
+    assert_refused(generated(shared, "--prompt", "w1", model=model), 2, "--tokens", "tokenizer.json")
+
+
+def export(workplace, to, *words, model="mixed"):
+    return regroup("export", "--model", model, "--to", to, *words, cwd=workplace)
+
+
+def test_a_grouped_export_of_mixed_heads_names_the_expanded_layout(shared, tmp_path):
+    assert_refused(export(shared, tmp_path / "out", "--layout", "grouped"), 2, "2,1", "expanded")
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_expanded_export_is_the_same_function_in_transformers(shared, tmp_path):
+    assert_done(export(shared, tmp_path / "out", "--layout", "expanded"))
+    prompt = [3, 1, 4, 1, 5, 9, 2, 6]
+    words = ("--tokens", ",".join(map(str, prompt)), "--max-new-tokens", "1", "--json")
+    ours = json.loads(assert_done(generated(shared, *words, model="mixed")).stdout)["tokens"]
+    assert ours == [int(hf_logits(tmp_path / "out", prompt)[-1].argmax())]
+    for model, file in (("mixed", "a.h5"), (tmp_path / "out", "b.h5")):
+        assert_done(regroup("score", "--model", model, "--data", "tokens.h5", "--out", tmp_path / file, cwd=shared))
+    np.testing.assert_allclose(scores_in(tmp_path / "a.h5")[0], scores_in(tmp_path / "b.h5")[0], atol=1e-5)
+
+
+def test_an_hdf5_export_holds_the_weights_and_the_config(shared, tmp_path):
+    assert_done(export(shared, tmp_path / "out", "--format", "hdf5", "--layout", "expanded"))
+    assert_done(export(shared, tmp_path / "hf", "--layout", "expanded"))
+    weights = load_file(tmp_path / "hf/model.safetensors")
+    assert not (tmp_path / "out/model.safetensors").exists()
+    with h5py.File(tmp_path / "out/model.h5") as file:
+        assert json.loads(file.attrs["config.json"]) == json.loads((tmp_path / "hf/config.json").read_text())
+        for name, values in weights.items():
+            np.testing.assert_array_equal(file[name][:], values)
+
+
+@pytest.mark.parametrize("dtype, torch_dtype", [("bf16", torch.bfloat16), ("fp16", torch.float16)])
+def test_an_export_rounds_to_the_dtype_asked_for(shared, tmp_path, dtype, torch_dtype):
+    assert_done(export(shared, tmp_path / "out", "--dtype", dtype, model="mha"))
+    exported = LlamaForCausalLM.from_pretrained(tmp_path / "out").state_dict()
+    source = LlamaForCausalLM.from_pretrained(shared / "mha/final").state_dict()
+    for name, values in source.items():
+        assert torch.equal(exported[name], values.to(torch_dtype)), name
+
+
+def test_values_too_large_for_fp16_are_refused(shared, tmp_path):
+    assert_done(export(shared, tmp_path / "model", model="mha"))
+    path = tmp_path / "model/model.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-4:] = np.float32(1e6).tobytes()
+    path.write_bytes(content)
+    before = everything_in(tmp_path)
+    assert_refused(export(shared, tmp_path / "out", "--dtype", "fp16", model=tmp_path / "model"), 1, "fp16", "bf16")
+    assert everything_in(tmp_path) == before
+
+
+def test_a_small_shard_size_gives_shards_that_transformers_loads(shared, tmp_path):
+    assert_done(export(shared, tmp_path / "out", "--max-shard-size", "20KB", model="mha"))
+    assert len(list((tmp_path / "out").glob("model-*-of-*.safetensors"))) > 1
+    prompt = [3, 1, 4, 1, 5]
+    torch.testing.assert_close(hf_logits(tmp_path / "out", prompt), hf_logits(shared / "mha/final", prompt))
+
+
+def test_models_carry_the_tokenizer_and_eos_of_their_data(shared):
+    for folder in ("mha/final", "mixed"):
+        assert json.loads((shared / folder / "config.json").read_text())["eos_token_id"] == 0
+        assert (shared / folder / "tokenizer.json").read_text() == word_tokenizer()
+
+
+def test_bench_reports_what_the_contract_names(shared, tmp_path):
+    out = tmp_path / "bench.json"
+    common = ("--threads", "1", "--json", out)
+    assert_done(regroup("bench", "train", "--config", "run.ini", "--model.vocab_size=64", "--batch", "2", "--seq-len",
+                        "16", "--seconds", "0.2", "--kv-heads", "2", *common, cwd=shared))
+    train = json.loads(out.read_text())
+    assert {"tokens_per_s", "step_s", "mfu", "parameters", "peak_rss_bytes"} <= set(train)
+    assert train["tokens_per_s"] == pytest.approx(2 * 16 / train["step_s"])
+    assert train["n_kv_head"] == [2, 2]
+    assert_done(regroup("bench", "decode", "--model", "mixed", "--batch", "2", "--prompt", "8", "--new", "4", *common,
+                        cwd=shared))
+    decode = json.loads(out.read_text())
+    assert {"prefill_tokens_per_s", "decode_tokens_per_s", "peak_rss_bytes"} <= set(decode)
+    assert decode["kv_bytes_per_token"] == 2 * (2 + 1) * 8 * 4
+
+
+def test_bench_refuses_lengths_beyond_the_context(shared):
+    assert_refused(regroup("bench", "decode", "--model", "mha", "--prompt", "40", "--new", "20", cwd=shared), 2, 60,
+                   MAX_SEQ_LEN)
+    assert_refused(regroup("bench", "train", cwd=shared), 2, "--config", "--model")
+    assert_refused(regroup("bench", "speed", cwd=shared), 2, "speed")
