@@ -1,6 +1,6 @@
 #include "framework/adamw.h"
 
-#include <torch/torch.h>
+#include <torch/types.h>
 
 #include <cmath>
 
@@ -31,11 +31,13 @@ std::vector<Segment> segments(const FlatParameters& block) {
 
 }  // namespace
 
-AdamW::AdamW(std::vector<FlatParameters>& blocks, const AdamWOptions& options) : blocks_(blocks), options_(options) {
+AdamW::AdamW(std::vector<FlatParameters>& blocks, const AdamWOptions& options)
+    : blocks_(blocks), options_(options) {
   for (const auto& block : blocks) {
     const auto flat = block.flat();
     const auto wide = flat.options().dtype(torch::kFloat32);
-    state_.push_back({flat.to(torch::kFloat32), torch::zeros({block.numel()}, wide), torch::zeros({block.numel()}, wide)});
+    state_.push_back({flat.to(torch::kFloat32), torch::zeros({block.numel()}, wide),
+                      torch::zeros({block.numel()}, wide)});
   }
 }
 
@@ -45,17 +47,16 @@ void AdamW::step(double lr, double gradient_scale) {
     const auto& block = blocks_[i];
     const bool copied = block.flat().scalar_type() != torch::kFloat32;
     for (const auto& segment : segments(block)) {
-      const auto part = [&](const torch::Tensor& flat) { return flat.narrow(0, segment.begin, segment.end - segment.begin); };
+      const auto part = [&](const torch::Tensor& flat) {
+        return flat.narrow(0, segment.begin, segment.end - segment.begin);
+      };
       const double decay = segment.weight_decay ? options_.weight_decay : 0;
-      kernels::adamw_(part(state_[i].master), part(block.gradient()), part(state_[i].first_moment),
-                      part(state_[i].second_moment), copied ? part(block.flat()) : torch::Tensor(),
-                      {lr, options_.beta1, options_.beta2, options_.eps, decay, gradient_scale, steps_});
+      kernels::adamw_(
+          part(state_[i].master), part(block.gradient()), part(state_[i].first_moment),
+          part(state_[i].second_moment), copied ? part(block.flat()) : torch::Tensor(),
+          {lr, options_.beta1, options_.beta2, options_.eps, decay, gradient_scale, steps_});
     }
   }
-}
-
-void AdamW::sync_parameters() {
-  for (size_t i = 0; i < blocks_.size(); ++i) blocks_[i].flat().copy_(state_[i].master);
 }
 
 double gradient_norm(const std::vector<FlatParameters>& blocks) {

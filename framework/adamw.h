@@ -1,4 +1,5 @@
-// framework/adamw.h: AdamW over flat blocks of parameters, with float32 state whatever the model computes in.
+// framework/adamw.h: AdamW over flat blocks of parameters, with float32 state whatever the model
+// computes in.
 #pragma once
 
 #include <torch/types.h>
@@ -14,8 +15,8 @@ struct AdamWOptions {
   double beta1 = 0.9, beta2 = 0.95, eps = 1e-8, weight_decay = 0.1;
 };
 
-/// The optimizer's state of one block, all [numel] float32. master is the block's own flat tensor where that is float32
-/// already.
+/// The optimizer's state of one block, all [numel] float32. master is the block's own flat tensor
+/// where that is float32 already.
 struct AdamWState {
   torch::Tensor master, first_moment, second_moment;
 };
@@ -25,17 +26,16 @@ class AdamW {
   /// The blocks have gradient buffers, and outlive this.
   AdamW(std::vector<FlatParameters>& blocks, const AdamWOptions& options);
 
-  /// One update from the blocks' gradients times gradient_scale. Loshchilov and Hutter 2019, algorithm 2; norm gains
-  /// do not decay.
+  /// One update from the blocks' gradients times gradient_scale. Loshchilov and Hutter 2019,
+  /// algorithm 2; norm gains do not decay.
   void step(double lr, double gradient_scale);
 
   /// Updates so far, for the bias corrections.
   int64_t steps() const { return steps_; }
   void set_steps(int64_t steps) { steps_ = steps; }
-  /// For saving and restoring; after values were written into the state, sync_parameters() follows.
+  /// For saving and restoring, which the parameters must be with it: step() writes them from the
+  /// masters but never reads them.
   std::vector<AdamWState>& state() { return state_; }
-  /// Copies the masters into the parameters that the model computes with.
-  void sync_parameters();
 
  private:
   std::vector<FlatParameters>& blocks_;

@@ -5,7 +5,6 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <string>
@@ -18,7 +17,6 @@ namespace fs = std::filesystem;
 namespace {
 
 constexpr std::string_view kTemporaryPrefix = ".regroup-tmp-";
-constexpr size_t kMostBytesPerWrite = size_t{1} << 30;  // Linux writes at most 2^31 - 4096 at once
 
 [[noreturn]] void fail(const fs::path& path, const std::string& action, int error_number) {
   std::string what_to_do = "Check the path and its permissions.";
@@ -58,33 +56,16 @@ fs::path temporary_name_beside(const fs::path& target) {
   return target.parent_path() / (std::string(kTemporaryPrefix) + name + suffix);
 }
 
-class Descriptor {
- public:
-  Descriptor(const fs::path& path, int flags) : value(::open(path.c_str(), flags | O_CLOEXEC)) {
-    if (value < 0) fail(path, "open", errno);
-  }
-  ~Descriptor() { ::close(value); }
-  Descriptor(const Descriptor&) = delete;
-  Descriptor& operator=(const Descriptor&) = delete;
-
-  const int value;
-};
-
-void write_all(int descriptor, const fs::path& path, const void* data, size_t size) {
-  const char* next = static_cast<const char*>(data);
-  while (size > 0) {
-    const ssize_t written = ::write(descriptor, next, std::min(size, kMostBytesPerWrite));
-    if (written < 0 && errno == EINTR) continue;
-    if (written < 0) fail(path, "write", errno);
-    next += written;
-    size -= static_cast<size_t>(written);
-  }
+FileDescriptor opened(const fs::path& path, int flags) {
+  FileDescriptor descriptor(path, flags);
+  if (!descriptor.is_open()) fail(path, "open", errno);
+  return descriptor;
 }
 
 /// Some file systems cannot fsync a folder and say EINVAL; they have nothing to flush.
 void fsync_path(const fs::path& path) {
-  const Descriptor descriptor(path, O_RDONLY);
-  if (::fsync(descriptor.value) != 0 && errno != EINVAL) fail(path, "flush to disk", errno);
+  const auto descriptor = opened(path, O_RDONLY);
+  if (::fsync(descriptor.value()) != 0 && errno != EINVAL) fail(path, "flush to disk", errno);
 }
 
 void fsync_tree(const fs::path& folder) {
@@ -125,8 +106,9 @@ void write_file_atomically(const fs::path& file, std::string_view contents) {
   std::error_code ignored;
   const auto status = fs::status(file, ignored);
   if (fs::is_character_file(status) || fs::is_fifo(status)) {  // such as /dev/stdout
-    const Descriptor descriptor(file, O_WRONLY);
-    return write_all(descriptor.value, file, contents.data(), contents.size());
+    const auto descriptor = opened(file, O_WRONLY);
+    if (!write_all(descriptor.value(), contents)) fail(file, "write", errno);
+    return;
   }
   AtomicFile atomic(file);
   atomic.write(contents.data(), contents.size());
@@ -139,22 +121,22 @@ AtomicFile::AtomicFile(const fs::path& target) : target_(resolved(target)) {
   if (fs::is_directory(target_, ignored)) fail(target_, "write a file", EISDIR);
   do {
     temporary_ = temporary_name_beside(target_);
-    descriptor_ = ::open(temporary_.c_str(), O_CREAT | O_EXCL | O_WRONLY | O_CLOEXEC, 0666);
-  } while (descriptor_ < 0 && errno == EEXIST);
-  if (descriptor_ < 0) fail(target_, "create a file beside it", errno);
+    descriptor_ = FileDescriptor(temporary_, O_CREAT | O_EXCL | O_WRONLY);
+  } while (!descriptor_.is_open() && errno == EEXIST);
+  if (!descriptor_.is_open()) fail(target_, "create a file beside it", errno);
 }
 
 AtomicFile::~AtomicFile() {
-  if (descriptor_ >= 0) ::close(descriptor_);
   if (!committed_) ::unlink(temporary_.c_str());
 }
 
 void AtomicFile::write(const void* data, size_t size) {
-  write_all(descriptor_, target_, data, size);
+  const std::string_view bytes(static_cast<const char*>(data), size);
+  if (!write_all(descriptor_.value(), bytes)) fail(target_, "write", errno);
 }
 
 void AtomicFile::commit() {
-  if (::fsync(descriptor_) != 0) fail(target_, "flush to disk", errno);
+  if (::fsync(descriptor_.value()) != 0) fail(target_, "flush to disk", errno);
   rename_onto(temporary_, target_);
   committed_ = true;
   fsync_path(target_.parent_path());

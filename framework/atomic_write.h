@@ -6,6 +6,8 @@
 #include <filesystem>
 #include <string_view>
 
+#include "framework/file_descriptor.h"
+
 namespace regroup {
 
 /// Replaces the file's contents in one step; readers see the old or the new bytes, never a mixture.
@@ -35,7 +37,7 @@ class AtomicFile {
  private:
   std::filesystem::path target_;
   std::filesystem::path temporary_;
-  int descriptor_ = -1;
+  FileDescriptor descriptor_;
   bool committed_ = false;
 };
 

@@ -7,7 +7,6 @@
 
 #include <boost/program_options.hpp>
 
-#include "framework/arguments.h"
 #include "framework/human.h"
 #include "framework/nearest_name.h"
 
@@ -99,16 +98,6 @@ void ConfigSchema::parse_line(const std::string& section, const std::string& lin
   } catch (const po::error&) {
     complaints_.add(origin + ": expected `key = value`, `[section]` or `# comment`");
   }
-}
-
-void ConfigSchema::parse_overrides(const std::vector<std::string>& arguments) {
-  std::vector<const Setting*> known;
-  for (const Setting& key : settings_) known.push_back(&key);
-  const Arguments parsed = parse_arguments(arguments, known, &complaints_);
-  if (complaints_.empty() && !parsed.positional.empty()) {
-    complaints_.add(parsed.positional[0] + ": expected --section.key=value");
-  }
-  for (const auto& [name, value] : parsed.options) override_key(name, value);
 }
 
 void ConfigSchema::override_key(const std::string& name, const std::string& value) {

@@ -21,7 +21,7 @@ namespace regroup {
 ///   ConfigSchema schema;
 ///   schema.add("optim.lr", &options.lr, "peak learning rate", above(0));
 ///   schema.parse_file("run.ini");
-///   schema.parse_overrides({"--optim.lr=3e-4"});
+///   schema.override_key("optim.lr", "3e-4");
 ///   schema.finish();
 class ConfigSchema {
  public:
@@ -38,9 +38,7 @@ class ConfigSchema {
 
   /// Reads `key = value` lines below `[section]` lines; `#` starts a comment.
   void parse_file(const std::filesystem::path& file);
-  /// Reads `--section.key=value` words.
-  void parse_overrides(const std::vector<std::string>& arguments);
-  /// Sets one key, as an override does.
+  /// Sets one key, as the command line's `--section.key=value` does.
   void override_key(const std::string& name, const std::string& value);
 
   /// Applies the rules, then throws one request error with every mistake found since construction,

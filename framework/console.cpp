@@ -3,21 +3,13 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
-#include <cerrno>
 #include <cstdlib>
 #include <string_view>
 
+#include "framework/file_descriptor.h"
+
 namespace regroup {
 namespace {
-
-void write_all(int descriptor, std::string_view text) {
-  while (!text.empty()) {
-    const ssize_t written = ::write(descriptor, text.data(), text.size());
-    if (written < 0 && errno == EINTR) continue;
-    if (written <= 0) return;
-    text.remove_prefix(static_cast<size_t>(written));
-  }
-}
 
 size_t terminal_columns(int descriptor) {
   winsize size{};
@@ -63,7 +55,7 @@ void Console::note(const std::string& text) {
 
 void Console::warn(const std::string& text) {
   const std::lock_guard lock(mutex_);
-  if (verbosity_ != Verbosity::kNothing) write_line("warning: " + text);
+  write_line("warning: " + text);
 }
 
 void Console::live(const std::string& text) {

@@ -1,4 +1,5 @@
-// framework/error.h: the one error type for anything a user can cause, and the program's exit codes.
+// framework/error.h: the one error type for anything a user can cause, and the program's exit
+// codes.
 #pragma once
 
 #include <stdexcept>
@@ -28,14 +29,16 @@ class Error : public std::runtime_error {
 };
 
 /// An Error whose exit code is kBadRequest.
-Error request_error(const std::string& where, const std::string& what, const std::string& what_to_do);
+Error request_error(const std::string& where, const std::string& what,
+                    const std::string& what_to_do);
 
 /// Collects complaints so that a user sees all of them at once.
 class Complaints {
  public:
   void add(const std::string& complaint) { complaints_.push_back(complaint); }
   bool empty() const { return complaints_.empty(); }
-  /// Throws one Error that lists the first five complaints and counts the rest; does nothing when empty.
+  /// Throws one Error that lists the first five complaints and counts the rest; does nothing when
+  /// empty.
   void throw_if_any(const std::string& where, const std::string& what_to_do,
                     ExitCode exit_code = ExitCode::kFailed) const;
 

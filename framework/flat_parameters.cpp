@@ -1,8 +1,11 @@
 #include "framework/flat_parameters.h"
 
-#include <torch/torch.h>
+#include <torch/csrc/autograd/custom_function.h>
+#include <torch/types.h>
+#include <torch/utils.h>
 
 #include "framework/kernels/kernels.h"
+#include "framework/kernels/operands.h"
 #include "framework/random.h"
 
 namespace regroup {
@@ -16,7 +19,8 @@ using Shapes = std::vector<std::vector<int64_t>>;
 
 int64_t numel_of(const std::vector<int64_t>& shape) { return c10::multiply_integers(shape); }
 
-std::vector<Tensor> views(const Tensor& flat, const Shapes& shapes, const std::vector<int64_t>& offsets) {
+std::vector<Tensor> views(const Tensor& flat, const Shapes& shapes,
+                          const std::vector<int64_t>& offsets) {
   std::vector<Tensor> result;
   result.reserve(shapes.size());
   for (size_t i = 0; i < shapes.size(); ++i) {
@@ -48,7 +52,8 @@ struct Gather : Function<Gather> {
 }  // namespace
 
 FlatParameters::FlatParameters(const std::vector<ParameterSpec>& parameters,
-                               const std::vector<OperandSpec>& operands, torch::TensorOptions options)
+                               const std::vector<OperandSpec>& operands,
+                               torch::TensorOptions options)
     : parameters_(parameters) {
   int64_t total = 0;
   for (const auto& parameter : parameters_) {
@@ -57,20 +62,29 @@ FlatParameters::FlatParameters(const std::vector<ParameterSpec>& parameters,
   }
   size_t next = 0;
   for (const auto& operand : operands) {
-    operand_offsets_.push_back(offsets_.at(next));
+    const size_t end = next + static_cast<size_t>(operand.n_parameters);
+    TORCH_CHECK(next < end && end <= parameters_.size(), "operands reach for parameter ", end,
+                " of ", parameters_.size());
+    operand_offsets_.push_back(offsets_[next]);
     auto shape = parameters_[next].shape;
-    for (int64_t i = 1; i < operand.n_parameters; ++i) {
-      shape[0] += parameters_.at(next + static_cast<size_t>(i)).shape[0];
+    for (++next; next < end; ++next) {
+      const auto& below = parameters_[next].shape;
+      TORCH_CHECK(torch::IntArrayRef(below).slice(1) == torch::IntArrayRef(shape).slice(1),
+                  parameters_[next].name, " ", torch::IntArrayRef(below),
+                  " does not fit below the operand's ", torch::IntArrayRef(shape));
+      shape[0] += below[0];
     }
     operand_shapes_.push_back(shape);
-    next += static_cast<size_t>(operand.n_parameters);
   }
-  TORCH_CHECK(next == parameters_.size(), "operands cover ", next, " of ", parameters_.size(), " parameters");
+  TORCH_CHECK(next == parameters_.size(), "operands cover ", next, " of ", parameters_.size(),
+              " parameters");
   flat_ = torch::empty({total}, options.requires_grad(false));
 }
 
 std::vector<Tensor> FlatParameters::gather() const {
-  if (!has_gradient() || !torch::GradMode::is_enabled()) return views(flat_, operand_shapes_, operand_offsets_);
+  if (!has_gradient() || !torch::GradMode::is_enabled()) {
+    return views(flat_, operand_shapes_, operand_offsets_);
+  }
   return Gather::apply(flat_, gradient_, operand_shapes_, operand_offsets_);
 }
 
@@ -80,8 +94,7 @@ Tensor FlatParameters::parameter(size_t index) const {
 }
 
 void FlatParameters::enable_gradient() {
-  const auto sums = flat_.scalar_type() == torch::kFloat64 ? torch::kFloat64 : torch::kFloat32;
-  gradient_ = torch::zeros_like(flat_, flat_.options().dtype(sums).requires_grad(false));
+  gradient_ = torch::zeros({numel()}, flat().options().dtype(kernels::sum_type(flat_)));
   flat_.requires_grad_();
 }
 

@@ -1,5 +1,5 @@
-// framework/hash.h: a quick 64-bit hash of bytes, for telling whether two things are the same; no defence against
-// forgery.
+// framework/hash.h: a quick 64-bit hash of bytes, for telling whether two things are the same; no
+// defence against forgery.
 #pragma once
 
 #include <cstddef>

@@ -1,4 +1,4 @@
-// The attributes of Hdf5File: single integers, numbers and strings.
+// The attributes of Hdf5File: single integers and strings.
 #include <c10/util/StringUtil.h>
 
 #include "framework/error.h"
@@ -97,16 +97,6 @@ std::optional<int64_t> Hdf5File::integer_attribute(const std::string& object,
   return read_value<int64_t>(*attribute, H5T_NATIVE_INT64);
 }
 
-std::optional<double> Hdf5File::number_attribute(const std::string& object,
-                                                 const std::string& name) const {
-  const LibraryLock lock;
-  const auto attribute = find_attribute(handle_.id(), where_, object, name);
-  if (!attribute) return std::nullopt;
-  const auto kind = attribute->kind();
-  if (kind != H5T_INTEGER && kind != H5T_FLOAT) refuse_kind(attribute->where, "a number");
-  return read_value<double>(*attribute, H5T_NATIVE_DOUBLE);
-}
-
 std::optional<std::string> Hdf5File::string_attribute(const std::string& object,
                                                       const std::string& name) const {
   const LibraryLock lock;
@@ -120,11 +110,6 @@ std::optional<std::string> Hdf5File::string_attribute(const std::string& object,
 void Hdf5File::set_attribute(const std::string& object, const std::string& name, int64_t value) {
   const LibraryLock lock;
   write_attribute(handle_.id(), where_, object, name, H5T_NATIVE_INT64, &value);
-}
-
-void Hdf5File::set_attribute(const std::string& object, const std::string& name, double value) {
-  const LibraryLock lock;
-  write_attribute(handle_.id(), where_, object, name, H5T_NATIVE_DOUBLE, &value);
 }
 
 void Hdf5File::set_attribute(const std::string& object, const std::string& name,

@@ -200,24 +200,6 @@ at::Tensor Hdf5Dataset::read_rows(int64_t begin, int64_t count) const {
   return stored == dtype_ ? rows : rows.view(dtype_);
 }
 
-void Hdf5Dataset::write_rows(int64_t begin, const at::Tensor& rows) {
-  const int64_t count = rows.dim() == 0 ? 1 : rows.size(0);
-  auto shape = shape_;
-  if (!shape.empty()) shape[0] = count;
-  TORCH_CHECK(rows.scalar_type() == dtype_ && rows.sizes() == shape && begin >= 0 &&
-                  begin + count <= n_rows(shape_),
-              name_, ": cannot write ", rows.scalar_type(), " ", rows.sizes(), " at row ", begin,
-              " of ", dtype_, " ", c10::IntArrayRef(shape_));
-  if (rows.numel() == 0) return;
-  const auto bits = storable(rows);
-  const LibraryLock lock;
-  const auto memory = rows_space(shape_, count);
-  const auto file = selected_rows(shape_, begin, count);
-  check(H5Dwrite(handle_.id(), native_type(bits.scalar_type()), memory.id(), file.id(), H5P_DEFAULT,
-                 bits.const_data_ptr()),
-        located(file_, name_), "write");
-}
-
 Hdf5File Hdf5File::open(const fs::path& file) {
   Hdf5File opened;
   opened.where_ = file.string();
@@ -325,33 +307,27 @@ Hdf5Dataset Hdf5File::dataset(const std::string& name) const {
   return opened;
 }
 
-Hdf5Dataset Hdf5File::create_dataset(const std::string& name, c10::ScalarType dtype,
-                                     const std::vector<int64_t>& shape) {
+void Hdf5File::write(const std::string& name, const at::Tensor& tensor) {
+  const auto bits = storable(tensor);
+  const hid_t type = native_type(bits.scalar_type());
+  const std::string where = located(where_, name);
   const LibraryLock lock;
-  Hdf5Dataset made;
-  made.file_ = where_;
-  made.name_ = name;
-  made.shape_ = shape;
-  made.dtype_ = dtype;
   const auto links = property_list(H5P_LINK_CREATE);
   const auto properties = property_list(H5P_DATASET_CREATE);
-  const std::string where = located(where_, name);
   check(H5Pset_create_intermediate_group(links.id(), 1), where, "prepare");
   check(H5Pset_obj_track_times(properties.id(), false), where, "prepare");  // same data, same bytes
   check(H5Pset_alloc_time(properties.id(), H5D_ALLOC_TIME_EARLY), where, "prepare");
   check(H5Pset_fill_time(properties.id(), H5D_FILL_TIME_NEVER), where, "prepare");
+  const auto shape = bits.sizes().vec();
   const auto space = rows_space(shape, n_rows(shape));
-  const auto stored = stored_dtype(dtype);
-  made.handle_ = {check(H5Dcreate2(handle_.id(), name.c_str(), native_type(stored), space.id(),
-                                   links.id(), properties.id(), H5P_DEFAULT),
-                        where, "create"),
-                  H5Dclose};
-  if (stored != dtype) set_attribute(name, kDtypeAttribute, std::string(dtype_info(dtype).hf_name));
-  return made;
-}
-
-void Hdf5File::write(const std::string& name, const at::Tensor& tensor) {
-  create_dataset(name, tensor.scalar_type(), tensor.sizes().vec()).write_rows(0, tensor);
+  const hid_t id = H5Dcreate2(handle_.id(), name.c_str(), type, space.id(), links.id(),
+                              properties.id(), H5P_DEFAULT);
+  const Hdf5Handle dataset(check(id, where, "create"), H5Dclose);
+  if (bits.numel() > 0) {
+    check(H5Dwrite(id, type, H5S_ALL, H5S_ALL, H5P_DEFAULT, bits.const_data_ptr()), where, "write");
+  }
+  if (bits.scalar_type() == tensor.scalar_type()) return;
+  set_attribute(name, kDtypeAttribute, std::string(dtype_info(tensor.scalar_type()).hf_name));
 }
 
 }  // namespace regroup

@@ -49,9 +49,6 @@ class Hdf5Dataset {
   at::Tensor read() const;
   /// Rows [begin, begin + count) of the first axis; they must exist.
   at::Tensor read_rows(int64_t begin, int64_t count) const;
-  /// Overwrites rows from begin on; the tensor has the dataset's dtype and its shape but for axis
-  /// 0.
-  void write_rows(int64_t begin, const at::Tensor& rows);
 
  private:
   friend class Hdf5File;
@@ -88,21 +85,17 @@ class Hdf5File {
   /// dataset(name).read().
   at::Tensor read(const std::string& name) const { return dataset(name).read(); }
 
-  /// Makes a dataset (and the groups above it) to be filled by write_rows.
-  Hdf5Dataset create_dataset(const std::string& name, c10::ScalarType dtype,
-                             const std::vector<int64_t>& shape);
-  /// Makes a dataset with the tensor's dtype, shape and values; any device.
+  /// Makes a dataset (and the groups above it) with the tensor's dtype, shape and values; any
+  /// device.
   void write(const std::string& name, const at::Tensor& tensor);
 
   /// Attributes of a group or dataset. Reading gives nothing where the attribute is absent and
-  /// throws Error where it is of another kind; an integer will do for a number.
+  /// throws Error where it is of another kind.
   std::optional<int64_t> integer_attribute(const std::string& object,
                                            const std::string& name) const;
-  std::optional<double> number_attribute(const std::string& object, const std::string& name) const;
   std::optional<std::string> string_attribute(const std::string& object,
                                               const std::string& name) const;
   void set_attribute(const std::string& object, const std::string& name, int64_t value);
-  void set_attribute(const std::string& object, const std::string& name, double value);
   void set_attribute(const std::string& object, const std::string& name, const std::string& value);
 
  private:

@@ -63,9 +63,8 @@ std::string fixed(double value, int digits) {
   return text.data();
 }
 
-std::string abbreviated(const std::string& text) {
-  constexpr size_t kMostBytes = 200;
-  return text.size() <= kMostBytes ? text : text.substr(0, kMostBytes) + "...";
+std::string abbreviated(const std::string& text, size_t most_bytes) {
+  return text.size() <= most_bytes ? text : text.substr(0, most_bytes) + "...";
 }
 
 }  // namespace regroup

@@ -1,6 +1,7 @@
 // framework/human.h: numbers and quoted text as people read them.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <string>
 
@@ -18,7 +19,7 @@ std::string human_duration(double seconds);
 /// value with that many digits after the point, "3.1416" for (pi, 4).
 std::string fixed(double value, int digits);
 
-/// The text, or its first 200 bytes and "..." when it is longer: user input inside a message.
-std::string abbreviated(const std::string& text);
+/// The text, or its first bytes and "..." when it is longer: user input inside a message.
+std::string abbreviated(const std::string& text, size_t most_bytes = 200);
 
 }  // namespace regroup

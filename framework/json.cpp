@@ -10,6 +10,7 @@
 
 #include "framework/atomic_write.h"
 #include "framework/error.h"
+#include "framework/human.h"
 #include "framework/mapped_file.h"
 
 namespace regroup {
@@ -17,20 +18,14 @@ namespace {
 
 using nlohmann::json;
 
-constexpr size_t kMostCharactersOfValue = 80;
-
-std::string shortened(std::string text, size_t most) {
-  if (text.size() <= most) return text;
-  return text.substr(0, most) + "...";
-}
+constexpr size_t kMostBytesOfValue = 80;
 
 /// A value for a message: short, on one line.
 std::string printed(const json& value) {
   if (value.is_object()) return c10::str("an object of ", value.size(), " keys");
   if (value.is_array() && value.size() > 8)
     return c10::str("an array of ", value.size(), " values");
-  return shortened(value.dump(-1, ' ', false, json::error_handler_t::replace),
-                   kMostCharactersOfValue);
+  return abbreviated(value.dump(-1, ' ', false, json::error_handler_t::replace), kMostBytesOfValue);
 }
 
 /// Refuses depth and repeated keys while the parser runs, so that nothing hostile is built.
@@ -64,12 +59,14 @@ class ParseGuard {
   std::vector<std::set<std::string>> keys_;  // of each open object
 };
 
-/// The library's message without its "[json.exception...]" prefix, and with the file's bytes in it made printable.
+/// The library's message without its "[json.exception...]" prefix, and with the file's bytes in it
+/// made printable.
 std::string parser_complaint(const json::exception& error) {
   std::string text = error.what();
-  std::replace_if(text.begin(), text.end(), [](char c) { return c < ' ' || c > '~'; }, '?');
+  std::replace_if(
+      text.begin(), text.end(), [](char c) { return c < ' ' || c > '~'; }, '?');
   const auto end_of_prefix = text.find("] ");
-  return shortened(end_of_prefix == std::string::npos ? text : text.substr(end_of_prefix + 2), 200);
+  return abbreviated(end_of_prefix == std::string::npos ? text : text.substr(end_of_prefix + 2));
 }
 
 [[noreturn]] void complain(const std::string& where, const std::string& path, const json& value,

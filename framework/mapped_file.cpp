@@ -3,23 +3,16 @@
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
 #include <cerrno>
 #include <string>
 #include <system_error>
 
 #include "framework/error.h"
+#include "framework/file_descriptor.h"
 
 namespace regroup {
 namespace {
-
-struct Descriptor {
-  int value;
-  ~Descriptor() {
-    if (value >= 0) ::close(value);
-  }
-};
 
 [[noreturn]] void fail(const std::filesystem::path& file, const std::string& what) {
   throw Error(file.string(), what, "Check the path and its permissions.");
@@ -31,16 +24,16 @@ std::string reason() { return std::generic_category().message(errno); }
 
 std::shared_ptr<MappedFile> MappedFile::open(const std::filesystem::path& file) {
   // O_NONBLOCK: opening a named pipe must not wait for a writer.
-  const Descriptor descriptor{::open(file.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK)};
-  if (descriptor.value < 0) fail(file, "cannot open: " + reason());
+  const FileDescriptor descriptor(file, O_RDONLY | O_NONBLOCK);
+  if (!descriptor.is_open()) fail(file, "cannot open: " + reason());
   struct stat status {};
-  if (::fstat(descriptor.value, &status) != 0) fail(file, "cannot read its size: " + reason());
+  if (::fstat(descriptor.value(), &status) != 0) fail(file, "cannot read its size: " + reason());
   if (!S_ISREG(status.st_mode)) fail(file, "is not a regular file");
   const auto size = static_cast<size_t>(status.st_size);
   if (size == 0) return std::shared_ptr<MappedFile>(new MappedFile(file, nullptr, 0));
   // MAP_NORESERVE: a writable private map would otherwise count as memory in full.
   void* data = ::mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE,
-                      descriptor.value, 0);
+                      descriptor.value(), 0);
   if (data == MAP_FAILED) fail(file, "cannot map " + std::to_string(size) + " bytes: " + reason());
   return std::shared_ptr<MappedFile>(new MappedFile(file, static_cast<uint8_t*>(data), size));
 }

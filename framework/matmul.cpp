@@ -1,16 +1,17 @@
 #include "framework/matmul.h"
 
-#include <torch/torch.h>
+#include <torch/types.h>
+#include <torch/utils.h>
+
+#include <array>
 
 #include "framework/kernels/kernels.h"
+#include "framework/kernels/operands.h"
 #include "framework/kernels/skinny_matmul.h"
 
 namespace regroup {
-namespace {
 
-torch::Tensor widened(const torch::Tensor& x) { return x.to(torch::kFloat32); }
-
-}  // namespace
+using kernels::widened;
 
 bool cpu_multiplies_bfloat16() {
 #if defined(__x86_64__)
@@ -25,7 +26,15 @@ bool multiplies_widened(const torch::Tensor& x) {
   return x.is_cpu() && x.scalar_type() == torch::kBFloat16 && !cpu_multiplies_bfloat16();
 }
 
-torch::Tensor matmul_nt(const torch::Tensor& a, const torch::Tensor& b, const torch::Tensor& residual) {
+torch::Tensor matmul_nt(const torch::Tensor& a, const torch::Tensor& b,
+                        const torch::Tensor& residual) {
+  const torch::NoGradGuard no_grad;
+  if (residual.defined()) {
+    const std::array<int64_t, 2> shape{a.size(0), b.size(0)};
+    TORCH_CHECK(residual.sizes() == torch::IntArrayRef(shape) && residual.dtype() == a.dtype(),
+                "matmul_nt: residual is ", residual.dtype(), " ", residual.sizes(), ", expected ",
+                a.dtype(), " ", torch::IntArrayRef(shape));
+  }
   if (kernels::skinny_matmul_serves(a, b)) {
     const auto product = kernels::skinny_matmul(a, b);
     return residual.defined() ? product + residual : product;
@@ -39,16 +48,19 @@ torch::Tensor matmul_nt(const torch::Tensor& a, const torch::Tensor& b, const to
 }
 
 torch::Tensor matmul_nn(const torch::Tensor& a, const torch::Tensor& b) {
+  const torch::NoGradGuard no_grad;
   if (multiplies_widened(a)) return widened(a).mm(widened(b)).to(a.scalar_type());
   return a.mm(b);
 }
 
 torch::Tensor matmul_tn(const torch::Tensor& a, const torch::Tensor& b) {
+  const torch::NoGradGuard no_grad;
   if (multiplies_widened(a)) return widened(a).t().mm(widened(b)).to(a.scalar_type());
   return a.t().mm(b);
 }
 
 void add_matmul_tn_(torch::Tensor& sum, const torch::Tensor& a, const torch::Tensor& b) {
+  const torch::NoGradGuard no_grad;
   if (multiplies_widened(a)) {
     sum.addmm_(widened(a).t(), widened(b));
   } else if (sum.scalar_type() == a.scalar_type()) {

@@ -66,10 +66,9 @@ std::string system_reason() { return std::strerror(errno); }
 
 }  // namespace
 
-MetricsLog::MetricsLog(const std::filesystem::path& file) : file_(file) {
-  constexpr mode_t kReadableByAll = 0644;
-  descriptor_ = ::open(file.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, kReadableByAll);
-  if (descriptor_ < 0) {
+MetricsLog::MetricsLog(const std::filesystem::path& file)
+    : file_(file), descriptor_(file, O_WRONLY | O_CREAT | O_APPEND) {
+  if (!descriptor_.is_open()) {
     throw Error(file.string(), "cannot be opened for appending: " + system_reason(),
                 "Check the folder's permissions.");
   }
@@ -86,18 +85,11 @@ MetricsLog MetricsLog::resume(const std::filesystem::path& file, int64_t last_st
   return MetricsLog(file);
 }
 
-MetricsLog::~MetricsLog() {
-  if (descriptor_ >= 0) ::close(descriptor_);
-}
-
-MetricsLog::MetricsLog(MetricsLog&& other) noexcept
-    : file_(std::move(other.file_)), descriptor_(std::exchange(other.descriptor_, -1)) {}
-
 void MetricsLog::append(const MetricFields& fields) {
   const std::string line = json_line(fields);
   ssize_t written = -1;
   do {
-    written = ::write(descriptor_, line.data(), line.size());
+    written = ::write(descriptor_.value(), line.data(), line.size());
   } while (written < 0 && errno == EINTR);
   if (written == static_cast<ssize_t>(line.size())) return;
   const std::string reason = written < 0 ? system_reason() : "the disk is full";

@@ -9,6 +9,8 @@
 #include <variant>
 #include <vector>
 
+#include "framework/file_descriptor.h"
+
 namespace regroup {
 
 using MetricValue = std::variant<int64_t, double, std::string>;
@@ -26,16 +28,12 @@ class MetricsLog {
   /// renaming it).
   static MetricsLog resume(const std::filesystem::path& file, int64_t last_step);
 
-  ~MetricsLog();
-  MetricsLog(MetricsLog&& other) noexcept;
-  MetricsLog& operator=(MetricsLog&&) = delete;
-
   /// One write of one line. Throws Error when the line did not fit on the disk.
   void append(const MetricFields& fields);
 
  private:
   std::filesystem::path file_;
-  int descriptor_ = -1;
+  FileDescriptor descriptor_;
 };
 
 }  // namespace regroup

@@ -36,12 +36,12 @@ class HeaderReader {
  public:
   explicit HeaderReader(const MappedFile& map) : map_(map), where_(map.path().string()) {}
 
-  void read(std::map<std::string, TensorEntry>& entries,
-            std::map<std::string, std::string>& metadata) {
+  std::map<std::string, TensorEntry> read() {
+    std::map<std::string, TensorEntry> entries;
     const json header = parse_header();
     for (const auto& [name, value] : header.items()) {
       if (name == kMetadata) {
-        metadata = read_metadata(value);
+        check_metadata(value);
       } else {
         entries.emplace(name, read_entry(name, value));
       }
@@ -49,6 +49,7 @@ class HeaderReader {
     complaints_.throw_if_any(where_, kDamaged);
     check_ranges(entries);
     complaints_.throw_if_any(where_, kDamaged);
+    return entries;
   }
 
  private:
@@ -78,20 +79,11 @@ class HeaderReader {
     return header;
   }
 
-  std::map<std::string, std::string> read_metadata(const json& value) {
-    std::map<std::string, std::string> metadata;
-    if (!value.is_object()) {
-      complaints_.add("__metadata__ is not an object");
-      return metadata;
-    }
+  void check_metadata(const json& value) {
+    if (!value.is_object()) return complaints_.add("__metadata__ is not an object");
     for (const auto& [key, text] : value.items()) {
-      if (text.is_string()) {
-        metadata[key] = text.get<std::string>();
-      } else {
-        complaints_.add("__metadata__ " + key + " is not a string");
-      }
+      if (!text.is_string()) complaints_.add("__metadata__ " + key + " is not a string");
     }
-    return metadata;
   }
 
   /// Complains and gives an empty entry where the header's is unusable.
@@ -234,7 +226,7 @@ void write_safetensors(const fs::path& file, const std::vector<TensorSource>& te
 SafetensorsFile SafetensorsFile::open(const fs::path& file) {
   SafetensorsFile opened;
   opened.map_ = MappedFile::open(file);
-  HeaderReader(*opened.map_).read(opened.entries_, opened.metadata_);
+  opened.entries_ = HeaderReader(*opened.map_).read();
   return opened;
 }
 

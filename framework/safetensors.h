@@ -34,8 +34,6 @@ class SafetensorsFile {
   const std::filesystem::path& path() const { return map_->path(); }
   /// By name.
   const std::map<std::string, TensorEntry>& entries() const { return entries_; }
-  /// The header's __metadata__; empty when there is none.
-  const std::map<std::string, std::string>& metadata() const { return metadata_; }
 
   /// A tensor that views the mapped file (no copy; the map lives as long as the tensor). Writing to
   /// it changes memory only, never the file. Booleans, and tensors that the file does not align to
@@ -45,7 +43,6 @@ class SafetensorsFile {
  private:
   std::shared_ptr<MappedFile> map_;
   std::map<std::string, TensorEntry> entries_;
-  std::map<std::string, std::string> metadata_;
 };
 
 /// A tensor to write, made only when its turn comes, so that a model need not fit in memory.

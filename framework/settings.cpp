@@ -250,10 +250,6 @@ Setting setting(std::string name, std::optional<std::filesystem::path>* target, 
   return optional_setting(std::move(name), target, std::move(help), "PATH");
 }
 
-Setting setting(std::string name, std::optional<ByteCount>* target, std::string help) {
-  return optional_setting(std::move(name), target, std::move(help), "SIZE");
-}
-
 Setting setting(std::string name, std::vector<std::filesystem::path>* target, std::string help) {
   Setting made;
   made.name = std::move(name);

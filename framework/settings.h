@@ -81,7 +81,6 @@ Setting setting(std::string name, std::optional<double>* target, std::string hel
                 Limits limits = {});
 Setting setting(std::string name, std::optional<std::string>* target, std::string help);
 Setting setting(std::string name, std::optional<std::filesystem::path>* target, std::string help);
-Setting setting(std::string name, std::optional<ByteCount>* target, std::string help);
 /// May be given several times; each time adds a path.
 Setting setting(std::string name, std::vector<std::filesystem::path>* target, std::string help);
 

@@ -24,28 +24,30 @@ class Decoder {
   const DecoderConfig& config() const { return config_; }
   torch::TensorOptions options() const { return options_; }
 
-  /// tokens: [B, T] -> the last block's output after the final norm, [B * T, d_model]. With a cache the tokens
-  /// follow the positions that it holds and join it; T must fit its capacity.
+  /// tokens: [B, T] -> the last block's output after the final norm, [B * T, d_model]. With a cache
+  /// the tokens follow the positions that it holds and join it; T must fit its capacity.
   torch::Tensor hidden(const torch::Tensor& tokens, KvCache* cache = nullptr);
   /// The output projection, [vocab_size, d_model].
   torch::Tensor head() const;
   /// tokens: [B, T] -> logits [B, T, vocab_size] in the model's dtype.
   torch::Tensor logits(const torch::Tensor& tokens);
-  /// tokens: [B, T + 1] -> scale * sum of the cross-entropies of tokens 1 .. T given those before: scalar.
+  /// tokens: [B, T + 1] -> scale * sum of the cross-entropies of tokens 1 .. T given those before:
+  /// scalar.
   torch::Tensor loss(const torch::Tensor& tokens, double scale);
 
   /// The blocks in order: embedding, layers, final norm (and head).
   std::vector<FlatParameters>& blocks() { return blocks_; }
   const std::vector<FlatParameters>& blocks() const { return blocks_; }
-  /// A parameter's values by name, as a view without a graph. Throws c10::Error for an unknown name.
+  /// A parameter's values by name, as a view without a graph. Throws c10::Error for an unknown
+  /// name.
   torch::Tensor parameter(const std::string& name) const;
 
   /// Makes gradient buffers; checkpoint_activations keeps only the blocks' inputs for backward.
   void enable_training(bool checkpoint_activations);
 
  private:
-  torch::Tensor layer_forward(int64_t layer, const torch::Tensor& x, int64_t batch, const RopeAngles& angles,
-                              KvCache* cache) const;
+  torch::Tensor layer_forward(int64_t layer, const torch::Tensor& x, int64_t batch,
+                              const RopeAngles& angles, KvCache* cache) const;
 
   DecoderConfig config_;
   torch::TensorOptions options_;

@@ -13,7 +13,8 @@ namespace regroup {
 namespace {
 
 constexpr double kInitStd = 0.02;
-constexpr int64_t kLargestSize = int64_t{1} << 31;  // of any one number: products of two stay within int64
+constexpr int64_t kLargestSize = int64_t{1}
+                                 << 31;  // of any one number: products of two stay within int64
 
 std::string divisors_text(int64_t n) {
   std::vector<int64_t> divisors;
@@ -25,8 +26,8 @@ std::string divisors_text(int64_t n) {
 
 std::string kv_head_problem(int64_t n_kv_head, int64_t n_head) {
   if (n_kv_head >= 1 && n_head >= 1 && n_head % n_kv_head == 0) return "";
-  return c10::str("n_kv_head (", n_kv_head, ") does not divide n_head (", n_head, "); choose one of ",
-                  divisors_text(n_head));
+  return c10::str("n_kv_head (", n_kv_head, ") does not divide n_head (", n_head,
+                  "); choose one of ", divisors_text(n_head));
 }
 
 BlockSpec embedding_block(const DecoderConfig& config) {
@@ -37,7 +38,8 @@ BlockSpec layer_block(const DecoderConfig& config, int64_t layer) {
   const int64_t d = config.d_model, d_ff = config.d_ff;
   const int64_t q = config.n_head * config.head_dim;
   const int64_t kv = config.n_kv_head[static_cast<size_t>(layer)] * config.head_dim;
-  // Projections into the residual stream start smaller, so that its variance does not grow with depth (GPT-2).
+  // Projections into the residual stream start smaller, so that its variance does not grow with
+  // depth (GPT-2).
   const double residual_std = kInitStd / std::sqrt(2.0 * static_cast<double>(config.n_layer));
   const std::string prefix = c10::str("layers.", layer, ".");
   BlockSpec block;
@@ -60,7 +62,8 @@ BlockSpec layer_block(const DecoderConfig& config, int64_t layer) {
 BlockSpec final_block(const DecoderConfig& config) {
   BlockSpec block{{{"final_norm.weight", {config.d_model}, 0, false}}, {{1}}};
   if (!config.tie_embeddings) {
-    block.parameters.push_back({"head.weight", {config.vocab_size, config.d_model}, kInitStd, true});
+    block.parameters.push_back(
+        {"head.weight", {config.vocab_size, config.d_model}, kInitStd, true});
     block.operands.push_back({1});
   }
   return block;
@@ -69,11 +72,13 @@ BlockSpec final_block(const DecoderConfig& config) {
 }  // namespace
 
 bool DecoderConfig::uniform_kv_heads() const {
-  return std::all_of(n_kv_head.begin(), n_kv_head.end(), [&](int64_t n) { return n == n_kv_head[0]; });
+  return std::all_of(n_kv_head.begin(), n_kv_head.end(),
+                     [&](int64_t n) { return n == n_kv_head[0]; });
 }
 
 int64_t DecoderConfig::kv_head_multiple() const {
-  return std::accumulate(n_kv_head.begin(), n_kv_head.end(), int64_t{1}, std::lcm<int64_t, int64_t>);
+  return std::accumulate(n_kv_head.begin(), n_kv_head.end(), int64_t{1},
+                         std::lcm<int64_t, int64_t>);
 }
 
 int64_t DecoderConfig::kv_bytes_per_token(int64_t bytes_per_number) const {
@@ -92,16 +97,19 @@ int64_t DecoderConfig::n_parameters() const {
 std::vector<std::string> DecoderConfig::problems() const {
   std::vector<std::string> problems;
   const std::pair<const char*, int64_t> sizes[] = {
-      {"n_layer", n_layer}, {"d_model", d_model},       {"n_head", n_head},          {"head_dim", head_dim},
-      {"d_ff", d_ff},       {"vocab_size", vocab_size}, {"max_seq_len", max_seq_len}};
+      {"n_layer", n_layer},        {"d_model", d_model}, {"n_head", n_head},
+      {"head_dim", head_dim},      {"d_ff", d_ff},       {"vocab_size", vocab_size},
+      {"max_seq_len", max_seq_len}};
   for (const auto& [name, value] : sizes) {
     if (value < 1 || value > kLargestSize) {
       problems.push_back(c10::str(name, " is ", value, ", expected 1 to ", kLargestSize));
     }
   }
-  if (head_dim % 2 != 0) problems.push_back(c10::str("head_dim (", head_dim, ") is odd; RoPE turns pairs of dims"));
+  if (head_dim % 2 != 0)
+    problems.push_back(c10::str("head_dim (", head_dim, ") is odd; RoPE turns pairs of dims"));
   if (static_cast<int64_t>(n_kv_head.size()) != n_layer) {
-    problems.push_back(c10::str("n_kv_head has ", n_kv_head.size(), " numbers for ", n_layer, " layers"));
+    problems.push_back(
+        c10::str("n_kv_head has ", n_kv_head.size(), " numbers for ", n_layer, " layers"));
   }
   for (const int64_t heads : n_kv_head) {
     const auto problem = kv_head_problem(heads, n_head);
@@ -120,20 +128,22 @@ std::vector<std::string> DecoderConfig::problems() const {
 
 bool DecoderConfig::operator==(const DecoderConfig& other) const {
   const auto fields = [](const DecoderConfig& c) {
-    return std::tie(c.n_layer, c.d_model, c.n_head, c.n_kv_head, c.head_dim, c.d_ff, c.vocab_size, c.max_seq_len,
-                    c.rope_theta, c.rope_scaling.kind, c.rope_scaling.factor, c.rope_scaling.low_freq_factor,
-                    c.rope_scaling.high_freq_factor, c.rope_scaling.original_max_seq_len, c.norm_eps,
-                    c.tie_embeddings);
+    return std::tie(c.n_layer, c.d_model, c.n_head, c.n_kv_head, c.head_dim, c.d_ff, c.vocab_size,
+                    c.max_seq_len, c.rope_theta, c.rope_scaling.kind, c.rope_scaling.factor,
+                    c.rope_scaling.low_freq_factor, c.rope_scaling.high_freq_factor,
+                    c.rope_scaling.original_max_seq_len, c.norm_eps, c.tie_embeddings);
   };
   return fields(*this) == fields(other);
 }
 
 std::string kv_heads_text(const std::vector<int64_t>& n_kv_head) {
-  const bool uniform = std::all_of(n_kv_head.begin(), n_kv_head.end(), [&](int64_t n) { return n == n_kv_head[0]; });
+  const bool uniform =
+      std::all_of(n_kv_head.begin(), n_kv_head.end(), [&](int64_t n) { return n == n_kv_head[0]; });
   return uniform && !n_kv_head.empty() ? c10::str(n_kv_head[0]) : c10::Join(",", n_kv_head);
 }
 
-std::vector<int64_t> kv_heads_per_layer(const std::vector<int64_t>& n_kv_head, int64_t n_layer, int64_t n_head) {
+std::vector<int64_t> kv_heads_per_layer(const std::vector<int64_t>& n_kv_head, int64_t n_layer,
+                                        int64_t n_head) {
   const auto count = static_cast<int64_t>(n_kv_head.size());
   if (count != 1 && count != n_layer) {
     throw request_error("n_kv_head", c10::str(count, " numbers for ", n_layer, " layers"),
@@ -143,12 +153,14 @@ std::vector<int64_t> kv_heads_per_layer(const std::vector<int64_t>& n_kv_head, i
     const auto problem = kv_head_problem(heads, n_head);
     if (!problem.empty()) throw request_error("n_kv_head", problem, "");
   }
-  return count == n_layer ? n_kv_head : std::vector<int64_t>(static_cast<size_t>(n_layer), n_kv_head[0]);
+  return count == n_layer ? n_kv_head
+                          : std::vector<int64_t>(static_cast<size_t>(n_layer), n_kv_head[0]);
 }
 
 std::vector<BlockSpec> decoder_blocks(const DecoderConfig& config) {
   std::vector<BlockSpec> blocks{embedding_block(config)};
-  for (int64_t layer = 0; layer < config.n_layer; ++layer) blocks.push_back(layer_block(config, layer));
+  for (int64_t layer = 0; layer < config.n_layer; ++layer)
+    blocks.push_back(layer_block(config, layer));
   blocks.push_back(final_block(config));
   return blocks;
 }

@@ -1,5 +1,5 @@
-// models/decoder_config.h: what a decoder is, as data. Everything that tells one model from another stands here; the
-// decoder reads it, families translate it from and to Hugging Face's config.json.
+// models/decoder_config.h: what a decoder is, as data. Everything that tells one model from another
+// stands here; the decoder reads it, families translate it from and to Hugging Face's config.json.
 #pragma once
 
 #include <cstdint>
@@ -14,9 +14,11 @@ namespace regroup {
 struct RopeScaling {
   enum class Kind { kNone, kLinear, kLlama3 };
   Kind kind = Kind::kNone;
-  double factor = 1;            // how many times longer
-  double low_freq_factor = 1;   // kLlama3 (Llama 3.1 reference code): wavelengths above original_max_seq_len /
-  double high_freq_factor = 4;  // low_freq_factor are divided by factor, below / high_freq_factor kept
+  double factor = 1;  // how many times longer
+  double low_freq_factor =
+      1;  // kLlama3 (Llama 3.1 reference code): wavelengths above original_max_seq_len /
+  double high_freq_factor =
+      4;  // low_freq_factor are divided by factor, below / high_freq_factor kept
   int64_t original_max_seq_len = 8192;
 };
 
@@ -54,12 +56,14 @@ struct DecoderConfig {
 /// "8" or "8,4,4,1": the heads of all layers as configs write them.
 std::string kv_heads_text(const std::vector<int64_t>& n_kv_head);
 
-/// One number for all layers, or one a layer, as one a layer. Throws a request Error when the count is neither 1 nor
-/// n_layer, or when a number does not divide n_head.
-std::vector<int64_t> kv_heads_per_layer(const std::vector<int64_t>& n_kv_head, int64_t n_layer, int64_t n_head);
+/// One number for all layers, or one a layer, as one a layer. Throws a request Error when the count
+/// is neither 1 nor n_layer, or when a number does not divide n_head.
+std::vector<int64_t> kv_heads_per_layer(const std::vector<int64_t>& n_kv_head, int64_t n_layer,
+                                        int64_t n_head);
 
-/// The parameters of the decoder's blocks: embedding, one block a layer, final norm (and head where it is not tied).
-/// Names as "embedding.weight", "layers.0.attention.q_proj.weight", "final_norm.weight", "head.weight".
+/// The parameters of the decoder's blocks: embedding, one block a layer, final norm (and head where
+/// it is not tied). Names as "embedding.weight", "layers.0.attention.q_proj.weight",
+/// "final_norm.weight", "head.weight".
 struct BlockSpec {
   std::vector<ParameterSpec> parameters;
   std::vector<OperandSpec> operands;

@@ -1,6 +1,6 @@
 #include "models/export.h"
 
-#include <torch/torch.h>
+#include <torch/types.h>
 
 #include <fstream>
 #include <sstream>

@@ -1,6 +1,7 @@
 #include "models/generate.h"
 
-#include <torch/torch.h>
+#include <torch/types.h>
+#include <torch/utils.h>
 
 #include "framework/matmul.h"
 #include "framework/random.h"
@@ -13,7 +14,8 @@ using torch::Tensor;
 constexpr double kNever = -std::numeric_limits<double>::infinity();
 
 Tensor keep_top_k(const Tensor& logits, int64_t k) {
-  const auto lowest_kept = std::get<0>(logits.topk(std::min(k, logits.size(-1)))).select(-1, -1).unsqueeze(-1);
+  const auto lowest_kept =
+      std::get<0>(logits.topk(std::min(k, logits.size(-1)))).select(-1, -1).unsqueeze(-1);
   return logits.masked_fill(logits.lt(lowest_kept), kNever);
 }
 
@@ -39,10 +41,13 @@ Tensor Generation::advance(const Tensor& tokens) {
 
 Tensor sample(const Tensor& logits, const Sampling& sampling, at::Generator& generator) {
   if (sampling.temperature == 0) return logits.argmax(-1);
-  auto scaled = logits / sampling.temperature;
+  // From the highest logit down, so that no temperature, however low, makes infinities of them.
+  auto scaled = (logits - logits.amax(-1, /*keepdim=*/true)) / sampling.temperature;
   if (sampling.top_k) scaled = keep_top_k(scaled, *sampling.top_k);
   if (sampling.top_p) scaled = keep_top_p(scaled, *sampling.top_p);
-  return torch::multinomial(scaled.softmax(-1).cpu(), 1, /*replacement=*/true, generator).squeeze(-1).to(logits.device());
+  return torch::multinomial(scaled.softmax(-1).cpu(), 1, /*replacement=*/true, generator)
+      .squeeze(-1)
+      .to(logits.device());
 }
 
 void generate(Decoder& model, const Tensor& prompts, int64_t n_new, const Sampling& sampling,

@@ -13,19 +13,22 @@ namespace regroup {
 
 /// How the next token is drawn from its logits.
 struct Sampling {
-  double temperature = 0;          // 0: the most likely token
-  std::optional<int64_t> top_k;    // only among the k most likely
-  std::optional<double> top_p;     // only among the most likely that together reach p (Holtzman et al. 2020)
+  double temperature = 0;        // 0: the most likely token
+  std::optional<int64_t> top_k;  // only among the k most likely
+  std::optional<double>
+      top_p;  // only among the most likely that together reach p (Holtzman et al. 2020)
   uint64_t seed = 0;
 };
 
 /// Sequences of equal length that grow a token at a time.
 class Generation {
  public:
-  /// capacity: positions of the prompt and all that follows; at most the model's max_seq_len counts as sound.
+  /// capacity: positions of the prompt and all that follows; at most the model's max_seq_len counts
+  /// as sound.
   Generation(Decoder& model, int64_t batch, int64_t capacity);
 
-  /// tokens: [B, T], the prompt or what follows it -> logits of the last position, [B, vocab_size] float32.
+  /// tokens: [B, T], the prompt or what follows it -> logits of the last position, [B, vocab_size]
+  /// float32.
   torch::Tensor advance(const torch::Tensor& tokens);
 
  private:
@@ -33,10 +36,13 @@ class Generation {
   KvCache cache_;
 };
 
-/// logits: [B, vocab_size] -> tokens [B]. Draws use the generator; it is not touched at temperature 0.
-torch::Tensor sample(const torch::Tensor& logits, const Sampling& sampling, at::Generator& generator);
+/// logits: [B, vocab_size] -> tokens [B]. Draws use the generator; it is not touched at temperature
+/// 0.
+torch::Tensor sample(const torch::Tensor& logits, const Sampling& sampling,
+                     at::Generator& generator);
 
-/// Continues prompts [B, T] by up to n_new tokens; on_token gets each step's tokens [B] and returns false to stop.
+/// Continues prompts [B, T] by up to n_new tokens; on_token gets each step's tokens [B] and returns
+/// false to stop.
 void generate(Decoder& model, const torch::Tensor& prompts, int64_t n_new, const Sampling& sampling,
               const std::function<bool(const torch::Tensor&)>& on_token);
 

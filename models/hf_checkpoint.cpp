@@ -1,6 +1,6 @@
 #include "models/hf_checkpoint.h"
 
-#include <torch/torch.h>
+#include <torch/types.h>
 
 #include <map>
 #include <set>
@@ -9,17 +9,25 @@
 #include "framework/dtype.h"
 #include "framework/error.h"
 #include "framework/hash.h"
+#include "models/run_layout.h"
 
 namespace regroup {
 namespace {
 
 namespace fs = std::filesystem;
 
-constexpr const char* kTokenizerFiles[] = {"tokenizer.json",          "tokenizer_config.json", "tokenizer.model",
-                                           "special_tokens_map.json", "added_tokens.json",     "vocab.json",
-                                           "merges.txt",              "chat_template.jinja",   "generation_config.json"};
+constexpr const char* kTokenizerFiles[] = {"tokenizer.json",
+                                           "tokenizer_config.json",
+                                           "tokenizer.model",
+                                           "special_tokens_map.json",
+                                           "added_tokens.json",
+                                           "vocab.json",
+                                           "merges.txt",
+                                           "chat_template.jinja",
+                                           "generation_config.json"};
 
-/// True counts stand in our own key where Hugging Face's field can only say their least common multiple.
+/// True counts stand in our own key where Hugging Face's field can only say their least common
+/// multiple.
 void read_kv_heads_by_layer(const JsonObject& json, DecoderConfig& config) {
   const auto ours = json.find_object("regroup");
   if (!ours) return;
@@ -28,11 +36,13 @@ void read_kv_heads_by_layer(const JsonObject& json, DecoderConfig& config) {
   DecoderConfig stated = config;
   stated.n_kv_head = *counts;
   const auto problems = stated.problems();
-  if (!problems.empty()) throw Error(json.where(), "regroup.n_kv_head: " + problems[0], "The file is damaged.");
+  if (!problems.empty())
+    throw Error(json.where(), "regroup.n_kv_head: " + problems[0], "The file is damaged.");
   if (stated.kv_head_multiple() != config.n_kv_head[0]) {
     throw Error(json.where(),
-                c10::str("num_key_value_heads is ", config.n_kv_head[0], ", but regroup.n_kv_head (",
-                         kv_heads_text(*counts), ") has the least common multiple ", stated.kv_head_multiple()),
+                c10::str("num_key_value_heads is ", config.n_kv_head[0],
+                         ", but regroup.n_kv_head (", kv_heads_text(*counts),
+                         ") has the least common multiple ", stated.kv_head_multiple()),
                 "The file is damaged, or was edited by half.");
   }
   config.n_kv_head = *counts;
@@ -52,8 +62,9 @@ torch::ScalarType most_common_dtype(const TensorFolder& tensors) {
   for (const auto& name : tensors.names()) {
     numbers[tensors.dtype(name)] += c10::multiply_integers(tensors.shape(name));
   }
-  const auto most = std::max_element(numbers.begin(), numbers.end(),
-                                     [](const auto& a, const auto& b) { return a.second < b.second; });
+  const auto most =
+      std::max_element(numbers.begin(), numbers.end(),
+                       [](const auto& a, const auto& b) { return a.second < b.second; });
   return most == numbers.end() ? torch::kFloat32 : most->first;
 }
 
@@ -71,7 +82,8 @@ JsonObject read_model_json(const fs::path& folder) {
                 "Give a folder with config.json and safetensors, or a run's folder.");
   }
   if (!fs::exists(folder / "config.json")) {
-    throw Error(folder.string(), "holds no config.json", "Give a model folder in Hugging Face layout.");
+    throw Error(folder.string(), "holds no config.json",
+                "Give a model folder in Hugging Face layout.");
   }
   return JsonObject::from_file(folder / "config.json");
 }
@@ -82,7 +94,8 @@ nlohmann::ordered_json Provenance::to_json(const DecoderConfig& config) const {
   nlohmann::ordered_json json;
   json["n_kv_head"] = config.n_kv_head;
   if (original) {
-    json["original"] = {{"name", original->name}, {"hash", original->hash}, {"n_kv_head", original->n_kv_head}};
+    json["original"] = {
+        {"name", original->name}, {"hash", original->hash}, {"n_kv_head", original->n_kv_head}};
     json["method"] = method;
   }
   if (pretrain_steps) json["pretrain_steps"] = *pretrain_steps;
@@ -99,8 +112,9 @@ Provenance Provenance::from_json(const JsonObject& json) {
   if (!ours) return provenance;
   constexpr IntegerRange kCount{0, int64_t{1} << 60};
   if (const auto original = ours->find_object("original")) {
-    provenance.original = Original{original->string("name"), original->string("hash"),
-                                   original->find_integers("n_kv_head").value_or(std::vector<int64_t>{})};
+    provenance.original =
+        Original{original->string("name"), original->string("hash"),
+                 original->find_integers("n_kv_head").value_or(std::vector<int64_t>{})};
   }
   provenance.method = ours->find_string("method").value_or("");
   provenance.pretrain_steps = ours->find_integer("pretrain_steps", kCount);
@@ -109,15 +123,6 @@ Provenance Provenance::from_json(const JsonObject& json) {
   provenance.pretrain_flops = ours->find_number("pretrain_flops").value_or(0);
   provenance.uptrain_flops = ours->find_number("uptrain_flops").value_or(0);
   return provenance;
-}
-
-fs::path resolve_model_path(const fs::path& path) {
-  const auto latest = path / "checkpoints" / "latest";
-  if (fs::exists(path / "config.json") || !fs::exists(path / "checkpoints")) return path;
-  if (!fs::exists(latest)) {
-    throw Error(path.string(), "is a run without a checkpoint", "Wait for its first one, or give a model folder.");
-  }
-  return fs::canonical(latest);
 }
 
 ModelFolder ModelFolder::open(const fs::path& path) {
@@ -146,10 +151,12 @@ void ModelFolder::check_tensors() const {
       if (!tensors_.contains(name)) {
         complaints.add(c10::str("missing tensor ", name, " ", torch::IntArrayRef(parameter.shape)));
       } else if (tensors_.shape(name) != parameter.shape) {
-        complaints.add(c10::str("tensor ", name, " has shape ", torch::IntArrayRef(tensors_.shape(name)),
-                                ", config.json makes it ", torch::IntArrayRef(parameter.shape)));
+        complaints.add(c10::str("tensor ", name, " has shape ",
+                                torch::IntArrayRef(tensors_.shape(name)), ", config.json makes it ",
+                                torch::IntArrayRef(parameter.shape)));
       } else if (!c10::isFloatingType(tensors_.dtype(name))) {
-        complaints.add(c10::str("tensor ", name, " is ", dtype_info(tensors_.dtype(name)).short_name,
+        complaints.add(c10::str("tensor ", name, " is ",
+                                dtype_info(tensors_.dtype(name)).short_name,
                                 ", expected floating point"));
       }
     }
@@ -157,14 +164,20 @@ void ModelFolder::check_tensors() const {
   const auto tied_head = config_.tie_embeddings ? family_->file_name("head.weight") : "";
   for (const auto& name : tensors_.names()) {
     if (expected.count(name) == 0 && name != tied_head && !family_->passes_over(name)) {
-      complaints.add(c10::str("tensor ", name, " belongs to nothing in a ", family_->name, " model"));
+      complaints.add(
+          c10::str("tensor ", name, " belongs to nothing in a ", family_->name, " model"));
     }
   }
-  complaints.throw_if_any(path_.string(), "Is this the whole model, and does config.json belong to it?");
+  complaints.throw_if_any(path_.string(),
+                          "Is this the whole model, and does config.json belong to it?");
 }
 
 torch::Tensor ModelFolder::parameter(const std::string& name) const {
   return tensors_.tensor(family_->file_name(name));
+}
+
+torch::ScalarType ModelFolder::parameter_dtype(const std::string& name) const {
+  return tensors_.dtype(family_->file_name(name));
 }
 
 int64_t ModelFolder::bytes() const {
@@ -198,7 +211,8 @@ void write_description(const fs::path& folder, const ModelDescription& descripti
   json["regroup"] = provenance.to_json(config);
   write_json_file(folder / "config.json", json);
 
-  if (!text.tokenizer_json.empty()) write_file_atomically(folder / "tokenizer.json", text.tokenizer_json);
+  if (!text.tokenizer_json.empty())
+    write_file_atomically(folder / "tokenizer.json", text.tokenizer_json);
   if (text.tokenizer_from.empty()) return;
   for (const char* file : kTokenizerFiles) {
     if (!fs::is_regular_file(text.tokenizer_from / file)) continue;
@@ -214,9 +228,10 @@ void write_model(const fs::path& folder, const ModelDescription& description,
   }
   std::vector<TensorSource> sources;
   for (const auto& parameter : parameters) {
-    const auto values = [&parameter, dtype = description.dtype] { return parameter.values().to(dtype).contiguous(); };
-    sources.push_back({description.family->file_name(parameter.name), description.dtype, shapes.at(parameter.name),
-                       values});
+    const auto dtype = parameter.dtype.value_or(description.dtype);
+    const auto values = [&parameter, dtype] { return parameter.values().to(dtype).contiguous(); };
+    sources.push_back(
+        {description.family->file_name(parameter.name), dtype, shapes.at(parameter.name), values});
   }
   write_tensor_folder(folder, sources, max_shard_bytes);
   write_description(folder, description);

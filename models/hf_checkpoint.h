@@ -1,5 +1,5 @@
-// models/hf_checkpoint.h: model folders in Hugging Face layout: config.json and safetensors, read and written through
-// a family's table.
+// models/hf_checkpoint.h: model folders in Hugging Face layout: config.json and safetensors, read
+// and written through a family's table.
 #pragma once
 
 #include <torch/types.h>
@@ -26,8 +26,8 @@ struct Provenance {
     std::string hash;                // of its weights
     std::vector<int64_t> n_kv_head;  // one a layer, before conversion
   };
-  std::optional<Original> original;      // where the model was converted
-  std::string method;                    // of conversion
+  std::optional<Original> original;       // where the model was converted
+  std::string method;                     // of conversion
   std::optional<int64_t> pretrain_steps;  // of the original, where known
   int64_t uptrain_steps = 0;
   int64_t tokens_seen = 0;  // in training by Regroup, pretraining included
@@ -40,16 +40,17 @@ struct Provenance {
 
 /// How a model's tokens are text: what travels with it and changes no logit.
 struct TextHandling {
-  nlohmann::json special_tokens = nlohmann::json::object();  // config.json's bos_, eos_ and pad_token_id
-  std::filesystem::path tokenizer_from;                      // a folder whose tokenizer files are copied; empty: none
-  std::string tokenizer_json;                                // the text of tokenizer.json, where there is no folder
+  nlohmann::json special_tokens =
+      nlohmann::json::object();          // config.json's bos_, eos_ and pad_token_id
+  std::filesystem::path tokenizer_from;  // a folder whose tokenizer files are copied; empty: none
+  std::string tokenizer_json;            // the text of tokenizer.json, where there is no folder
 };
 
 /// A model folder that was opened and checked against its config; tensors are read when asked for.
 class ModelFolder {
  public:
-  /// path: a model folder, or a run's folder, which means its newest checkpoint. Throws Error for anything missing,
-  /// misshapen or left over, all of it at once.
+  /// path: a model folder, or a run's folder, which means its newest checkpoint. Throws Error for
+  /// anything missing, misshapen or left over, all of it at once.
   static ModelFolder open(const std::filesystem::path& path);
 
   const std::filesystem::path& path() const { return path_; }
@@ -62,6 +63,7 @@ class ModelFolder {
   torch::ScalarType dtype() const { return dtype_; }
   /// A parameter by our name ("layers.0.attention.q_proj.weight"), in the file's dtype.
   torch::Tensor parameter(const std::string& name) const;
+  torch::ScalarType parameter_dtype(const std::string& name) const;
   /// Bytes of all tensors.
   int64_t bytes() const;
 
@@ -78,9 +80,6 @@ class ModelFolder {
   torch::ScalarType dtype_;
 };
 
-/// The folder that MODEL stands for: itself, or a run's newest checkpoint.
-std::filesystem::path resolve_model_path(const std::filesystem::path& path);
-
 /// Loads a decoder's weights, converted to options' dtype.
 Decoder load_decoder(const ModelFolder& folder, torch::TensorOptions options);
 
@@ -88,6 +87,8 @@ Decoder load_decoder(const ModelFolder& folder, torch::TensorOptions options);
 struct ParameterSource {
   std::string name;
   std::function<torch::Tensor()> values;
+  std::optional<torch::ScalarType> dtype =
+      std::nullopt;  // in the file; the description's unless told
 };
 
 /// What a model folder holds beside its weights.
@@ -102,14 +103,15 @@ struct ModelDescription {
 /// Writes config.json and the tokenizer into a folder that exists.
 void write_description(const std::filesystem::path& folder, const ModelDescription& description);
 
-/// The same, and the weights in the description's dtype.
+/// The same, and the weights.
 void write_model(const std::filesystem::path& folder, const ModelDescription& description,
                  const std::vector<ParameterSource>& parameters, int64_t max_shard_bytes);
 
 /// The decoder's parameters as sources, in the decoder's order.
 std::vector<ParameterSource> parameter_sources(const Decoder& decoder);
 
-/// A hash of the weights of a model folder (names, shapes, bytes): 16 hexadecimal digits; no defence against forgery.
+/// A hash of the weights of a model folder (names, shapes, bytes): 16 hexadecimal digits; no
+/// defence against forgery.
 std::string weights_hash(const ModelFolder& folder);
 
 constexpr int64_t kDefaultShardBytes = 5'000'000'000;

@@ -1,9 +1,11 @@
-#include <torch/torch.h>
+#include <torch/types.h>
+#include <torch/utils.h>
 
 #include <iostream>
 #include <nlohmann/json.hpp>
 
 #include "framework/data/token_data.h"
+#include "framework/dtype.h"
 #include "framework/error.h"
 #include "framework/human.h"
 #include "framework/json.h"
@@ -27,8 +29,7 @@ constexpr uint64_t kWeightSeed = 0;
 struct BenchOptions {
   std::optional<fs::path> model;
   std::vector<int64_t> n_kv_head;  // empty: the model's
-  ComputeType type = ComputeType::kFp32;
-  std::optional<int64_t> threads;
+  Compute compute;
   std::optional<fs::path> json_file;
   TrainConfig config;
   ConfigSchema schema;
@@ -39,8 +40,7 @@ struct BenchOptions {
     line.add("model", &model, "takes the shape of a model instead of a config's").shown_as("MODEL");
     line.add("kv-heads", &n_kv_head, "K/V heads instead of the model's, one number or one a layer",
              at_least(1));
-    line.add_compute_type(&type);
-    line.add_threads(&threads);
+    compute.declare_on(line);
     line.add_json(&json_file);
     line.add_quiet();
   }
@@ -75,7 +75,7 @@ void check_length(int64_t length, const std::string& what, const DecoderConfig& 
 }
 
 Decoder random_decoder(const DecoderConfig& config, const BenchOptions& options) {
-  Decoder decoder(config, use_compute(options.type, options.threads));
+  Decoder decoder(config, options.compute.use());
   initialize(decoder, kWeightSeed);
   return decoder;
 }
@@ -85,7 +85,7 @@ void add_setting(const Decoder& model, const BenchOptions& options, int64_t batc
   json["parameters"] = model.config().n_parameters();
   json["n_kv_head"] = model.config().n_kv_head;
   json["batch"] = batch;
-  json["dtype"] = options.type == ComputeType::kBf16 ? "bf16" : "fp32";
+  json["dtype"] = dtype_info(options.compute.dtype).short_name;
   json["threads"] = torch::get_num_threads();
   json["peak_rss_bytes"] = peak_resident_bytes();
 }

@@ -47,12 +47,6 @@ std::string indented(const std::string& lines) {
 
 }  // namespace
 
-const EnumNames<ComputeType>& compute_types() {
-  static const EnumNames<ComputeType> names = {{"fp32", ComputeType::kFp32},
-                                               {"bf16", ComputeType::kBf16}};
-  return names;
-}
-
 Setting& CommandLine::add_config(ConfigSchema* schema) {
   schema_ = schema;
   return add("config", &config_file_, "INI file with the keys below").shown_as("FILE");
@@ -66,15 +60,6 @@ void CommandLine::add_quiet() { add_flag("quiet", &quiet_, "no progress on stder
 
 void CommandLine::add_force(bool* force) {
   add_flag("force", force, "replaces an output that Regroup wrote, once the new one is complete");
-}
-
-void CommandLine::add_compute_type(ComputeType* type) {
-  add("dtype", type, "numbers to compute with", compute_types());
-}
-
-void CommandLine::add_threads(std::optional<int64_t>* threads) {
-  constexpr double kMostThreads = 4096;
-  add("threads", threads, "CPU threads (one a core unless told)", between(1, kMostThreads));
 }
 
 bool CommandLine::parse(const std::vector<std::string>& arguments) {
@@ -113,6 +98,10 @@ bool CommandLine::given(const std::string& name) const {
 
 void CommandLine::assign(const Setting& option, const std::string& value, Complaints* complaints) {
   given_.push_back(option.name);
+  if (option.is_required && value.empty()) {
+    complaints->add("--" + option.name + ": expected " + option.value_name + ", found nothing");
+    return;
+  }
   const auto problem = option.assign(value);
   if (problem) complaints->add("--" + option.name + "=" + abbreviated(value) + ": " + *problem);
 }

@@ -13,10 +13,6 @@
 
 namespace regroup {
 
-/// Where numbers are computed and printed: fp32, bf16.
-enum class ComputeType { kFp32, kBf16 };
-const EnumNames<ComputeType>& compute_types();
-
 /// What --help says about a verb besides its options.
 struct VerbHelp {
   std::string verb;     // "convert"
@@ -49,8 +45,6 @@ class CommandLine {
   void add_json(std::optional<std::filesystem::path>* file);
   void add_quiet();
   void add_force(bool* force);
-  void add_compute_type(ComputeType* type);
-  void add_threads(std::optional<int64_t>* threads);
 
   /// Fills every target: defaults, then the config file, then the command line. False when help was
   /// asked for and printed. Throws one request error with every mistake.

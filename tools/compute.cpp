@@ -1,13 +1,20 @@
 #include "tools/compute.h"
 
-#include <torch/torch.h>
+#include <torch/types.h>
+#include <torch/utils.h>
+
+#include "trainers/train_config.h"
 
 namespace regroup {
 
-torch::TensorOptions use_compute(ComputeType type, std::optional<int64_t> threads) {
+void Compute::declare_on(CommandLine& line) {
+  line.add("dtype", &dtype, "numbers to compute with", compute_dtypes());
+  line.add("threads", &threads, "CPU threads (one a core unless told)", between(1, kMostThreads));
+}
+
+torch::TensorOptions Compute::use() const {
   if (threads) torch::set_num_threads(static_cast<int>(*threads));
-  return torch::TensorOptions().dtype(type == ComputeType::kBf16 ? torch::kBFloat16
-                                                                 : torch::kFloat32);
+  return torch::TensorOptions().dtype(dtype);
 }
 
 }  // namespace regroup

@@ -1,4 +1,4 @@
-// tools/compute.h: what --dtype and --threads of a verb mean to LibTorch.
+// tools/compute.h: --dtype and --threads of a verb, and what they mean to LibTorch.
 #pragma once
 
 #include <torch/types.h>
@@ -10,8 +10,14 @@
 
 namespace regroup {
 
-/// Sets the number of threads where it is given, and returns the options of a model that computes
-/// on the CPU in type.
-torch::TensorOptions use_compute(ComputeType type, std::optional<int64_t> threads);
+struct Compute {
+  torch::ScalarType dtype = torch::kFloat32;
+  std::optional<int64_t> threads;
+
+  void declare_on(CommandLine& line);
+  /// Sets the number of threads where it is given, and returns the options of a model that computes
+  /// on the CPU.
+  torch::TensorOptions use() const;
+};
 
 }  // namespace regroup

@@ -2,7 +2,7 @@
 #include <nlohmann/json.hpp>
 
 #include "framework/json.h"
-#include "models/convert/convert.h"
+#include "models/run_layout.h"
 #include "tools/compute.h"
 #include "tools/verbs.h"
 #include "trainers/evaluation.h"
@@ -12,28 +12,29 @@ namespace regroup {
 ExitCode run_eval(const std::vector<std::string>& arguments) {
   EvaluationRequest request;
   std::vector<std::filesystem::path> models;
-  ComputeType type = ComputeType::kFp32;
-  std::optional<int64_t> threads;
+  Compute compute;
   std::optional<std::filesystem::path> json_file;
-  CommandLine line({.verb = "eval",
-                    .usage = "--model MODEL [--model MODEL ...] --data FILE.h5 [options]",
-                    .summary = "Quality and inference cost of models, side by side.",
-                    .example = "regroup eval --model runs/mha --model runs/gqa2 --reference runs/mha --data data.h5 "
-                               "--choices data.h5 --speed"});
+  CommandLine line(
+      {.verb = "eval",
+       .usage = "--model MODEL [--model MODEL ...] --data FILE.h5 [options]",
+       .summary = "Quality and inference cost of models, side by side.",
+       .example =
+           "regroup eval --model runs/mha --model runs/gqa2 --reference runs/mha --data data.h5 "
+           "--choices data.h5 --speed"});
   line.add("model", &models, "a model; give it several times").shown_as("MODEL").required();
-  line.add("reference", &request.reference, "agreement and KL are against this model").shown_as("MODEL");
+  line.add("reference", &request.reference, "agreement and KL are against this model")
+      .shown_as("MODEL");
   line.add("data", &request.data, "token file").shown_as("FILE.h5").required();
   line.add("split", &request.split, "split of the token file");
   line.add("choices", &request.choices, "token file with choice questions").shown_as("FILE.h5");
   line.add_flag("speed", &request.speed, "measures decoding at batch 1 and 16 too");
-  line.add_compute_type(&type);
-  line.add_threads(&threads);
+  compute.declare_on(line);
   line.add_json(&json_file);
   line.add_quiet();
   if (!line.parse(arguments)) return ExitCode::kDone;
 
   for (const auto& model : models) request.models.push_back({model, model_name(model)});
-  request.options = use_compute(type, threads);
+  request.options = compute.use();
   const auto evaluation = evaluate(request);
   std::cout << evaluation_table(evaluation);
   if (json_file) write_json_file(*json_file, evaluation);

@@ -5,9 +5,9 @@
 #include "framework/atomic_write.h"
 #include "framework/dtype.h"
 #include "framework/human.h"
-#include "framework/output_folder.h"
 #include "tools/command_line.h"
 #include "tools/verbs.h"
+#include "trainers/output_folder.h"
 
 namespace regroup {
 namespace {

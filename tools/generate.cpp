@@ -1,6 +1,6 @@
 #include "models/generate.h"
 
-#include <torch/torch.h>
+#include <torch/types.h>
 
 #include <algorithm>
 #include <iostream>
@@ -87,7 +87,7 @@ ExitCode run_generate(const std::vector<std::string>& arguments) {
   Prompt prompt;
   int64_t n_new = 64, seed = 0;
   Sampling sampling;
-  ComputeType type = ComputeType::kFp32;
+  Compute compute;
   std::optional<int64_t> threads;
   bool as_json = false;
   CommandLine line({.verb = "generate",
@@ -106,8 +106,7 @@ ExitCode run_generate(const std::vector<std::string>& arguments) {
   line.add("top-p", &sampling.top_p, "draws among the most likely that reach p together",
            Limits{0, 1, false});
   line.add("seed", &seed, "of the draws", at_least(0));
-  line.add_compute_type(&type);
-  line.add_threads(&threads);
+  compute.declare_on(line);
   line.add_flag("json", &as_json, "prints JSON, for programs");
   if (!line.parse(arguments)) return ExitCode::kDone;
   if (line.given("prompt") == line.given("tokens")) {
@@ -122,7 +121,7 @@ ExitCode run_generate(const std::vector<std::string>& arguments) {
   const auto tokens = tokenizer ? tokenizer->encode(*prompt.text) : prompt.tokens;
   check_prompt(tokens, n_new, folder.config());
   const auto eos = eos_ids(folder.path());
-  auto model = load_decoder(folder, use_compute(type, threads));
+  auto model = load_decoder(folder, compute.use());
   const auto continuation = continue_prompt(model, tokens, n_new, sampling, eos);
   const auto text =
       tokenizer ? std::optional(tokenizer->decode(continuation.tokens)) : std::nullopt;

@@ -8,6 +8,7 @@
 #include "framework/error.h"
 #include "framework/human.h"
 #include "models/hf_checkpoint.h"
+#include "models/run_layout.h"
 #include "tools/command_line.h"
 #include "tools/verbs.h"
 
@@ -140,17 +141,15 @@ Finding model_finding(const fs::path& path) {
 // Runs
 
 bool is_run(const fs::path& folder) {
-  return fs::exists(folder / "config.ini") || fs::is_directory(folder / "checkpoints");
+  return fs::exists(folder / "config.ini") || fs::is_directory(folder / kCheckpoints);
 }
 
+/// Oldest first.
 std::vector<std::string> checkpoint_names(const fs::path& run) {
   std::vector<std::string> names;
-  if (!fs::is_directory(run / "checkpoints")) return names;
-  for (const auto& entry : fs::directory_iterator(run / "checkpoints")) {
-    const std::string name = entry.path().filename().string();
-    if (name.starts_with("step_")) names.push_back(name);
-  }
-  std::sort(names.begin(), names.end());
+  for (const auto& checkpoint : checkpoints_of(run))
+    names.push_back(checkpoint.filename().string());
+  std::reverse(names.begin(), names.end());
   return names;
 }
 
@@ -176,7 +175,7 @@ Finding run_finding(const fs::path& path) {
   const auto checkpoints = checkpoint_names(path);
   const Json loss = last_metrics_with(path, "loss");
   const Json val_loss = last_metrics_with(path, "val_loss");
-  const bool finished = fs::exists(path / "final");
+  const bool finished = fs::exists(path / kFinal);
   Finding finding;
   finding.kind = "run";
   finding.lines = {

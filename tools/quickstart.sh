@@ -19,8 +19,9 @@ say() { printf '\n== %s\n' "$*" >&2; }
 
 if [[ ! -f $data ]]; then
   say "token data from the Python sources of the packages in tools/requirements-corpus.txt"
-  $python tools/corpus.py --requirements tools/requirements-corpus.txt --out "$runs/corpus.jsonl"
-  $python tools/prepare_data.py --input "$runs/corpus.jsonl" --out "$data" --vocab-size 2048 \
+  [[ -f $runs/corpus.jsonl ]] ||
+    $python tools/corpus.py --requirements tools/requirements-corpus.txt --out "$runs/corpus.jsonl"
+  $python tools/prepare_data.py --input "$runs/corpus.jsonl" --out "$data" --vocab-size 512 \
     --val-fraction 0.003 --choices 200 --seed 0 --force
 fi
 [[ -f $runs/ngrams.json ]] || $python tools/ngram_baseline.py --data "$data" --json "$runs/ngrams.json"
@@ -36,7 +37,7 @@ uptrain() {  # RUN K/V-HEADS
   [[ -f $runs/$1/evaluation.json ]] && return
   say "uptraining $1: $2 K/V heads"
   $regroup uptrain --run "$runs/$1" "${common[@]}" --convert.from="$runs/mha/final" --convert.n_kv_head="$2" \
-    --eval.choices="$data" --optim.warmup_steps=3 --optim.lr=1e-3
+    --optim.warmup_steps=10 --optim.lr=5e-4
 }
 uptrain control 8  # nothing pooled: the original, trained on for as long
 uptrain gqa2 2

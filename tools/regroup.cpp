@@ -4,6 +4,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <exception>
+#include <filesystem>
 #include <iostream>
 #include <new>
 #include <string>
@@ -120,6 +121,12 @@ ExitCode fail_defect(const std::string& message, const std::string& trace) {
       ExitCode::kFailed);
 }
 
+ExitCode fail_file(const std::filesystem::filesystem_error& error) {
+  return fail(error.path1().string() + ": " + error.code().message() + " (" + error.what() +
+                  ")\nCheck that the path is right, its permissions, and the room on the disk.",
+              ExitCode::kFailed);
+}
+
 /// What is written to stdout is the result: a full disk behind it is a failure.
 ExitCode flush_results(ExitCode code) {
   std::cout.flush();
@@ -136,6 +143,8 @@ ExitCode run_and_report(const std::vector<std::string>& words) {
   } catch (const c10::Error& error) {
     if (is_out_of_memory(error)) return fail_out_of_memory(error.what_without_backtrace());
     return fail_defect(error.what_without_backtrace(), error.what());
+  } catch (const std::filesystem::filesystem_error& error) {
+    return fail_file(error);
   } catch (const std::bad_alloc&) {
     return fail_out_of_memory("the system refused more");
   } catch (const std::exception& error) {

@@ -1,4 +1,4 @@
-#include <torch/torch.h>
+#include <torch/types.h>
 
 #include <iostream>
 
@@ -10,7 +10,7 @@
 #include "models/hf_checkpoint.h"
 #include "tools/compute.h"
 #include "tools/verbs.h"
-#include "trainers/evaluator.h"
+#include "trainers/scoring.h"
 
 namespace regroup {
 namespace {
@@ -65,11 +65,11 @@ void write_scores(const fs::path& file, const torch::Tensor& log_probabilities,
 }
 
 void print_summary(const fs::path& file, const torch::Tensor& log_probabilities,
-                   int64_t n_documents) {
-  const int64_t scored = log_probabilities.numel() - n_documents;
+                   const TokenSplit& split) {
+  const int64_t scored = split.n_predicted();
   const double sum = log_probabilities.sum(torch::kFloat64).item<double>();
   const double loss = scored > 0 ? -sum / static_cast<double>(scored) : 0;
-  std::cout << scored << " tokens of " << n_documents << " documents scored, loss "
+  std::cout << scored << " tokens of " << split.n_documents() << " documents scored, loss "
             << fixed(loss, 4) << ": " << file.string() << "\n";
 }
 
@@ -78,8 +78,8 @@ void print_summary(const fs::path& file, const torch::Tensor& log_probabilities,
 ExitCode run_score(const std::vector<std::string>& arguments) {
   fs::path model_path, data_path, out;
   std::string split_name = "val";
-  std::optional<int64_t> window, stride, threads;
-  ComputeType type = ComputeType::kFp32;
+  std::optional<int64_t> window, stride;
+  Compute compute;
   bool force = false;
   CommandLine line(
       {.verb = "score",
@@ -97,8 +97,7 @@ ExitCode run_score(const std::vector<std::string>& arguments) {
            at_least(1));
   line.add("stride", &stride, "tokens from one window to the next (the window unless told)",
            at_least(1));
-  line.add_compute_type(&type);
-  line.add_threads(&threads);
+  compute.declare_on(line);
   line.add_force(&force);
   line.add_quiet();
   if (!line.parse(arguments)) return ExitCode::kDone;
@@ -109,16 +108,14 @@ ExitCode run_score(const std::vector<std::string>& arguments) {
   const auto data = TokenData::open(data_path);
   const auto& split = data.split(split_name);
   data.check_vocabulary(split, folder.config().vocab_size);
-  auto model = load_decoder(folder, use_compute(type, threads));
-  ProgressLine progress({.label = "score",
-                         .total = split.n_tokens() - split.n_documents(),
-                         .round = "",
-                         .unit = "tokens"});
+  auto model = load_decoder(folder, compute.use());
+  ProgressLine progress(
+      {.label = "score", .total = split.n_predicted(), .round = "", .unit = "tokens"});
   const auto log_probabilities =
       score_tokens(model, split, windows, [&](int64_t done) { progress.update(done); });
   progress.finish();
   write_scores(out, log_probabilities, split.offsets());
-  print_summary(out, log_probabilities, split.n_documents());
+  print_summary(out, log_probabilities, split);
   return ExitCode::kDone;
 }
 

@@ -10,9 +10,12 @@
 
 namespace regroup {
 
-using TrainingRun = RunResult (*)(const TrainConfig& config, const std::string& resolved_config, const RunStart& start);
+using TrainingRun = RunResult (*)(const TrainConfig& config, const std::string& resolved_config,
+                                  const RunStart& start);
 
-/// Parses the config, its overrides and --run, --force, --resume; runs; prints the evaluation, where there is one.
-ExitCode run_training(const VerbHelp& help, TrainingRun run, const std::vector<std::string>& arguments);
+/// Parses the config, its overrides and --run, --force, --resume; runs; prints the evaluation,
+/// where there is one.
+ExitCode run_training(const VerbHelp& help, TrainingRun run,
+                      const std::vector<std::string>& arguments);
 
 }  // namespace regroup

@@ -1,15 +1,16 @@
 #include "trainers/evaluation.h"
 
-#include <torch/torch.h>
+#include <torch/types.h>
 
 #include <cmath>
 #include <numbers>
 
 #include "framework/data/token_data.h"
+#include "framework/error.h"
 #include "framework/human.h"
 #include "framework/progress.h"
 #include "models/hf_checkpoint.h"
-#include "trainers/evaluator.h"
+#include "trainers/scoring.h"
 #include "trainers/speed.h"
 
 namespace regroup {
@@ -34,49 +35,57 @@ class Pass {
 };
 
 double mean_loss(const torch::Tensor& log_probabilities, int64_t tokens) {
-  return -log_probabilities.sum(torch::kFloat64).item<double>() / static_cast<double>(std::max<int64_t>(1, tokens));
+  return -log_probabilities.sum(torch::kFloat64).item<double>() /
+         static_cast<double>(std::max<int64_t>(1, tokens));
 }
 
 class Evaluation {
  public:
   explicit Evaluation(const EvaluationRequest& request)
-      : request_(request), data_(TokenData::open(request.data)), split_(data_.split(request.split)) {
+      : request_(request),
+        data_(TokenData::open(request.data)),
+        split_(data_.split(request.split)) {
     if (request.choices) choices_ = Choices::open(*request.choices);
-    if (request.reference) {
-      const auto folder = ModelFolder::open(*request.reference);
-      data_.check_vocabulary(split_, folder.config().vocab_size);
-      reference_ = load_decoder(folder, request.options);
-    }
+    if (request.reference) reference_ = ModelFolder::open(*request.reference);
+    for (const auto& model : request.models) folders_.push_back(ModelFolder::open(model.path));
+    for (const auto& folder : folders_) check(folder);
+    if (reference_) reference_decoder_ = load_decoder(*reference_, request.options);
   }
 
   Json run() {
-    std::vector<ModelFolder> folders;  // all are checked before any work starts
-    for (const auto& model : request_.models) {
-      folders.push_back(ModelFolder::open(model.path));
-      data_.check_vocabulary(split_, folders.back().config().vocab_size);
-      if (choices_) choices_->check_ids(folders.back().config().vocab_size);
-    }
     Json json;
     json["data"] = request_.data.string();
     json["split"] = request_.split;
     json["models"] = Json::array();
-    for (size_t i = 0; i < folders.size(); ++i) json["models"].push_back(row(request_.models[i], folders[i]));
+    for (size_t i = 0; i < folders_.size(); ++i)
+      json["models"].push_back(row(request_.models[i], folders_[i]));
     return json;
   }
 
  private:
+  void check(const ModelFolder& folder) const {
+    const auto& config = folder.config();
+    data_.check_vocabulary(split_, config.vocab_size);
+    if (choices_) choices_->check_fit(config.vocab_size, config.max_seq_len);
+    if (!reference_ || reference_->config().vocab_size == config.vocab_size) return;
+    throw request_error(reference_->path().string(),
+                        c10::str("has a vocabulary of ", reference_->config().vocab_size, ", ",
+                                 folder.path().string(), " one of ", config.vocab_size),
+                        "Compare models with the same tokenizer.");
+  }
+
   Json row(const EvaluationRequest::Model& model, const ModelFolder& folder) {
     auto decoder = load_decoder(folder, request_.options);
     const auto& config = folder.config();
-    const ScoringWindows windows{config.max_seq_len, config.max_seq_len};
     Json json;
     json["model"] = folder.path().string();
     json["name"] = model.name;
     json["n_kv_head"] = config.n_kv_head;
     json["parameters"] = config.n_parameters();
-    add_quality(json, model.name, decoder, windows);
+    add_quality(json, model.name, decoder, folder);
     add_choices(json, model.name, decoder);
-    json["kv_bytes_per_token"] = config.kv_bytes_per_token(static_cast<int64_t>(request_.options.dtype().itemsize()));
+    json["kv_bytes_per_token"] =
+        config.kv_bytes_per_token(static_cast<int64_t>(request_.options.dtype().itemsize()));
     add_speed(json, decoder);
     const auto& provenance = folder.provenance();
     json["compute_fraction"] = nullptr;
@@ -86,12 +95,23 @@ class Evaluation {
     return json;
   }
 
-  void add_quality(Json& json, const std::string& name, Decoder& decoder, const ScoringWindows& windows) {
-    const int64_t tokens = split_.n_tokens() - split_.n_documents();
+  void add_quality(Json& json, const std::string& name, Decoder& decoder,
+                   const ModelFolder& folder) {
+    const int64_t tokens = split_.n_predicted();
     Pass pass("evaluating " + name, tokens, "tokens");
     std::optional<Likeness> likeness;
-    if (reference_) likeness = compare_predictions(decoder, *reference_, split_, windows, pass.report());
-    const double loss = likeness ? likeness->loss : mean_loss(score_tokens(decoder, split_, windows, pass.report()), tokens);
+    double loss = 0;
+    if (reference_ && !is_reference(folder)) {
+      const int64_t window =
+          std::min(decoder.config().max_seq_len, reference_->config().max_seq_len);
+      likeness = compare_predictions(decoder, *reference_decoder_, split_, {window, window},
+                                     pass.report());
+      loss = likeness->loss;
+    } else {
+      const int64_t window = decoder.config().max_seq_len;
+      loss = mean_loss(score_tokens(decoder, split_, {window, window}, pass.report()), tokens);
+      if (reference_) likeness = Likeness{loss, 1, 0};  // of itself
+    }
     json["tokens"] = tokens;
     json["loss"] = loss;
     json["perplexity"] = std::exp(loss);
@@ -123,11 +143,17 @@ class Evaluation {
     }
   }
 
+  bool is_reference(const ModelFolder& folder) const {
+    return std::filesystem::equivalent(folder.path(), reference_->path());
+  }
+
   const EvaluationRequest& request_;
   TokenData data_;
   const TokenSplit& split_;
   std::optional<Choices> choices_;
-  std::optional<Decoder> reference_;
+  std::vector<ModelFolder> folders_;
+  std::optional<ModelFolder> reference_;
+  std::optional<Decoder> reference_decoder_;
 };
 
 std::string cell(const Json& value, int digits, double factor = 1) {
@@ -160,15 +186,16 @@ std::string aligned(const std::vector<std::vector<std::string>>& rows) {
 Json evaluate(const EvaluationRequest& request) { return Evaluation(request).run(); }
 
 std::string evaluation_table(const Json& evaluation) {
-  std::vector<std::vector<std::string>> rows{{"model", "K/V heads", "loss", "perplexity", "bits/byte", "choices %",
-                                              "agreement %", "KL", "K/V bytes/token", "tokens/s x1", "tokens/s x16",
-                                              "compute %"}};
+  std::vector<std::vector<std::string>> rows{
+      {"model", "K/V heads", "loss", "perplexity", "bits/byte", "choices %", "agreement %", "KL",
+       "K/V bytes/token", "tokens/s x1", "tokens/s x16", "compute %"}};
   for (const auto& model : evaluation.at("models")) {
     const auto& speeds = model.at("decode_tokens_per_s");
-    rows.push_back({model.at("name"), kv_heads_text(model.at("n_kv_head")), cell(model.at("loss"), 4),
-                    cell(model.at("perplexity"), 2), cell(model.at("bits_per_byte"), 4),
-                    cell(model.at("choice_accuracy"), 1, 100), cell(model.at("agreement"), 1, 100),
-                    cell(model.at("kl"), 4), cell(model.at("kv_bytes_per_token"), 0), speed_cell(speeds, "1"),
+    rows.push_back({model.at("name"), kv_heads_text(model.at("n_kv_head")),
+                    cell(model.at("loss"), 4), cell(model.at("perplexity"), 2),
+                    cell(model.at("bits_per_byte"), 4), cell(model.at("choice_accuracy"), 1, 100),
+                    cell(model.at("agreement"), 1, 100), cell(model.at("kl"), 4),
+                    cell(model.at("kv_bytes_per_token"), 0), speed_cell(speeds, "1"),
                     speed_cell(speeds, "16"), cell(model.at("compute_fraction"), 2, 100)});
   }
   return aligned(rows);

@@ -1,4 +1,5 @@
-// trainers/evaluation.h: models side by side: quality on held-out text, cost of inference, cost of training.
+// trainers/evaluation.h: models side by side: quality on held-out text, cost of inference, cost of
+// training.
 #pragma once
 
 #include <torch/types.h>
@@ -25,9 +26,10 @@ struct EvaluationRequest {
   torch::TensorOptions options;  // dtype and device that the models run in
 };
 
-/// One JSON object: {"data": ..., "models": [{"model", "name", "n_kv_head", "parameters", "tokens", "loss", "perplexity",
-/// "bits_per_byte", "choice_accuracy", "agreement", "kl", "kv_bytes_per_token", "decode_tokens_per_s",
-/// "compute_fraction"}]}; what was not asked for or is unknown is null.
+/// One JSON object: {"data": ..., "models": [{"model", "name", "n_kv_head", "parameters", "tokens",
+/// "loss", "perplexity", "bits_per_byte", "choice_accuracy", "agreement", "kl",
+/// "kv_bytes_per_token", "decode_tokens_per_s", "compute_fraction"}]}; what was not asked for or is
+/// unknown is null.
 nlohmann::ordered_json evaluate(const EvaluationRequest& request);
 
 /// The same as a table for people.

@@ -1,7 +1,8 @@
 #include "trainers/flops.h"
 
 #include <sys/resource.h>
-#include <torch/torch.h>
+#include <torch/types.h>
+#include <torch/utils.h>
 #include <unistd.h>
 
 #include <fstream>
@@ -12,14 +13,17 @@
 namespace regroup {
 
 double forward_flops_per_token(const DecoderConfig& config, int64_t seq_len) {
-  double weights = static_cast<double>(config.vocab_size * config.d_model);  // the head, tied or not
+  double weights =
+      static_cast<double>(config.vocab_size * config.d_model);  // the head, tied or not
   for (const auto& block : decoder_blocks(config)) {
     for (const auto& parameter : block.parameters) {
-      const bool is_layer_matrix = parameter.shape.size() == 2 && parameter.name.starts_with("layers.");
+      const bool is_layer_matrix =
+          parameter.shape.size() == 2 && parameter.name.starts_with("layers.");
       if (is_layer_matrix) weights += static_cast<double>(c10::multiply_integers(parameter.shape));
     }
   }
-  const auto attention = static_cast<double>(2 * config.n_layer * config.n_head * config.head_dim * seq_len);
+  const auto attention =
+      static_cast<double>(2 * config.n_layer * config.n_head * config.head_dim * seq_len);
   return 2 * weights + attention;
 }
 

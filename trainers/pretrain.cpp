@@ -1,7 +1,7 @@
-#include <torch/torch.h>
+#include <torch/types.h>
 
 #include "framework/error.h"
-#include "trainers/run_parts.h"
+#include "trainers/run_setup.h"
 #include "trainers/runs.h"
 
 namespace regroup {
@@ -17,32 +17,36 @@ TextHandling text_of(const TokenData& data) {
 
 }  // namespace
 
-RunResult pretrain(const TrainConfig& config, const std::string& resolved_config, const RunStart& start) {
+RunResult pretrain(const TrainConfig& config, const std::string& resolved_config,
+                   const RunStart& start) {
   const auto steps = configured_steps(config);
-  if (!steps) throw request_error("[train]", "neither steps nor tokens is given", "Say how long to train.");
+  if (!steps)
+    throw request_error("[train]", "neither steps nor tokens is given", "Say how long to train.");
+  check_run_start(start);
+  const auto options = use_machine(config);
   const auto data = open_run_data(config);
   const auto architecture = decoder_config(config, data.train.vocab_size());
-  check_vocabulary(data, architecture.vocab_size);
-  const auto options = use_machine(config);
+  check_run_data(data, architecture);
 
-  RunFolder run(start);
+  RunFolder run(start, resolved_config);
   Decoder model(architecture, options);
   if (!run.resumes()) initialize(model, static_cast<uint64_t>(config.train.seed));
   const TrainingJob job{.label = "pretrain",
                         .config = config,
                         .steps = *steps,
-                        .description = {&family_named(config.model.family), architecture, config.train.dtype, {},
+                        .description = {&family_named(config.model.family),
+                                        architecture,
+                                        config.train.dtype,
+                                        {},
                                         text_of(data.train)},
                         .train = data.train_split(),
                         .val = data.val_split(),
                         .identity = run_identity(config, architecture, data, ""),
                         .resolved_config = resolved_config};
   describe_run(job);
-  const auto outcome = train(model, run, job);
-  if (outcome.interrupted) return {.interrupted = true, .evaluation = {}};
-  write_final(run, job, outcome.state, model);
-  run.finish();
-  return {};
+  const auto outcome = train_to_the_end(std::move(model), run, job);
+  if (!outcome.interrupted) run.finish();
+  return {outcome, {}};
 }
 
 }  // namespace regroup

@@ -2,116 +2,139 @@
 
 #include <c10/util/StringUtil.h>
 
-#include <algorithm>
-#include <cstdio>
-#include <vector>
-
 #include "framework/atomic_write.h"
 #include "framework/console.h"
 #include "framework/error.h"
-#include "framework/output_folder.h"
+#include "models/run_layout.h"
+#include "trainers/output_folder.h"
 
 namespace regroup {
 namespace {
 
 namespace fs = std::filesystem;
 
-constexpr const char* kStepPrefix = "step_";
+constexpr const char* kConfigFile = "config.ini";
 
 bool is_occupied(const fs::path& folder) {
   if (!fs::exists(folder)) return false;
   return !fs::is_directory(folder) || !fs::is_empty(folder);
 }
 
-std::string step_name(int64_t step) {
-  char name[32];
-  std::snprintf(name, sizeof(name), "%s%08lld", kStepPrefix, static_cast<long long>(step));
-  return name;
-}
-
-/// Checkpoint folders, newest first: their names sort by step.
-std::vector<fs::path> checkpoints_in(const fs::path& folder) {
-  std::vector<fs::path> found;
-  if (!fs::is_directory(folder)) return found;
-  for (const auto& entry : fs::directory_iterator(folder)) {
-    const bool is_step = entry.path().filename().string().starts_with(kStepPrefix);
-    if (is_step && entry.is_directory() && !entry.is_symlink()) found.push_back(entry.path());
-  }
-  std::sort(found.rbegin(), found.rend());
-  return found;
-}
-
 fs::path without_final_slash(const fs::path& folder) {
   return folder.has_filename() ? folder : folder.parent_path();
 }
 
-void point_latest_at(const fs::path& checkpoints, const std::string& name) {
+void point_latest_at(const fs::path& checkpoints, const fs::path& name) {
   const auto temporary = checkpoints / ".regroup-tmp-latest";
   fs::remove(temporary);
   fs::create_symlink(name, temporary);
-  fs::rename(temporary, checkpoints / "latest");
+  fs::rename(temporary, checkpoints / kLatestLink);
 }
 
 }  // namespace
 
-RunFolder::RunFolder(const RunStart& start)
+void check_run_start(const RunStart& start) {
+  if (!is_occupied(start.folder)) return;
+  if (start.resume) {
+    const bool is_run =
+        fs::exists(start.folder / kConfigFile) || !checkpoints_of(start.folder).empty();
+    if (is_run) return;
+    throw request_error(start.folder.string(), "holds something that is no training run",
+                        "Name the run's folder.");
+  }
+  if (!start.force) {
+    throw request_error(
+        start.folder.string(), "exists and is not empty",
+        "Name another folder, continue with --resume, or replace the run with --force.");
+  }
+  check_output_folder(start.folder, start.force);
+}
+
+RunFolder::RunFolder(const RunStart& start, const std::string& config)
     : path_(without_final_slash(start.folder)),
       replaced_(path_.parent_path() / (".regroup-tmp-replaced-" + path_.filename().string())),
       resume_(start.resume) {
-  if (resume_) {
-    const bool foreign = is_occupied(path_) && !fs::exists(config_file()) && checkpoints_in(path_ / "checkpoints").empty();
-    if (foreign) {
-      throw request_error(path_.string(), "holds something that is no training run", "Name the run's folder.");
-    }
-  } else if (is_occupied(path_)) {
-    if (!start.force) {
-      throw request_error(path_.string(), "exists and is not empty",
-                          "Name another folder, continue with --resume, or replace the run with --force.");
-    }
-    check_output_folder(path_, start.force);
-    // What a forced run replaces is kept until a run is complete here; of a forced run that failed nothing is kept.
-    if (fs::exists(replaced_)) {
-      fs::remove_all(path_);
-    } else {
-      fs::rename(path_, replaced_);
-    }
-  }
-  fs::create_directories(path_ / "checkpoints");
+  check_run_start(start);
+  if (!resume_ && is_occupied(path_)) set_aside_old_run();
+  fs::create_directories(path_);
+  lock_.emplace(path_);
+  if (!resumes()) write_config(config);  // at once: a run that is stopped early can be told for one
+  fs::create_directories(path_ / kCheckpoints);
   remove_leftovers(path_);
-  remove_leftovers(path_ / "checkpoints");
+  remove_leftovers(path_ / kCheckpoints);
+}
+
+RunFolder::~RunFolder() {
+  std::error_code ignored;
+  if (!fs::exists(replaced_, ignored)) return;
+  if (fs::exists(path_ / kCheckpoints / kLatestLink, ignored)) {
+    note(c10::str("the run that this one replaces is kept in ", replaced_.string(),
+                  " until this one is complete"));
+    return;
+  }
+  fs::remove_all(path_, ignored);
+  fs::rename(replaced_, path_, ignored);
+}
+
+fs::path RunFolder::final_folder() const { return path_ / kFinal; }
+fs::path RunFolder::converted_folder() const { return path_ / kConverted; }
+
+void RunFolder::write_config(const std::string& config) const {
+  write_file_atomically(path_ / kConfigFile, config);
+}
+
+/// Of a forced run that was not completed nothing is kept: what it replaces is the run before it.
+void RunFolder::set_aside_old_run() const {
+  const FolderLock not_at_work(path_);
+  if (fs::exists(replaced_)) {
+    fs::remove_all(path_);
+  } else {
+    fs::rename(path_, replaced_);
+  }
 }
 
 std::optional<fs::path> RunFolder::newest_checkpoint() const {
-  const auto found = checkpoints_in(path_ / "checkpoints");
+  const auto found = checkpoints_of(path_);
   return found.empty() ? std::nullopt : std::optional(found.front());
 }
 
-void RunFolder::load_checkpoint(const std::function<void(const fs::path&)>& load) const {
-  const auto found = checkpoints_in(path_ / "checkpoints");
+void RunFolder::load_checkpoint(const std::function<void(const fs::path&)>& load) {
+  const auto found = checkpoints_of(path_);
   for (size_t i = 0; i < found.size(); ++i) {
     try {
       load(found[i]);
+      for (size_t damaged = 0; damaged < i; ++damaged) set_aside_damaged(found[damaged]);
+      if (i > 0) point_latest_at(path_ / kCheckpoints, found[i].filename());
       return;
     } catch (const Error& error) {
       const bool is_last = i + 1 == found.size();
-      if (error.exit_code() == ExitCode::kBadRequest || resume_ != ResumeMode::kAuto || is_last) throw;
-      warn(c10::str("the checkpoint ", found[i].string(), " is damaged (", error.what(), "); taking the one before"));
+      if (error.exit_code() == ExitCode::kBadRequest || resume_ != ResumeMode::kAuto || is_last) {
+        throw;
+      }
+      warn(c10::str("the checkpoint ", found[i].string(), " is damaged (", error.what(),
+                    "); taking the one before"));
     }
   }
 }
 
-void RunFolder::save_checkpoint(int64_t step, int64_t keep, const std::function<void(const fs::path&)>& fill) {
-  const auto checkpoints = path_ / "checkpoints";
-  AtomicFolder folder(checkpoints / step_name(step));
+/// Under a name that counts as no checkpoint, so that it is neither resumed from nor kept for one.
+void RunFolder::set_aside_damaged(const fs::path& checkpoint) const {
+  const auto aside = checkpoint.parent_path() / ("damaged_" + checkpoint.filename().string());
+  fs::remove_all(aside);
+  fs::rename(checkpoint, aside);
+}
+
+void RunFolder::save_checkpoint(int64_t step, int64_t keep,
+                                const std::function<void(const fs::path&)>& fill) {
+  const auto checkpoints = path_ / kCheckpoints;
+  AtomicFolder folder(checkpoints / checkpoint_name(step));
   fill(folder.path());
   folder.commit_replacing();
-  point_latest_at(checkpoints, step_name(step));
-  const auto found = checkpoints_in(checkpoints);
+  point_latest_at(checkpoints, checkpoint_name(step));
+  const auto found = checkpoints_of(path_);
   for (size_t i = static_cast<size_t>(keep); i < found.size(); ++i) fs::remove_all(found[i]);
 }
 
-void RunFolder::finish() {
-  fs::remove_all(replaced_);
-}
+void RunFolder::finish() { fs::remove_all(replaced_); }
 
 }  // namespace regroup

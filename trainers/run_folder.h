@@ -1,4 +1,5 @@
-// trainers/run_folder.h: the folder of a training run: config.ini, metrics.jsonl, checkpoints/, final/.
+// trainers/run_folder.h: the folder of a training run: config.ini, metrics.jsonl, checkpoints/,
+// final/.
 #pragma once
 
 #include <cstdint>
@@ -6,6 +7,8 @@
 #include <functional>
 #include <optional>
 #include <string>
+
+#include "framework/folder_lock.h"
 
 namespace regroup {
 
@@ -17,37 +20,53 @@ struct RunStart {
   std::optional<ResumeMode> resume;  // continue it
 };
 
+/// Throws a request Error when the folder holds something and neither force nor resume allows that.
+/// Changes nothing.
+void check_run_start(const RunStart& start);
+
 class RunFolder {
  public:
-  /// Makes the folder, or takes up the run in it. Throws a request Error when it holds something and neither force nor
-  /// resume allows that; force replaces only what Regroup wrote, and keeps it aside until finish().
-  explicit RunFolder(const RunStart& start);
+  /// Makes the folder, with config as its config.ini, or takes up the run in it. Throws as
+  /// check_run_start does, and a request Error when another process is at work in the run. What
+  /// force replaces is kept aside until finish(), and put back when this run ends without a
+  /// checkpoint.
+  RunFolder(const RunStart& start, const std::string& config);
+  ~RunFolder();
+  RunFolder(const RunFolder&) = delete;
+  RunFolder& operator=(const RunFolder&) = delete;
 
   const std::filesystem::path& path() const { return path_; }
-  std::filesystem::path config_file() const { return path_ / "config.ini"; }
   std::filesystem::path metrics_file() const { return path_ / "metrics.jsonl"; }
-  std::filesystem::path final_folder() const { return path_ / "final"; }
-  std::filesystem::path converted_folder() const { return path_ / "converted"; }
+  std::filesystem::path final_folder() const;
+  std::filesystem::path converted_folder() const;
   std::filesystem::path evaluation_file() const { return path_ / "evaluation.json"; }
+
+  void write_config(const std::string& config) const;
 
   /// True when the run is continued and has a checkpoint.
   bool resumes() const { return resume_ && newest_checkpoint(); }
   /// The checkpoint of the highest step; nothing where there is none.
   std::optional<std::filesystem::path> newest_checkpoint() const;
-  /// Calls load with the newest checkpoint. Where that throws an Error, kLatest passes it on and kAuto names the damage
-  /// and goes on to the one before.
-  void load_checkpoint(const std::function<void(const std::filesystem::path&)>& load) const;
+  /// Calls load with the newest checkpoint. Where that throws an Error, kLatest passes it on; kAuto
+  /// names the damage, goes on to the one before and sets the damaged ones aside.
+  void load_checkpoint(const std::function<void(const std::filesystem::path&)>& load);
 
-  /// Writes checkpoints/step_NNNNNNNN in one step, points latest at it, then removes all but the newest `keep`.
-  void save_checkpoint(int64_t step, int64_t keep, const std::function<void(const std::filesystem::path&)>& fill);
+  /// Writes checkpoints/step_NNNNNNNN in one step, points latest at it, then removes all but the
+  /// newest `keep`.
+  void save_checkpoint(int64_t step, int64_t keep,
+                       const std::function<void(const std::filesystem::path&)>& fill);
 
-  /// Removes what force kept aside.
+  /// The run is complete: removes what force kept aside.
   void finish();
 
  private:
+  void set_aside_old_run() const;
+  void set_aside_damaged(const std::filesystem::path& checkpoint) const;
+
   std::filesystem::path path_;
   std::filesystem::path replaced_;  // where a run that force replaces waits
   std::optional<ResumeMode> resume_;
+  std::optional<FolderLock> lock_;
 };
 
 }  // namespace regroup

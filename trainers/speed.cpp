@@ -1,6 +1,6 @@
 #include "trainers/speed.h"
 
-#include <torch/torch.h>
+#include <torch/types.h>
 
 #include <algorithm>
 #include <vector>
@@ -30,7 +30,8 @@ void train_step(Decoder& model, AdamW& optimizer, const torch::Tensor& tokens) {
       model.loss(tokens, 1.0 / static_cast<double>(tokens.size(0) * (tokens.size(1) - 1)));
   loss.backward();
   loss.item<double>();  // waits for the device
-  optimizer.step(kLearningRate, 1.0 / std::max(1.0, gradient_norm(model.blocks())));  // clipped at 1, as runs are
+  optimizer.step(kLearningRate,
+                 1.0 / std::max(1.0, gradient_norm(model.blocks())));  // clipped at 1, as runs are
 }
 
 }  // namespace
@@ -38,8 +39,10 @@ void train_step(Decoder& model, AdamW& optimizer, const torch::Tensor& tokens) {
 DecodeSpeed measure_decode(Decoder& model, int64_t batch, int64_t prompt, int64_t n_new) {
   auto random = seeded_generator(0, "prompts of a decoding benchmark");
   const auto prompts =
-      torch::randint(model.config().vocab_size, {batch, prompt}, random, torch::kInt64).to(model.options().device());
-  const double tokens = static_cast<double>(batch * (n_new - 1));  // the first comes from the prefill
+      torch::randint(model.config().vocab_size, {batch, prompt}, random, torch::kInt64)
+          .to(model.options().device());
+  const double tokens =
+      static_cast<double>(batch * (n_new - 1));  // the first comes from the prefill
   std::vector<double> prefill, decode;
   for (int round = 0; round < kRounds; ++round) {
     const double start = steady_seconds();

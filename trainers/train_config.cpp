@@ -13,23 +13,33 @@ std::vector<std::string> family_names() {
   return names;
 }
 
-std::vector<std::string> method_names() {
-  std::vector<std::string> names;
-  for (const auto& method : conversion_methods()) names.push_back(method.name);
+const EnumNames<ScheduleKind>& schedule_names() {
+  static const EnumNames<ScheduleKind> names{{"cosine", ScheduleKind::kCosine},
+                                             {"linear", ScheduleKind::kLinear},
+                                             {"constant", ScheduleKind::kConstant},
+                                             {"wsd", ScheduleKind::kWsd}};
   return names;
 }
 
+// Far above any model, and small enough that products of them fit 64 bits.
+constexpr double kMostLayers = 1e4, kMostHeads = 65536, kWidest = 1 << 20, kMostTokens = 1e15;
+
 void declare_model(ConfigSchema& schema, TrainConfig::Model& model) {
-  const auto positive = at_least(1);
-  schema.add("model.family", &model.family, "architecture of the files that are written", family_names());
-  schema.add("model.n_layer", &model.n_layer, "blocks", positive);
-  schema.add("model.d_model", &model.d_model, "width of the residual stream", positive);
-  schema.add("model.n_head", &model.n_head, "query heads", positive);
-  schema.add("model.n_kv_head", &model.n_kv_head, "K/V heads, one number or one a layer (n_head unless told)", positive);
-  schema.add("model.head_dim", &model.head_dim, "width of a head (d_model / n_head unless told)", positive);
-  schema.add("model.d_ff", &model.d_ff, "width inside the MLP (8/3 d_model, rounded up to 32, unless told)", positive);
-  schema.add("model.vocab_size", &model.vocab_size, "vocabulary (the data's unless told)", positive);
-  schema.add("model.max_seq_len", &model.max_seq_len, "longest sequence", positive);
+  const auto width = between(1, kWidest), heads = between(1, kMostHeads),
+             length = between(1, 1 << 30);
+  schema.add("model.family", &model.family, "architecture of the files that are written",
+             family_names());
+  schema.add("model.n_layer", &model.n_layer, "blocks", between(1, kMostLayers));
+  schema.add("model.d_model", &model.d_model, "width of the residual stream", width);
+  schema.add("model.n_head", &model.n_head, "query heads", heads);
+  schema.add("model.n_kv_head", &model.n_kv_head,
+             "K/V heads, one number or one a layer (n_head unless told)", heads);
+  schema.add("model.head_dim", &model.head_dim, "width of a head (d_model / n_head unless told)",
+             width);
+  schema.add("model.d_ff", &model.d_ff,
+             "width inside the MLP (8/3 d_model, rounded up to 32, unless told)", width);
+  schema.add("model.vocab_size", &model.vocab_size, "vocabulary (the data's unless told)", length);
+  schema.add("model.max_seq_len", &model.max_seq_len, "longest sequence", length);
   schema.add("model.rope_theta", &model.rope_theta, "base of the rotary frequencies", above(0));
   schema.add("model.norm_eps", &model.norm_eps, "added to the mean square in norms", at_least(0));
   schema.add("model.tie_embeddings", &model.tie_embeddings, "output head is the embedding");
@@ -38,68 +48,99 @@ void declare_model(ConfigSchema& schema, TrainConfig::Model& model) {
 void declare_optim(ConfigSchema& schema, TrainConfig::Optim& optim) {
   schema.add("optim.lr", &optim.schedule.lr, "peak learning rate", above(0));
   schema.add("optim.min_lr", &optim.schedule.min_lr, "learning rate at the end", at_least(0));
-  schema.add("optim.warmup_steps", &optim.schedule.warmup_steps, "steps of linear warm-up", at_least(0));
-  schema.add("optim.schedule", &optim.schedule.kind, "after warm-up",
-             EnumNames<ScheduleKind>{{"cosine", ScheduleKind::kCosine},
-                                     {"linear", ScheduleKind::kLinear},
-                                     {"constant", ScheduleKind::kConstant},
-                                     {"wsd", ScheduleKind::kWsd}});
+  schema.add("optim.warmup_steps", &optim.schedule.warmup_steps, "steps of linear warm-up",
+             at_least(0));
+  schema.add("optim.schedule", &optim.schedule.kind, "after warm-up", schedule_names());
   schema.add("optim.beta1", &optim.adamw.beta1, "AdamW's decay of the mean", between(0, 0.999999));
-  schema.add("optim.beta2", &optim.adamw.beta2, "AdamW's decay of the mean square", between(0, 0.999999));
+  schema.add("optim.beta2", &optim.adamw.beta2, "AdamW's decay of the mean square",
+             between(0, 0.999999));
   schema.add("optim.eps", &optim.adamw.eps, "AdamW's epsilon", above(0));
-  schema.add("optim.weight_decay", &optim.adamw.weight_decay, "of matrices; norm gains never decay", at_least(0));
-  schema.add("optim.grad_clip", &optim.grad_clip, "largest gradient norm (0: no clipping)", at_least(0));
+  schema.add("optim.weight_decay", &optim.adamw.weight_decay, "of matrices; norm gains never decay",
+             at_least(0));
+  schema.add("optim.grad_clip", &optim.grad_clip, "largest gradient norm (0: no clipping)",
+             at_least(0));
 }
 
 void declare_train(ConfigSchema& schema, TrainConfig::Train& train) {
-  schema.add("train.steps", &train.steps, "optimizer steps", at_least(1));
-  schema.add("train.tokens", &train.tokens, "training tokens, instead of steps", at_least(1));
-  schema.add("train.batch_tokens", &train.batch_tokens, "tokens of an optimizer step", at_least(1));
-  schema.add("train.micro_batch", &train.micro_batch, "sequences of a forward pass", at_least(1));
-  schema.add("train.dtype", &train.dtype, "of weights and activations; masters and optimizer are fp32",
-             EnumNames<torch::ScalarType>{{"fp32", torch::kFloat32}, {"bf16", torch::kBFloat16}});
+  schema.add("train.steps", &train.steps, "optimizer steps", between(1, kMostTokens));
+  schema.add("train.tokens", &train.tokens, "training tokens, instead of steps",
+             between(1, kMostTokens));
+  schema.add("train.batch_tokens", &train.batch_tokens, "tokens of an optimizer step",
+             between(1, kMostTokens));
+  schema.add("train.micro_batch", &train.micro_batch, "sequences of a forward pass",
+             between(1, 1 << 20));
+  schema.add("train.dtype", &train.dtype,
+             "of weights and activations; masters and optimizer are fp32", compute_dtypes());
   schema.add("train.seed", &train.seed, "of initial weights and random heads", at_least(0));
-  schema.add("train.activation_checkpointing", &train.activation_checkpointing, "recompute blocks in backward",
+  schema.add("train.activation_checkpointing", &train.activation_checkpointing,
+             "recompute blocks in backward",
              EnumNames<ActivationCheckpointing>{{"none", ActivationCheckpointing::kNone},
                                                 {"full", ActivationCheckpointing::kFull}});
-  schema.add("train.max_skipped_steps", &train.max_skipped_steps, "non-finite steps in a row that stop the run",
-             at_least(1));
-  schema.add("train.threads", &train.threads, "CPU threads (all cores unless told)", at_least(1));
-  schema.add("train.device", &train.device, "cpu or cuda");
+  schema.add("train.max_skipped_steps", &train.max_skipped_steps,
+             "non-finite steps in a row that stop the run", at_least(1));
+  schema.add("train.threads", &train.threads, "CPU threads (all cores unless told)",
+             between(1, kMostThreads));
+  schema.add("train.device", &train.device, "where to train",
+             std::vector<std::string>{"cpu", "cuda"});
 }
 
 }  // namespace
+
+const EnumNames<torch::ScalarType>& compute_dtypes() {
+  static const EnumNames<torch::ScalarType> names{{"fp32", torch::kFloat32},
+                                                  {"bf16", torch::kBFloat16}};
+  return names;
+}
+
+std::string schedule_name(ScheduleKind kind) {
+  for (const auto& [name, value] : schedule_names()) {
+    if (value == kind) return name;
+  }
+  TORCH_CHECK(false, "a schedule without a name");
+}
 
 void declare(ConfigSchema& schema, TrainConfig& config) {
   declare_model(schema, config.model);
   schema.add("data.train", &config.data.train, "token file; its /train is trained on");
   schema.add("data.val", &config.data.val, "token file; its /val is evaluated on");
-  schema.add("data.seq_len", &config.data.seq_len, "tokens of a training sequence", at_least(1));
-  schema.add("data.shuffle_seed", &config.data.shuffle_seed, "of the order of sequences", at_least(0));
+  schema.add("data.seq_len", &config.data.seq_len, "tokens of a training sequence",
+             between(1, 1 << 30));
+  schema.add("data.shuffle_seed", &config.data.shuffle_seed, "of the order of sequences",
+             at_least(0));
   declare_optim(schema, config.optim);
   declare_train(schema, config.train);
   schema.add("convert.from", &config.convert.from, "the original, to be converted now");
-  schema.add("convert.n_kv_head", &config.convert.n_kv_head, "its new K/V heads, one number or one a layer", at_least(1));
-  schema.add("convert.method", &config.convert.method, "how heads are pooled", method_names());
-  schema.add("uptrain.alpha", &config.uptrain.alpha, "share of the original's steps to train", at_least(0));
-  schema.add("uptrain.original_steps", &config.uptrain.original_steps, "the original's steps, where it does not say",
-             at_least(1));
+  schema.add("convert.n_kv_head", &config.convert.n_kv_head,
+             "its new K/V heads, one number or one a layer", between(1, kMostHeads));
+  schema.add("convert.method", &config.convert.method, "how heads are pooled",
+             conversion_method_names());
+  schema.add("uptrain.alpha", &config.uptrain.alpha, "share of the original's steps to train",
+             between(0, 1000));
+  schema.add("uptrain.original_steps", &config.uptrain.original_steps,
+             "the original's steps, where it does not say", between(1, kMostTokens));
   schema.add("uptrain.from", &config.uptrain.from, "a model that was converted already");
-  schema.add("uptrain.original", &config.uptrain.original, "the original of [uptrain] from, for reference");
-  schema.add("eval.every", &config.eval.every, "steps between validation losses (0: at the end only)", at_least(0));
-  schema.add("eval.batches", &config.eval.batches, "micro-batches of a validation loss", at_least(1));
+  schema.add("uptrain.original", &config.uptrain.original,
+             "the original of [uptrain] from, for reference");
+  schema.add("eval.every", &config.eval.every,
+             "steps between validation losses (0: at the end only)", at_least(0));
+  schema.add("eval.batches", &config.eval.batches, "micro-batches of a validation loss",
+             at_least(1));
   schema.add("eval.choices", &config.eval.choices, "token file with choice questions");
-  schema.add("checkpoint.every", &config.checkpoint.every, "steps between checkpoints (0: at the end only)", at_least(0));
-  schema.add("checkpoint.keep", &config.checkpoint.keep, "newest checkpoints that are kept", at_least(1));
+  schema.add("checkpoint.every", &config.checkpoint.every,
+             "steps between checkpoints (0: at the end only)", at_least(0));
+  schema.add("checkpoint.keep", &config.checkpoint.keep, "newest checkpoints that are kept",
+             at_least(1));
   schema.add("log.every", &config.log.every, "steps between lines of metrics.jsonl", at_least(1));
 
   schema.add_rule({"train.steps", "train.tokens"}, [&config]() -> std::string {
-    return config.train.steps && config.train.tokens ? "steps and tokens both say how long to train; give one" : "";
+    return config.train.steps && config.train.tokens
+               ? "steps and tokens both say how long to train; give one"
+               : "";
   });
   schema.add_rule({"train.batch_tokens", "data.seq_len"}, [&config]() -> std::string {
     if (config.train.batch_tokens >= config.data.seq_len) return "";
-    return c10::str("batch_tokens (", config.train.batch_tokens, ") is less than one sequence of seq_len (",
-                    config.data.seq_len, ")");
+    return c10::str("batch_tokens (", config.train.batch_tokens,
+                    ") is less than one sequence of seq_len (", config.data.seq_len, ")");
   });
   schema.add_rule({"optim.min_lr", "optim.lr"}, [&config]() -> std::string {
     const auto& schedule = config.optim.schedule;
@@ -126,18 +167,19 @@ DecoderConfig decoder_config(const TrainConfig& config, int64_t data_vocab_size)
   result.rope_theta = model.rope_theta;
   result.norm_eps = model.norm_eps;
   result.tie_embeddings = model.tie_embeddings;
-  const auto one_for_all = model.n_kv_head.empty() ? std::vector<int64_t>{model.n_head} : model.n_kv_head;
+  const auto one_for_all =
+      model.n_kv_head.empty() ? std::vector<int64_t>{model.n_head} : model.n_kv_head;
   result.n_kv_head = one_for_all.size() == 1
                          ? std::vector<int64_t>(static_cast<size_t>(model.n_layer), one_for_all[0])
                          : one_for_all;
   for (const auto& problem : result.problems()) complaints.add(problem);
   if (config.data.seq_len > result.max_seq_len) {
-    complaints.add(c10::str("data.seq_len (", config.data.seq_len, ") is longer than model.max_seq_len (",
-                            result.max_seq_len, ")"));
+    complaints.add(c10::str("data.seq_len (", config.data.seq_len,
+                            ") is longer than model.max_seq_len (", result.max_seq_len, ")"));
   }
   if (data_vocab_size > result.vocab_size) {
-    complaints.add(c10::str("the data's vocabulary (", data_vocab_size, ") is larger than model.vocab_size (",
-                            result.vocab_size, ")"));
+    complaints.add(c10::str("the data's vocabulary (", data_vocab_size,
+                            ") is larger than model.vocab_size (", result.vocab_size, ")"));
   }
   complaints.throw_if_any("[model]", "Mend the config and start again.", ExitCode::kBadRequest);
   return result;

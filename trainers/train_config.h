@@ -1,4 +1,5 @@
-// trainers/train_config.h: the keys of a training run's config, their defaults, and the numbers that follow from them.
+// trainers/train_config.h: the keys of a training run's config, their defaults, and the numbers
+// that follow from them.
 #pragma once
 
 #include <torch/types.h>
@@ -16,6 +17,12 @@
 namespace regroup {
 
 enum class ActivationCheckpointing { kNone, kFull };
+
+/// The dtypes that models compute in, by the names that configs and options give them.
+const EnumNames<torch::ScalarType>& compute_dtypes();
+/// "cosine" and its like.
+std::string schedule_name(ScheduleKind kind);
+constexpr double kMostThreads = 4096;
 
 struct TrainConfig {
   struct Model {
@@ -76,8 +83,8 @@ struct TrainConfig {
 /// Declares every key over config's members. The schema refers to config, which must outlive it.
 void declare(ConfigSchema& schema, TrainConfig& config);
 
-/// The architecture that [model] describes, with the data's vocabulary where none is given. Throws a request Error
-/// with everything that is wrong.
+/// The architecture that [model] describes, with the data's vocabulary where none is given. Throws
+/// a request Error with everything that is wrong.
 DecoderConfig decoder_config(const TrainConfig& config, int64_t data_vocab_size);
 
 }  // namespace regroup

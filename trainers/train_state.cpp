@@ -1,6 +1,7 @@
 #include "trainers/train_state.h"
 
-#include <torch/torch.h>
+#include <torch/types.h>
+#include <torch/utils.h>
 
 #include <nlohmann/json.hpp>
 
@@ -14,16 +15,21 @@ namespace {
 
 constexpr int64_t kFormatVersion = 1;
 
-std::string state_path(size_t block, const char* name) { return c10::str("/blocks/", block, "/", name); }
+std::string state_path(size_t block, const char* name) {
+  return c10::str("/blocks/", block, "/", name);
+}
 
-void check_identity(const std::filesystem::path& file, const RunIdentity& saved, const RunIdentity& present) {
+void check_identity(const std::filesystem::path& file, const RunIdentity& saved,
+                    const RunIdentity& present) {
   Complaints complaints;
   for (const auto& [key, value] : present) {
     const auto found = saved.find(key);
     const auto before = found == saved.end() ? std::string("not there") : found->second;
-    if (before != value) complaints.add(c10::str(key, " is ", value, ", the checkpoint was trained with ", before));
+    if (before != value)
+      complaints.add(c10::str(key, " is ", value, ", the checkpoint was trained with ", before));
   }
-  complaints.throw_if_any(file.string(), "Resume with the same model, data and optimizer, or start a new run.",
+  complaints.throw_if_any(file.string(),
+                          "Resume with the same model, data and optimizer, or start a new run.",
                           ExitCode::kBadRequest);
 }
 
@@ -38,15 +44,17 @@ RunIdentity read_identity(const Hdf5File& file) {
 
 int64_t counter(const Hdf5File& file, const char* name) {
   const auto value = file.integer_attribute("/", name);
-  if (!value || *value < 0) throw Error(file.where(), c10::str("has no sound attribute ", name), "The file is damaged.");
+  if (!value || *value < 0)
+    throw Error(file.where(), c10::str("has no sound attribute ", name), "The file is damaged.");
   return *value;
 }
 
 void read_into(const Hdf5File& file, const std::string& name, const torch::Tensor& target) {
   const auto dataset = file.dataset(name);
   if (dataset.shape() != target.sizes().vec() || dataset.dtype() != target.scalar_type()) {
-    throw Error(file.where(), c10::str(name, " has shape ", torch::IntArrayRef(dataset.shape()), ", expected ",
-                                       target.sizes(), " ", target.scalar_type()),
+    throw Error(file.where(),
+                c10::str(name, " has shape ", torch::IntArrayRef(dataset.shape()), ", expected ",
+                         target.sizes(), " ", target.scalar_type()),
                 "The file is damaged, or belongs to another model.");
   }
   target.copy_(dataset.read());
@@ -54,8 +62,8 @@ void read_into(const Hdf5File& file, const std::string& name, const torch::Tenso
 
 }  // namespace
 
-void save_train_state(const std::filesystem::path& folder, const TrainState& state, const RunIdentity& identity,
-                      const Decoder& model, AdamW& optimizer) {
+void save_train_state(const std::filesystem::path& folder, const TrainState& state,
+                      const RunIdentity& identity, const Decoder& model, AdamW& optimizer) {
   auto file = Hdf5File::create(folder / "training_state.h5");
   file.set_attribute("/", "format_version", kFormatVersion);
   file.set_attribute("/", "identity", nlohmann::json(identity).dump());
@@ -74,12 +82,13 @@ void save_train_state(const std::filesystem::path& folder, const TrainState& sta
   file.close();
 }
 
-TrainState load_train_state(const std::filesystem::path& folder, const RunIdentity& identity, Decoder& model,
-                            AdamW& optimizer) {
+TrainState load_train_state(const std::filesystem::path& folder, const RunIdentity& identity,
+                            Decoder& model, AdamW& optimizer) {
   const torch::NoGradGuard no_grad;
   const auto file = Hdf5File::open(folder / "training_state.h5");
   if (counter(file, "format_version") != kFormatVersion) {
-    throw Error(file.where(), "is of another format version", "Resume with the version of Regroup that wrote it.");
+    throw Error(file.where(), "is of another format version",
+                "Resume with the version of Regroup that wrote it.");
   }
   check_identity(folder, read_identity(file), identity);
   const auto weights = ModelFolder::open(folder);

@@ -1,4 +1,5 @@
-// trainers/train_state.h: what a run needs beside the model's weights to go on as if it had never stopped.
+// trainers/train_state.h: what a run needs beside the model's weights to go on as if it had never
+// stopped.
 #pragma once
 
 #include <cstdint>
@@ -21,14 +22,14 @@ struct TrainState {
 /// What must stay the same when a run is resumed: config keys and fingerprints by name.
 using RunIdentity = std::map<std::string, std::string>;
 
-/// Writes training_state.h5 into a checkpoint's folder: the counters, the optimizer's moments, and the float32 masters
-/// where the model's weights are bfloat16.
-void save_train_state(const std::filesystem::path& folder, const TrainState& state, const RunIdentity& identity,
-                      const Decoder& model, AdamW& optimizer);
+/// Writes training_state.h5 into a checkpoint's folder: the counters, the optimizer's moments, and
+/// the float32 masters where the model's weights are bfloat16.
+void save_train_state(const std::filesystem::path& folder, const TrainState& state,
+                      const RunIdentity& identity, const Decoder& model, AdamW& optimizer);
 
-/// Reads it back, and the model's weights from the folder's safetensors. Throws a request Error that lists what differs
-/// when the identity is another one; an Error when the files are damaged.
-TrainState load_train_state(const std::filesystem::path& folder, const RunIdentity& identity, Decoder& model,
-                            AdamW& optimizer);
+/// Reads it back, and the model's weights from the folder's safetensors. Throws a request Error
+/// that lists what differs when the identity is another one; an Error when the files are damaged.
+TrainState load_train_state(const std::filesystem::path& folder, const RunIdentity& identity,
+                            Decoder& model, AdamW& optimizer);
 
 }  // namespace regroup

@@ -1,6 +1,6 @@
 #include "trainers/trainer.h"
 
-#include <torch/torch.h>
+#include <torch/types.h>
 
 #include <cmath>
 
@@ -13,8 +13,8 @@
 #include "framework/metrics_log.h"
 #include "framework/progress.h"
 #include "framework/signals.h"
-#include "trainers/evaluator.h"
 #include "trainers/flops.h"
+#include "trainers/scoring.h"
 
 namespace regroup {
 namespace {
@@ -62,52 +62,59 @@ class Trainer {
         run_(run),
         job_(job),
         optimizer_(model.blocks(), job.config.optim.adamw),
-        state_(starting_state()),
-        metrics_(run.resumes() ? MetricsLog::resume(run.metrics_file(), state_.step) : MetricsLog(run.metrics_file())),
-        batches_(job, state_.step),
+        schedule_(schedule_of(job)),
         flops_per_token_(training_flops_per_token(model.config(), job.config.data.seq_len)),
-        peak_flops_(measured_peak_flops(model.options())),
-        schedule_(job.config.optim.schedule),
-        progress_({.label = job.label, .total = job.steps, .round = "step", .unit = "tokens", .start = state_.step}) {
-    schedule_.steps = job.steps;
-    if (schedule_.warmup_steps > job.steps) {
-      warn(c10::str("warmup_steps (", schedule_.warmup_steps, ") is longer than the run of ", job.steps,
-                    " steps; it is shortened to that"));
-      schedule_.warmup_steps = job.steps;
-    }
-    write_file_atomically(run.config_file(), job.resolved_config);
+        peak_flops_(measured_peak_flops(model.options())) {
     if (job.val) val_windows_.emplace(*job.val, job.config.data.seq_len, std::nullopt);
   }
 
   TrainingOutcome run() {
     const StopSignals signals;
-    while (state_.step < job_.steps) {
+    if (run_.resumes()) load();
+    run_.write_config(job_.resolved_config);  // the checkpoint accepts it
+    metrics_.emplace(MetricsLog::resume(run_.metrics_file(), state_.step));
+    batches_.emplace(job_, state_.step);
+    progress_.emplace(progress_options());
+    logged_at_ = steady_seconds();
+    while (!is_finished() && !outcome_.interrupted) {
       const StepResult result = train_step();
       log(result);
       refuse_divergence();
-      if (is_due(job_.config.eval.every)) evaluate();
+      if (is_due(job_.config.eval.every) || is_finished()) evaluate();
       if (is_due(job_.config.checkpoint.every)) save();
-      if (stop_requested() && state_.step < job_.steps) {
-        save();
-        return {state_, true};
-      }
+      outcome_.interrupted = stop_requested() && !is_finished();
     }
     save();
-    progress_.finish();
-    return {state_, false};
+    if (is_finished()) progress_->finish();
+    return outcome_;
   }
 
  private:
-  TrainState starting_state() {
-    TrainState state;
-    if (run_.resumes()) {
-      run_.load_checkpoint([&](const std::filesystem::path& checkpoint) {
-        state = load_train_state(checkpoint, job_.identity, model_, optimizer_);
-        note(c10::str("resuming from ", checkpoint.string()));
-        saved_step_ = state.step;
-      });
+  static LrSchedule schedule_of(const TrainingJob& job) {
+    LrSchedule schedule = job.config.optim.schedule;
+    schedule.steps = job.steps;
+    if (schedule.warmup_steps > job.steps) {
+      warn(c10::str("warmup_steps (", schedule.warmup_steps, ") is longer than the run of ",
+                    job.steps, " steps; it is shortened to that"));
+      schedule.warmup_steps = job.steps;
     }
-    return state;
+    return schedule;
+  }
+
+  ProgressOptions progress_options() const {
+    return {.label = job_.label,
+            .total = job_.steps,
+            .round = "step",
+            .unit = "tokens",
+            .start = state_.step};
+  }
+
+  void load() {
+    run_.load_checkpoint([&](const std::filesystem::path& checkpoint) {
+      state_ = load_train_state(checkpoint, job_.identity, model_, optimizer_);
+      note(c10::str("resuming from ", checkpoint.string()));
+    });
+    saved_step_ = state_.step;
   }
 
   /// Forward and backward over the step's micro-batches, then one update of the weights.
@@ -116,13 +123,14 @@ class Trainer {
     for (auto& block : model_.blocks()) block.zero_gradient();
     const double scale = 1.0 / static_cast<double>(job_.config.tokens_per_step());
     double loss_sum = 0;
-    for (int64_t i = 0; i < batches_.per_step(); ++i) {
-      const auto tokens = batches_.next().to(model_.options().device());
+    for (int64_t i = 0; i < batches_->per_step(); ++i) {
+      const auto tokens = batches_->next().to(model_.options().device());
       const auto loss = model_.loss(tokens, scale);
       loss.backward();
       loss_sum += loss.item<double>();
     }
-    const StepResult result{loss_sum, gradient_norm(model_.blocks()), schedule_.at(state_.step), true};
+    const StepResult result{loss_sum, gradient_norm(model_.blocks()), schedule_.at(state_.step),
+                            true};
     return update(result);
   }
 
@@ -131,7 +139,8 @@ class Trainer {
     result.finite = std::isfinite(result.loss) && std::isfinite(result.gradient_norm);
     if (result.finite) {
       const double clip = job_.config.optim.grad_clip;
-      const double scale = clip > 0 && result.gradient_norm > clip ? clip / result.gradient_norm : 1.0;
+      const double scale =
+          clip > 0 && result.gradient_norm > clip ? clip / result.gradient_norm : 1.0;
       optimizer_.step(result.lr, scale);
       state_.skipped_in_a_row = 0;
     } else {
@@ -145,8 +154,10 @@ class Trainer {
 
   /// One line for people, and one for machines every log.every steps.
   void log(const StepResult& result) {
-    progress_.update(state_.step, static_cast<double>(tokens_since_start_), {"loss " + fixed(result.loss, 4)},
-                     {"MFU " + fixed(100 * pace() * flops_per_token_ / peak_flops_, 0) + " %"});
+    outcome_.loss = result.loss;
+    progress_->update(state_.step, static_cast<double>(tokens_since_start_),
+                      {"loss " + fixed(result.loss, 4)},
+                      {"MFU " + fixed(100 * pace() * flops_per_token_ / peak_flops_, 0) + " %"});
     if (!is_due(job_.config.log.every) && state_.step < job_.steps && result.finite) return;
     MetricFields fields{{"step", state_.step},
                         {"tokens", state_.tokens},
@@ -157,29 +168,34 @@ class Trainer {
                         {"mfu", pace() * flops_per_token_ / peak_flops_},
                         {"rss_bytes", resident_bytes()}};
     if (state_.skipped_steps > 0) fields.emplace_back("skipped_steps", state_.skipped_steps);
-    metrics_.append(fields);
+    metrics_->append(fields);
     logged_at_ = steady_seconds();
     tokens_logged_ = tokens_since_start_;
   }
 
   /// Tokens a second since the last logged step.
   double pace() const {
-    return static_cast<double>(tokens_since_start_ - tokens_logged_) / std::max(1e-9, steady_seconds() - logged_at_);
+    return static_cast<double>(tokens_since_start_ - tokens_logged_) /
+           std::max(1e-9, steady_seconds() - logged_at_);
   }
 
   void refuse_divergence() const {
     if (state_.skipped_in_a_row < job_.config.train.max_skipped_steps) return;
     const auto checkpoint = run_.newest_checkpoint();
     throw Error(c10::str(run_.path().string(), ", step ", state_.step),
-                c10::str("loss or gradient was not finite in ", state_.skipped_in_a_row, " steps in a row; the last good ",
-                         checkpoint ? "checkpoint is " + checkpoint->string() : std::string("checkpoint: none was saved")),
+                c10::str("loss or gradient was not finite in ", state_.skipped_in_a_row,
+                         " steps in a row; the last good ",
+                         checkpoint ? "checkpoint is " + checkpoint->string()
+                                    : std::string("checkpoint: none was saved")),
                 "Lower optim.lr or lengthen optim.warmup_steps, then resume or start again.");
   }
 
   void evaluate() {
     if (!val_windows_) return;
-    const double loss = window_loss(model_, *val_windows_, job_.config.eval.batches, job_.config.train.micro_batch);
-    metrics_.append({{"step", state_.step}, {"tokens", state_.tokens}, {"val_loss", loss}});
+    const double loss =
+        window_loss(model_, *val_windows_, job_.config.eval.batches, job_.config.train.micro_batch);
+    outcome_.val_loss = loss;
+    metrics_->append({{"step", state_.step}, {"tokens", state_.tokens}, {"val_loss", loss}});
     note(c10::str("step ", state_.step, ": validation loss ", fixed(loss, 4)));
     logged_at_ = steady_seconds();  // evaluation is no part of the pace
     tokens_logged_ = tokens_since_start_;
@@ -187,38 +203,43 @@ class Trainer {
 
   void save() {
     if (saved_step_ == state_.step) return;
-    run_.save_checkpoint(state_.step, job_.config.checkpoint.keep, [&](const std::filesystem::path& folder) {
-      auto description = job_.description;
-      description.provenance = trained_provenance(job_, state_);
-      write_model(folder, description, parameter_sources(model_), kDefaultShardBytes);
-      save_train_state(folder, state_, job_.identity, model_, optimizer_);
-    });
+    run_.save_checkpoint(
+        state_.step, job_.config.checkpoint.keep, [&](const std::filesystem::path& folder) {
+          auto description = job_.description;
+          description.provenance = trained_provenance(job_, state_);
+          write_model(folder, description, parameter_sources(model_), kDefaultShardBytes);
+          save_train_state(folder, state_, job_.identity, model_, optimizer_);
+        });
     saved_step_ = state_.step;
   }
 
+  bool is_finished() const { return state_.step >= job_.steps; }
   bool is_due(int64_t every) const { return every > 0 && state_.step % every == 0; }
 
   Decoder& model_;
   RunFolder& run_;
   const TrainingJob& job_;
   AdamW optimizer_;
-  int64_t saved_step_ = -1;
-  TrainState state_;
-  MetricsLog metrics_;
-  MicroBatches batches_;
-  std::optional<Batches> val_windows_;
-  double flops_per_token_, peak_flops_;
   LrSchedule schedule_;
-  ProgressLine progress_;
+  double flops_per_token_, peak_flops_;
+  std::optional<Batches> val_windows_;
+
+  TrainingOutcome outcome_;
+  TrainState& state_ = outcome_.state;
+  int64_t saved_step_ = -1;
+  std::optional<MetricsLog> metrics_;
+  std::optional<MicroBatches> batches_;
+  std::optional<ProgressLine> progress_;
   int64_t tokens_since_start_ = 0;  // of this process
   int64_t tokens_logged_ = 0;
-  double logged_at_ = steady_seconds();
+  double logged_at_ = 0;
 };
 
 }  // namespace
 
 TrainingOutcome train(Decoder& model, RunFolder& run, const TrainingJob& job) {
-  model.enable_training(job.config.train.activation_checkpointing == ActivationCheckpointing::kFull);
+  model.enable_training(job.config.train.activation_checkpointing ==
+                        ActivationCheckpointing::kFull);
   return Trainer(model, run, job).run();
 }
 

@@ -1,4 +1,4 @@
-#include <torch/torch.h>
+#include <torch/types.h>
 
 #include <cmath>
 
@@ -7,9 +7,10 @@
 #include "framework/error.h"
 #include "framework/json.h"
 #include "models/convert/convert.h"
+#include "models/run_layout.h"
 #include "trainers/evaluation.h"
 #include "trainers/flops.h"
-#include "trainers/run_parts.h"
+#include "trainers/run_setup.h"
 #include "trainers/runs.h"
 
 namespace regroup {
@@ -22,28 +23,33 @@ bool converts_now(const TrainConfig& config) { return !config.convert.from.empty
 void check_request(const TrainConfig& config) {
   if (converts_now(config) == !config.uptrain.from.empty()) {
     throw request_error("uptrain", "starts from exactly one of [convert] from and [uptrain] from",
-                        "Give [convert] from to convert the original now, or [uptrain] from for a converted model.");
+                        "Give [convert] from to convert the original now, or [uptrain] from for a "
+                        "converted model.");
   }
   if (converts_now(config) && config.convert.n_kv_head.empty()) {
-    throw request_error("convert.n_kv_head", "is not given", "Say how many K/V heads to keep: N, or N,N,... one a layer.");
+    throw request_error("convert.n_kv_head", "is not given",
+                        "Say how many K/V heads to keep: N, or N,N,... one a layer.");
   }
   if (!converts_now(config) && config.uptrain.original.empty()) {
-    throw request_error("uptrain.original", "is not given", "Name the original that the model is evaluated against.");
+    throw request_error("uptrain.original", "is not given",
+                        "Name the original that the model is evaluated against.");
   }
 }
 
-/// ceil(alpha * the original's steps), from the config or the original's own record; else [train] steps or tokens.
+/// ceil(alpha * the original's steps), from the config or the original's own record; else [train]
+/// steps or tokens.
 int64_t uptraining_steps(const TrainConfig& config, const ModelFolder& original) {
-  const auto original_steps =
-      config.uptrain.original_steps ? config.uptrain.original_steps : original.provenance().pretrain_steps;
+  const auto original_steps = config.uptrain.original_steps ? config.uptrain.original_steps
+                                                            : original.provenance().pretrain_steps;
   if (original_steps) {
     // alpha is a decimal that a double holds a little off: 0.05 * 100 must give 5 steps, not 6.
     const double steps = config.uptrain.alpha * static_cast<double>(*original_steps);
     return static_cast<int64_t>(std::ceil(steps - 1e-9 * std::max(1.0, steps)));
   }
   if (const auto steps = configured_steps(config)) return *steps;
-  throw request_error("uptrain.original_steps", "is not given, and the original's config.json does not say",
-                      "Give the original's steps, or [train] steps or tokens to say how long to train.");
+  throw request_error(
+      "uptrain.original_steps", "is not given, and the original's config.json does not say",
+      "Give the original's steps, or [train] steps or tokens to say how long to train.");
 }
 
 /// The original's pretraining cost, where its own record lacks it: its steps, at this run's batch.
@@ -51,44 +57,78 @@ double pretraining_flops(const TrainConfig& config, const ModelFolder& original)
   if (original.provenance().pretrain_flops > 0 || !config.uptrain.original_steps) {
     return original.provenance().pretrain_flops;
   }
-  const auto tokens = static_cast<double>(*config.uptrain.original_steps * config.tokens_per_step());
+  const auto tokens =
+      static_cast<double>(*config.uptrain.original_steps * config.tokens_per_step());
   return training_flops_per_token(original.config(), config.data.seq_len) * tokens;
 }
 
 /// The converted model's record, completed where Regroup did not pretrain or convert it.
-Provenance starting_provenance(const TrainConfig& config, const ModelFolder& original, const ModelFolder& converted) {
+Provenance starting_provenance(const TrainConfig& config, const ModelFolder& original,
+                               const ModelFolder& converted) {
   auto provenance = converted.provenance();
   provenance.pretrain_flops = pretraining_flops(config, original);
   if (!provenance.original) {
-    provenance.original = {model_name(original.path()), weights_hash(original), original.config().n_kv_head};
+    provenance.original = {model_name(original.path()), weights_hash(original),
+                           original.config().n_kv_head};
   }
   return provenance;
 }
 
-void check_architecture(const TrainConfig& config, const ModelFolder& original) {
+void check_originals(const TrainConfig& config, const ModelFolder& original) {
   if (config.data.seq_len > original.config().max_seq_len) {
-    throw request_error("data.seq_len", c10::str(config.data.seq_len, " is longer than the original's context of ",
-                                                 original.config().max_seq_len), "Choose a shorter one.");
+    throw request_error("data.seq_len",
+                        c10::str(config.data.seq_len, " is longer than the original's context of ",
+                                 original.config().max_seq_len),
+                        "Choose a shorter one.");
   }
+  if (converts_now(config)) {
+    converted_config(original.config(), config.convert.n_kv_head);
+    return;
+  }
+  const auto converted = ModelFolder::open(config.uptrain.from);
+  if (converted.config().vocab_size == original.config().vocab_size) return;
+  throw request_error("uptrain.original",
+                      c10::str("has a vocabulary of ", original.config().vocab_size,
+                               ", uptrain.from one of ", converted.config().vocab_size),
+                      "Name the model that uptrain.from was converted from.");
 }
 
-/// Where the run's starting point stands: a folder given, or converted/ in the run, written here unless it is there.
-fs::path starting_folder(const TrainConfig& config, const ModelFolder& original, const RunFolder& run) {
+/// Whether the model in a run's converted/ is what [convert] asks for.
+bool is_requested_conversion(const TrainConfig& config, const ModelFolder& original,
+                             const fs::path& folder) {
+  const auto converted = ModelFolder::open(folder);
+  const auto& provenance = converted.provenance();
+  return provenance.method == config.convert.method && provenance.original &&
+         provenance.original->hash == weights_hash(original) &&
+         converted.config() == converted_config(original.config(), config.convert.n_kv_head);
+}
+
+/// Where the run's starting point stands: a folder given, or converted/ in the run, written here
+/// unless it is there.
+fs::path starting_folder(const TrainConfig& config, const ModelFolder& original,
+                         const RunFolder& run) {
   if (!converts_now(config)) return config.uptrain.from;
   const auto folder = run.converted_folder();
-  if (fs::exists(folder)) return folder;  // a resumed run
+  if (fs::exists(folder) && is_requested_conversion(config, original, folder)) return folder;
+  if (run.resumes()) {
+    throw request_error(run.path().string(), "was not trained from what [convert] asks for",
+                        "Resume with the [convert] keys of its config.ini, or start a new run.");
+  }
   AtomicFolder writing(folder);
-  convert_model(original,
-                {config.convert.n_kv_head, config.convert.method, static_cast<uint64_t>(config.train.seed)},
-                writing.path());
-  writing.commit();
+  convert_model(
+      original,
+      {config.convert.n_kv_head, config.convert.method, static_cast<uint64_t>(config.train.seed)},
+      writing.path());
+  writing.commit_replacing();
   return folder;
 }
 
-nlohmann::ordered_json evaluate_run(const TrainConfig& config, const RunFolder& run, const fs::path& original,
-                                    const fs::path& converted, torch::TensorOptions options) {
+nlohmann::ordered_json evaluate_run(const TrainConfig& config, const RunFolder& run,
+                                    const fs::path& original, const fs::path& converted,
+                                    torch::TensorOptions options) {
   EvaluationRequest request;
-  request.models = {{original, "original"}, {converted, "converted"}, {run.final_folder(), "uptrained"}};
+  request.models = {
+      {original, "original"}, {converted, "converted"}, {run.final_folder(), "uptrained"}};
   request.reference = original;
   request.data = config.data.val;
   if (!config.eval.choices.empty()) request.choices = config.eval.choices;
@@ -101,36 +141,34 @@ nlohmann::ordered_json evaluate_run(const TrainConfig& config, const RunFolder& 
 
 }  // namespace
 
-RunResult uptrain(const TrainConfig& config, const std::string& resolved_config, const RunStart& start) {
+RunResult uptrain(const TrainConfig& config, const std::string& resolved_config,
+                  const RunStart& start) {
   check_request(config);
-  const auto original = ModelFolder::open(converts_now(config) ? config.convert.from : config.uptrain.original);
-  const auto data = open_run_data(config);
-  check_vocabulary(data, original.config().vocab_size);
-  check_architecture(config, original);
-  if (converts_now(config)) converted_config(original.config(), config.convert.n_kv_head);
-  const int64_t steps = uptraining_steps(config, original);
+  check_run_start(start);
   const auto options = use_machine(config);
+  const auto original =
+      ModelFolder::open(converts_now(config) ? config.convert.from : config.uptrain.original);
+  check_originals(config, original);
+  const int64_t steps = uptraining_steps(config, original);
+  const auto data = open_run_data(config);
+  check_run_data(data, original.config());
 
-  RunFolder run(start);
-  // At once, so that a run that is stopped while it converts can be told for one and resumed.
-  if (!run.resumes()) write_file_atomically(run.config_file(), resolved_config);
+  RunFolder run(start, resolved_config);
   const auto converted = ModelFolder::open(starting_folder(config, original, run));
-  auto model = load_decoder(converted, options);
   const auto provenance = starting_provenance(config, original, converted);
-  const TrainingJob job{.label = "uptrain",
-                        .config = config,
-                        .steps = steps,
-                        .description = {&converted.family(), converted.config(), config.train.dtype, provenance,
-                                        converted.text()},
-                        .train = data.train_split(),
-                        .val = data.val_split(),
-                        .identity = run_identity(config, converted.config(), data, weights_hash(converted)),
-                        .resolved_config = resolved_config};
+  const TrainingJob job{
+      .label = "uptrain",
+      .config = config,
+      .steps = steps,
+      .description = {&converted.family(), converted.config(), config.train.dtype, provenance,
+                      converted.text()},
+      .train = data.train_split(),
+      .val = data.val_split(),
+      .identity = run_identity(config, converted.config(), data, weights_hash(converted)),
+      .resolved_config = resolved_config};
   describe_run(job);
-  const auto outcome = train(model, run, job);
-  if (outcome.interrupted) return {.interrupted = true, .evaluation = {}};
-  write_final(run, job, outcome.state, model);
-  RunResult result;
+  RunResult result{train_to_the_end(load_decoder(converted, options), run, job), {}};
+  if (result.outcome.interrupted) return result;
   if (data.val) {
     result.evaluation = evaluate_run(config, run, original.path(), converted.path(), options);
   } else {

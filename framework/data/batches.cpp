@@ -3,50 +3,10 @@
 #include <ATen/ATen.h>
 #include <c10/util/StringUtil.h>
 
-#include <numeric>
-#include <utility>
-
 #include "framework/error.h"
+#include "framework/random.h"
 
 namespace regroup {
-namespace {
-
-/// SplitMix64 (Steele, Lea and Flood 2014). The standard library's distributions and std::shuffle
-/// differ between implementations; this does not.
-class SplitMix64 {
- public:
-  explicit SplitMix64(uint64_t state) : state_(state) {}
-
-  uint64_t next() {
-    state_ += 0x9E3779B97F4A7C15ULL;
-    uint64_t z = state_;
-    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ULL;
-    z = (z ^ (z >> 27)) * 0x94D049BB133111EBULL;
-    return z ^ (z >> 31);
-  }
-
-  /// 0 .. bound - 1, all equally likely: draws below 2^64 mod bound are thrown away.
-  uint64_t below(uint64_t bound) {
-    const uint64_t surplus = (0 - bound) % bound;
-    uint64_t draw = next();
-    while (draw < surplus) draw = next();
-    return draw % bound;
-  }
-
- private:
-  uint64_t state_;
-};
-
-}  // namespace
-
-std::vector<int64_t> seeded_permutation(int64_t n, uint64_t seed, uint64_t stream) {
-  // Mixed before they meet, so that neighbouring seeds and streams have nothing in common.
-  SplitMix64 random(SplitMix64(seed).next() ^ SplitMix64(~stream).next());
-  std::vector<int64_t> order(static_cast<size_t>(n));
-  std::iota(order.begin(), order.end(), 0);
-  for (size_t i = order.size(); i > 1; --i) std::swap(order[i - 1], order[random.below(i)]);
-  return order;
-}
 
 Batches::Batches(const TokenSplit& split, int64_t seq_len, std::optional<uint64_t> shuffle_seed)
     : split_(split),

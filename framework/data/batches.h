@@ -42,8 +42,4 @@ class Batches {
   std::vector<int64_t> order_;  // of epoch_: place in the epoch to window
 };
 
-/// A permutation of 0 .. n - 1 that depends on the seed and the stream's number alone, the same
-/// with every compiler and library.
-std::vector<int64_t> seeded_permutation(int64_t n, uint64_t seed, uint64_t stream);
-
 }  // namespace regroup

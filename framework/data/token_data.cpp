@@ -4,12 +4,11 @@
 #include <c10/util/StringUtil.h>
 
 #include <algorithm>
-#include <cinttypes>
-#include <cstdio>
 #include <utility>
 
 #include "framework/dtype.h"
 #include "framework/error.h"
+#include "framework/hash.h"
 
 namespace regroup {
 namespace {
@@ -87,21 +86,12 @@ int64_t required_integer(const Hdf5File& file, const std::string& name, int64_t 
   return *value;
 }
 
-uint64_t mixed(uint64_t hash, int64_t value) {
-  return (hash ^ static_cast<uint64_t>(value)) * 0x9E3779B97F4A7C15ULL;
-}
-
 }  // namespace
 
 /// What one pass over all tokens finds.
 struct TokenSplit::Scan {
   int64_t max_id = 0;
-  uint64_t hash = 0xCBF29CE484222325ULL;
-
-  void add(const at::Tensor& values) {
-    const int64_t* value = values.const_data_ptr<int64_t>();
-    for (int64_t i = 0; i < values.numel(); ++i) hash = mixed(hash, value[i]);
-  }
+  std::string fingerprint;
 };
 
 TokenSplit::TokenSplit(const Hdf5File& file, const std::string& name)
@@ -118,27 +108,28 @@ at::Tensor TokenSplit::read(int64_t begin, int64_t count) const {
   return tokens_.read_rows(begin, count).to(at::kLong);
 }
 
+int64_t TokenSplit::n_predicted() const {
+  return (offsets_.diff() - 1).clamp_min(0).sum().item<int64_t>();
+}
+
 const TokenSplit::Scan& TokenSplit::scan() const {
   if (scan_) return *scan_;
   Scan scan;
+  Hash hash;
   for (int64_t begin = 0; begin < n_tokens(); begin += kScanChunk) {
     const auto ids = read(begin, std::min(kScanChunk, n_tokens() - begin));
     scan.max_id = std::max(scan.max_id, ids.max().item<int64_t>());
-    scan.add(ids);
+    hash.add(ids.const_data_ptr(), ids.nbytes());
   }
-  scan.add(offsets_);
+  hash.add(offsets_.const_data_ptr(), offsets_.nbytes());
+  scan.fingerprint = hash.digits();
   scan_ = std::make_shared<const Scan>(scan);
   return *scan_;
 }
 
 int64_t TokenSplit::max_id() const { return scan().max_id; }
 
-std::string TokenSplit::fingerprint() const {
-  char digits[17];
-  const uint64_t hash = scan().hash;
-  std::snprintf(digits, sizeof digits, "%016" PRIx64, hash ^ (hash >> 32));
-  return digits;
-}
+std::string TokenSplit::fingerprint() const { return scan().fingerprint; }
 
 void TokenSplit::check_ids(int64_t vocab_size) const {
   if (max_id() >= vocab_size) refuse_id(where_, max_id(), vocab_size);
@@ -215,9 +206,19 @@ Choice Choices::operator[](int64_t i) const {
   return choice;
 }
 
-void Choices::check_ids(int64_t vocab_size) const {
+int64_t Choices::longest() const {
+  const auto contexts = context_offsets_.diff().unsqueeze(-1);
+  return (contexts + option_offsets_.diff()).max().item<int64_t>();
+}
+
+void Choices::check_fit(int64_t vocab_size, int64_t max_seq_len) const {
   const auto max_id = tokens_.max().item<int64_t>();
   if (max_id >= vocab_size) refuse_id(where_, max_id, vocab_size);
+  if (longest() <= max_seq_len + 1) return;
+  throw Error(where_,
+              c10::str("has a context and option of ", longest(),
+                       " tokens, the model's context is ", max_seq_len),
+              "Make shorter questions with tools/prepare_data.py.");
 }
 
 TokenData TokenData::open(const std::filesystem::path& path) {

@@ -22,6 +22,8 @@ class TokenSplit {
   const std::string& where() const { return where_; }
   int64_t n_tokens() const { return tokens_.shape()[0]; }
   int64_t n_documents() const { return offsets_.numel() - 1; }
+  /// Tokens that follow another in their document: what a model predicts.
+  int64_t n_predicted() const;
   /// int64 [n_documents + 1]: where each document begins, and the total at the end.
   const at::Tensor& offsets() const { return offsets_; }
   /// The size of the text that the tokens stand for; absent when the file does not say.
@@ -71,12 +73,14 @@ class Choices {
   int64_t size() const { return gold_.numel(); }
   int64_t n_options() const { return option_offsets_.size(1) - 1; }
   Choice operator[](int64_t i) const;
-  /// Throws Error when an id is no id of a vocabulary of this size.
-  void check_ids(int64_t vocab_size) const;
+  /// Throws Error when an id is no id of a vocabulary of this size, or when a context with an
+  /// option is longer than max_seq_len + 1 tokens (the last is only predicted).
+  void check_fit(int64_t vocab_size, int64_t max_seq_len) const;
 
  private:
   void check(std::optional<int64_t> announced_n_options) const;
   void check_ranges() const;
+  int64_t longest() const;
 
   std::string where_;
   at::Tensor tokens_;           // int64, all of them: questions are few

@@ -1,6 +1,9 @@
 #include "framework/functions/checkpoint.h"
 
-#include <torch/torch.h>
+#include <torch/csrc/autograd/autograd.h>
+#include <torch/csrc/autograd/custom_function.h>
+#include <torch/types.h>
+#include <torch/utils.h>
 
 namespace regroup {
 namespace {

@@ -1,10 +1,13 @@
 #include "framework/functions/cross_entropy.h"
 
-#include <torch/torch.h>
+#include <torch/csrc/autograd/custom_function.h>
+#include <torch/types.h>
+#include <torch/utils.h>
 
 #include <algorithm>
 
 #include "framework/kernels/kernels.h"
+#include "framework/kernels/operands.h"
 #include "framework/matmul.h"
 
 namespace regroup {
@@ -17,17 +20,24 @@ using torch::autograd::variable_list;
 
 constexpr int64_t kLogitsPerChunk = 8 * 1024 * 1024;
 
+void check_targets(const Tensor& targets, const Tensor& hidden) {
+  TORCH_CHECK(targets.dim() == 1 && targets.size(0) == hidden.size(0), "targets are ",
+              targets.sizes(), " for hidden ", hidden.sizes());
+}
+
 struct LinearCrossEntropy : Function<LinearCrossEntropy> {
   static Tensor forward(AutogradContext* context, const Tensor& hidden, const Tensor& weight,
                         const Tensor& targets, double scale) {
+    check_targets(targets, hidden);
     auto grad_hidden = torch::empty_like(hidden);
-    const auto sums = hidden.scalar_type() == torch::kFloat64 ? torch::kFloat64 : torch::kFloat32;
+    const auto sums = kernels::sum_type(hidden);
     auto grad_weight = torch::zeros(weight.sizes(), weight.options().dtype(sums));
     auto loss = torch::zeros({}, hidden.options().dtype(torch::kFloat64));
     for_each_logit_chunk(hidden.size(0), weight.size(0), [&](int64_t first, int64_t n_rows) {
       const auto rows = hidden.narrow(0, first, n_rows);
       auto logits = matmul_nt(rows, weight);
-      loss += kernels::cross_entropy_(logits, targets.narrow(0, first, n_rows), scale).sum(torch::kFloat64);
+      const auto losses = kernels::cross_entropy_(logits, targets.narrow(0, first, n_rows), scale);
+      loss += losses.sum(torch::kFloat64);
       grad_hidden.narrow(0, first, n_rows).copy_(matmul_nn(logits, weight));
       add_matmul_tn_(grad_weight, logits, rows);
     });
@@ -44,12 +54,14 @@ struct LinearCrossEntropy : Function<LinearCrossEntropy> {
 
 }  // namespace
 
-Tensor linear_cross_entropy(const Tensor& hidden, const Tensor& weight, const Tensor& targets, double scale) {
+Tensor linear_cross_entropy(const Tensor& hidden, const Tensor& weight, const Tensor& targets,
+                            double scale) {
   return LinearCrossEntropy::apply(hidden, weight, targets, scale);
 }
 
 Tensor linear_token_losses(const Tensor& hidden, const Tensor& weight, const Tensor& targets) {
   const torch::NoGradGuard no_grad;
+  check_targets(targets, hidden);
   std::vector<Tensor> losses;
   for_each_logit_chunk(hidden.size(0), weight.size(0), [&](int64_t first, int64_t n_rows) {
     auto logits = matmul_nt(hidden.narrow(0, first, n_rows), weight);
@@ -58,9 +70,12 @@ Tensor linear_token_losses(const Tensor& hidden, const Tensor& weight, const Ten
   return torch::cat(losses);
 }
 
-void for_each_logit_chunk(int64_t n_rows, int64_t n_vocab, const std::function<void(int64_t, int64_t)>& visit) {
-  const int64_t chunk = std::max<int64_t>(1, kLogitsPerChunk / std::max<int64_t>(1, n_vocab));
-  for (int64_t first = 0; first < n_rows; first += chunk) visit(first, std::min(chunk, n_rows - first));
+void for_each_logit_chunk(int64_t n_rows, int64_t vocab_size,
+                          const std::function<void(int64_t, int64_t)>& visit) {
+  const int64_t chunk = std::max<int64_t>(1, kLogitsPerChunk / std::max<int64_t>(1, vocab_size));
+  for (int64_t first = 0; first < n_rows; first += chunk) {
+    visit(first, std::min(chunk, n_rows - first));
+  }
 }
 
 }  // namespace regroup

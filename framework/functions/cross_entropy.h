@@ -1,5 +1,7 @@
-// framework/functions/cross_entropy.h: the output projection and the loss in one, a chunk of rows at a time, so that
-// the logits of a batch ([N, vocab], the largest tensor of a small model's step) are never held.
+// framework/functions/cross_entropy.h: the output projection and the loss in one, a chunk of rows
+// at a time, so that the logits of a batch ([N, vocab_size], the largest tensor of a small model's
+// step) are never held. hidden and weight share dtype (float32, bfloat16 or float64) and device;
+// what does not fit together, and a target of vocab_size or above, is refused with c10::Error.
 #pragma once
 
 #include <torch/types.h>
@@ -9,17 +11,19 @@
 namespace regroup {
 
 /// scale * sum over rows of the cross-entropy of softmax(hidden weightᵀ) against targets.
-/// hidden: [N, d], weight: [vocab, d], targets: [N] int64, negative ones ignored -> scalar, float32 (float64 for
-/// float64). The gradients are made in the forward pass, while a chunk's logits are at hand.
+/// hidden: [N, d], weight: [vocab_size, d], targets: [N] int64, contiguous, negative ones ignored
+/// -> scalar, float32 (float64 for float64). The gradients are made in the forward pass, while a
+/// chunk's logits are at hand.
 torch::Tensor linear_cross_entropy(const torch::Tensor& hidden, const torch::Tensor& weight,
                                    const torch::Tensor& targets, double scale);
 
-/// -log softmax(hidden weightᵀ)[target] of each row, without a graph -> [N] float32, 0 where the target is negative.
+/// -log softmax(hidden weightᵀ)[target] of each row, without a graph -> [N] float32 (float64 for
+/// float64), 0 where the target is negative. N is at least 1.
 torch::Tensor linear_token_losses(const torch::Tensor& hidden, const torch::Tensor& weight,
                                   const torch::Tensor& targets);
 
 /// Calls visit(first_row, n_rows) for chunks of rows whose logits take about 32 MiB.
-void for_each_logit_chunk(int64_t n_rows, int64_t n_vocab,
+void for_each_logit_chunk(int64_t n_rows, int64_t vocab_size,
                           const std::function<void(int64_t first_row, int64_t n_rows)>& visit);
 
 }  // namespace regroup

@@ -1,6 +1,7 @@
 #include "framework/functions/linear.h"
 
-#include <torch/torch.h>
+#include <torch/csrc/autograd/custom_function.h>
+#include <torch/types.h>
 
 #include "framework/kernels/kernels.h"
 #include "framework/matmul.h"
@@ -13,50 +14,53 @@ using torch::autograd::AutogradContext;
 using torch::autograd::Function;
 using torch::autograd::variable_list;
 
-// A prologue is the function before the linear map. forward gives its output and what backward needs beside the
-// inputs; backward takes the gradient of the output, leaves the output itself in it, and gives the gradients of
-// x and of the prologue's own weight.
+// A prologue is the function before the linear map. forward gives its output and what backward
+// needs beside the inputs; backward takes the gradient of the output, whose memory it may use, and
+// gives the gradients of x and of the prologue's own weight, and the output once more.
 struct Prologue {
-  struct Output {
+  struct Forward {
     Tensor output, statistic;
   };
-  struct Gradients {
-    Tensor x, weight;
+  struct Backward {
+    Tensor grad_x, grad_weight, output;
   };
 };
 
 struct NoPrologue : Prologue {
-  static Output forward(const Tensor& x, const Tensor&, double) { return {x, {}}; }
-  static Gradients backward(const Tensor& x, const Tensor&, const Tensor&, Tensor& grad) {
-    const auto grad_x = grad;
-    grad = x;
-    return {grad_x, {}};
+  static Forward forward(const Tensor& x, const Tensor&, double) { return {x, {}}; }
+  static Backward backward(const Tensor& x, const Tensor&, const Tensor&, const Tensor& grad) {
+    return {grad, {}, x};
   }
 };
 
 struct RmsNormPrologue : Prologue {
-  static Output forward(const Tensor& x, const Tensor& weight, double eps) {
+  static Forward forward(const Tensor& x, const Tensor& weight, double eps) {
     const auto result = kernels::rms_norm(x, weight, eps);
     return {result.normed, result.inverse_rms};
   }
-  static Gradients backward(const Tensor& x, const Tensor& weight, const Tensor& inverse_rms, Tensor& grad) {
+  static Backward backward(const Tensor& x, const Tensor& weight, const Tensor& inverse_rms,
+                           Tensor grad) {
     const auto result = kernels::rms_norm_backward(x, weight, inverse_rms, grad);
-    return {result.grad_x, result.grad_weight};
+    return {result.grad_x, result.grad_weight, grad};
   }
 };
 
 struct SwigluPrologue : Prologue {
-  static Output forward(const Tensor& x, const Tensor&, double) { return {kernels::swiglu(x), {}}; }
-  static Gradients backward(const Tensor& x, const Tensor&, const Tensor&, Tensor& grad) {
-    return {kernels::swiglu_backward(x, grad), {}};
+  static Forward forward(const Tensor& x, const Tensor&, double) {
+    return {kernels::swiglu(x), {}};
+  }
+  static Backward backward(const Tensor& x, const Tensor&, const Tensor&, Tensor grad) {
+    const auto grad_x = kernels::swiglu_backward(x, grad);
+    return {grad_x, {}, grad};
   }
 };
 
 template <typename P>
 struct PrologueLinear : Function<PrologueLinear<P>> {
   // LibTorch refuses undefined tensors as inputs of a function, but takes empty optionals.
-  static Tensor forward(AutogradContext* context, const Tensor& x, const std::optional<Tensor>& prologue_weight,
-                        const Tensor& weight, const std::optional<Tensor>& residual, double eps) {
+  static Tensor forward(AutogradContext* context, const Tensor& x,
+                        const std::optional<Tensor>& prologue_weight, const Tensor& weight,
+                        const std::optional<Tensor>& residual, double eps) {
     const auto prologue = P::forward(x, prologue_weight.value_or(Tensor()), eps);
     context->save_for_backward({x, prologue_weight.value_or(Tensor()), weight, prologue.statistic});
     context->saved_data["has_residual"] = residual.has_value();
@@ -65,18 +69,19 @@ struct PrologueLinear : Function<PrologueLinear<P>> {
 
   static variable_list backward(AutogradContext* context, variable_list grads) {
     const auto saved = context->get_saved_variables();
-    const Tensor &x = saved[0], &prologue_weight = saved[1], &weight = saved[2], &statistic = saved[3];
+    const Tensor &x = saved[0], &prologue_weight = saved[1], &weight = saved[2],
+                 &statistic = saved[3];
     const auto grad = grads[0].contiguous();
-    auto prologue_output = matmul_nn(grad, weight);  // its gradient first, then itself
-    const auto gradients = P::backward(x, prologue_weight, statistic, prologue_output);
-    const auto grad_weight = matmul_tn(grad, prologue_output);
+    const auto prologue = P::backward(x, prologue_weight, statistic, matmul_nn(grad, weight));
+    const auto grad_weight = matmul_tn(grad, prologue.output);
     const auto grad_residual = context->saved_data["has_residual"].toBool() ? grad : Tensor();
-    return {gradients.x, gradients.weight, grad_weight, grad_residual, Tensor()};
+    return {prologue.grad_x, prologue.grad_weight, grad_weight, grad_residual, Tensor()};
   }
 };
 
 struct RmsNormFunction : Function<RmsNormFunction> {
-  static Tensor forward(AutogradContext* context, const Tensor& x, const Tensor& weight, double eps) {
+  static Tensor forward(AutogradContext* context, const Tensor& x, const Tensor& weight,
+                        double eps) {
     const auto result = kernels::rms_norm(x, weight, eps);
     context->save_for_backward({x, weight, result.inverse_rms});
     return result.normed;
@@ -90,7 +95,9 @@ struct RmsNormFunction : Function<RmsNormFunction> {
   }
 };
 
-std::optional<Tensor> given(const Tensor& x) { return x.defined() ? std::optional<Tensor>(x) : std::nullopt; }
+std::optional<Tensor> given(const Tensor& x) {
+  return x.defined() ? std::optional<Tensor>(x) : std::nullopt;
+}
 
 }  // namespace
 
@@ -98,7 +105,8 @@ Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& residual) {
   return PrologueLinear<NoPrologue>::apply(x, std::nullopt, weight, given(residual), 0.0);
 }
 
-Tensor rms_norm_linear(const Tensor& x, const Tensor& norm_weight, double eps, const Tensor& weight) {
+Tensor rms_norm_linear(const Tensor& x, const Tensor& norm_weight, double eps,
+                       const Tensor& weight) {
   return PrologueLinear<RmsNormPrologue>::apply(x, norm_weight, weight, std::nullopt, eps);
 }
 

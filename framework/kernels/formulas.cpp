@@ -1,17 +1,12 @@
 #include "framework/kernels/formulas.h"
 
-#include <torch/torch.h>
+#include <torch/types.h>
 
 #include <cmath>
 
+#include "framework/kernels/operands.h"
+
 namespace regroup::kernels::formulas {
-namespace {
-
-torch::Tensor widened(const torch::Tensor& x) {
-  return x.scalar_type() == torch::kFloat64 ? x : x.to(torch::kFloat32);
-}
-
-}  // namespace
 
 RmsNorm rms_norm(const torch::Tensor& x, const torch::Tensor& weight, double eps) {
   const auto wide = widened(x);
@@ -48,21 +43,8 @@ torch::Tensor swiglu_backward(const torch::Tensor& gate_up, torch::Tensor& grad)
   return torch::cat({grad_gate, grad_up}, -1).to(gate_up.scalar_type());
 }
 
-void rotate_(const torch::Tensor& x, const torch::Tensor& cos, const torch::Tensor& sin, int direction) {
-  const int64_t half = cos.size(1);
-  const auto first = x.narrow(-1, 0, half);
-  const auto second = x.narrow(-1, half, half);
-  const auto c = cos.unsqueeze(1);               // [T, 1, R/2]: the same for all heads
-  const auto s = sin.unsqueeze(1) * direction;
-  const auto a = widened(first);
-  const auto b = widened(second);
-  const auto rotated_first = a * c - b * s;
-  const auto rotated_second = b * c + a * s;
-  first.copy_(rotated_first);
-  second.copy_(rotated_second);
-}
-
-torch::Tensor cross_entropy_(torch::Tensor& logits, const torch::Tensor& targets, double gradient_scale) {
+torch::Tensor cross_entropy_(torch::Tensor& logits, const torch::Tensor& targets,
+                             double gradient_scale) {
   const auto log_probability = torch::log_softmax(widened(logits), -1);
   const auto counted = targets.ge(0);
   const auto index = targets.clamp_min(0).unsqueeze(-1);
@@ -75,8 +57,9 @@ torch::Tensor cross_entropy_(torch::Tensor& logits, const torch::Tensor& targets
   return loss;
 }
 
-void adamw_(const torch::Tensor& parameters, const torch::Tensor& gradient, const torch::Tensor& first_moment,
-            const torch::Tensor& second_moment, const torch::Tensor& copy, const AdamWStep& step) {
+void adamw_(const torch::Tensor& parameters, const torch::Tensor& gradient,
+            const torch::Tensor& first_moment, const torch::Tensor& second_moment,
+            const torch::Tensor& copy, const AdamWStep& step) {
   const auto scaled = gradient * step.gradient_scale;
   first_moment.mul_(step.beta1).add_(scaled, 1 - step.beta1);
   second_moment.mul_(step.beta2).addcmul_(scaled, scaled, 1 - step.beta2);

@@ -10,9 +10,10 @@ RmsNormGradients rms_norm_backward(const torch::Tensor& x, const torch::Tensor& 
                                    const torch::Tensor& inverse_rms, torch::Tensor& grad_normed);
 torch::Tensor swiglu(const torch::Tensor& gate_up);
 torch::Tensor swiglu_backward(const torch::Tensor& gate_up, torch::Tensor& grad);
-void rotate_(const torch::Tensor& x, const torch::Tensor& cos, const torch::Tensor& sin, int direction);
-torch::Tensor cross_entropy_(torch::Tensor& logits, const torch::Tensor& targets, double gradient_scale);
-void adamw_(const torch::Tensor& parameters, const torch::Tensor& gradient, const torch::Tensor& first_moment,
-            const torch::Tensor& second_moment, const torch::Tensor& copy, const AdamWStep& step);
+torch::Tensor cross_entropy_(torch::Tensor& logits, const torch::Tensor& targets,
+                             double gradient_scale);
+void adamw_(const torch::Tensor& parameters, const torch::Tensor& gradient,
+            const torch::Tensor& first_moment, const torch::Tensor& second_moment,
+            const torch::Tensor& copy, const AdamWStep& step);
 
 }  // namespace regroup::kernels::formulas

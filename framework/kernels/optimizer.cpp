@@ -1,17 +1,20 @@
-#include <torch/torch.h>
+#include <torch/types.h>
 
+#include <array>
 #include <cmath>
 #include <numeric>
 #include <vector>
 
 #include "framework/kernels/formulas.h"
 #include "framework/kernels/loops.h"
+#include "framework/kernels/operands.h"
 #include "framework/kernels/parallel_rows.h"
 
 namespace regroup::kernels {
 namespace {
 
-constexpr int64_t kElementsPerPartialSum = 65536;  // fixed, so that sums do not depend on the threads
+constexpr int64_t kElementsPerPartialSum =
+    65536;  // fixed, so that sums do not depend on the threads
 
 struct AdamWFactors {
   float beta1, beta2, eps, decay, step_size, inverse_sqrt_correction2, gradient_scale;
@@ -29,8 +32,9 @@ AdamWFactors factors_of(const AdamWStep& step) {
           static_cast<float>(step.gradient_scale)};
 }
 
-REGROUP_CPU_CLONES void adamw_range(float* __restrict p, const float* __restrict g, float* __restrict m,
-                                    float* __restrict v, int64_t n, const AdamWFactors& factors) {
+REGROUP_CPU_CLONES void adamw_range(float* __restrict p, const float* __restrict g,
+                                    float* __restrict m, float* __restrict v, int64_t n,
+                                    const AdamWFactors& factors) {
   const AdamWFactors f = factors;
   for (int64_t i = 0; i < n; ++i) {
     const float gradient = g[i] * f.gradient_scale;
@@ -38,11 +42,13 @@ REGROUP_CPU_CLONES void adamw_range(float* __restrict p, const float* __restrict
     const float second = v[i] * f.beta2 + gradient * gradient * (1.0f - f.beta2);
     m[i] = first;
     v[i] = second;
-    p[i] = p[i] * f.decay - f.step_size * first / (std::sqrt(second) * f.inverse_sqrt_correction2 + f.eps);
+    p[i] = p[i] * f.decay -
+           f.step_size * first / (std::sqrt(second) * f.inverse_sqrt_correction2 + f.eps);
   }
 }
 
-REGROUP_CPU_CLONES void round_range(const float* __restrict p, c10::BFloat16* __restrict copy, int64_t n) {
+REGROUP_CPU_CLONES void round_range(const float* __restrict p, c10::BFloat16* __restrict copy,
+                                    int64_t n) {
   for (int64_t i = 0; i < n; ++i) store(copy, i, p[i]);
 }
 
@@ -56,14 +62,17 @@ REGROUP_CPU_CLONES double squares_range(const float* x, int64_t n) {
 REGROUP_CPU_CLONES void add_range(float* __restrict sum, const float* __restrict x, int64_t n) {
   for (int64_t i = 0; i < n; ++i) sum[i] += x[i];
 }
-REGROUP_CPU_CLONES void add_range(float* __restrict sum, const c10::BFloat16* __restrict x, int64_t n) {
+REGROUP_CPU_CLONES void add_range(float* __restrict sum, const c10::BFloat16* __restrict x,
+                                  int64_t n) {
   for (int64_t i = 0; i < n; ++i) sum[i] += load(x, i);
 }
 
 }  // namespace
 
 void accumulate_(const torch::Tensor& sum, const torch::Tensor& x) {
-  if (!sum.is_cpu() || !x.is_contiguous() || x.scalar_type() == torch::kFloat64) {
+  TORCH_CHECK(x.sizes() == sum.sizes(), "accumulate_: x is ", x.sizes(), ", sum ", sum.sizes());
+  const bool are_plain = sum.is_cpu() && x.is_cpu() && sum.is_contiguous() && x.is_contiguous();
+  if (!are_plain || sum.scalar_type() != torch::kFloat32) {
     sum.add_(x);
     return;
   }
@@ -78,22 +87,32 @@ void accumulate_(const torch::Tensor& sum, const torch::Tensor& x) {
 }
 
 double sum_of_squares(const torch::Tensor& x) {
-  if (!x.is_cpu()) return x.to(torch::kFloat64).square().sum().item<double>();
   const int64_t n = x.numel();
+  require("sum_of_squares: x", x, {n}, x.options().dtype(torch::kFloat32));
+  if (!x.is_cpu()) return x.to(torch::kFloat64).square().sum().item<double>();
   const int64_t n_partial = (n + kElementsPerPartialSum - 1) / kElementsPerPartialSum;
   std::vector<double> partial(static_cast<size_t>(n_partial));
   const auto* data = x.const_data_ptr<float>();
   at::parallel_for(0, n_partial, 1, [&](int64_t begin, int64_t end) {
     for (int64_t p = begin; p < end; ++p) {
       const int64_t first = p * kElementsPerPartialSum;
-      partial[static_cast<size_t>(p)] = squares_range(data + first, std::min(kElementsPerPartialSum, n - first));
+      partial[static_cast<size_t>(p)] =
+          squares_range(data + first, std::min(kElementsPerPartialSum, n - first));
     }
   });
   return std::accumulate(partial.begin(), partial.end(), 0.0);
 }
 
-void adamw_(const torch::Tensor& parameters, const torch::Tensor& gradient, const torch::Tensor& first_moment,
-            const torch::Tensor& second_moment, const torch::Tensor& copy, const AdamWStep& step) {
+void adamw_(const torch::Tensor& parameters, const torch::Tensor& gradient,
+            const torch::Tensor& first_moment, const torch::Tensor& second_moment,
+            const torch::Tensor& copy, const AdamWStep& step) {
+  const auto float32 = parameters.options().dtype(torch::kFloat32);
+  const std::array<int64_t, 1> shape{parameters.numel()};
+  require("adamw_: parameters", parameters, shape, float32);
+  require("adamw_: gradient", gradient, shape, float32);
+  require("adamw_: first_moment", first_moment, shape, float32);
+  require("adamw_: second_moment", second_moment, shape, float32);
+  if (copy.defined()) require("adamw_: copy", copy, shape, float32.dtype(torch::kBFloat16));
   if (!parameters.is_cpu()) {
     return formulas::adamw_(parameters, gradient, first_moment, second_moment, copy, step);
   }

@@ -1,4 +1,4 @@
-#include <torch/torch.h>
+#include <torch/types.h>
 
 #include <cmath>
 
@@ -6,6 +6,7 @@
 
 #include "framework/kernels/formulas.h"
 #include "framework/kernels/loops.h"
+#include "framework/kernels/operands.h"
 #include "framework/kernels/parallel_rows.h"
 
 namespace regroup::kernels {
@@ -14,8 +15,8 @@ namespace {
 constexpr int64_t kRowsPerPartialSum = 256;  // fixed, so that sums do not depend on the threads
 
 template <typename T, typename Acc>
-REGROUP_INLINE void forward_rows(const T* x, const T* weight, T* normed, Acc* inverse_rms, int64_t n_rows,
-                                 int64_t d, Acc eps) {
+REGROUP_INLINE void forward_rows(const T* x, const T* weight, T* normed, Acc* inverse_rms,
+                                 int64_t n_rows, int64_t d, Acc eps) {
   for (int64_t row = 0; row < n_rows; ++row) {
     const T* in = x + row * d;
     T* out = normed + row * d;
@@ -30,8 +31,9 @@ REGROUP_INLINE void forward_rows(const T* x, const T* weight, T* normed, Acc* in
 }
 
 template <typename T, typename Acc>
-REGROUP_INLINE void backward_rows(const T* x, const T* weight, const Acc* inverse_rms, T* grad_normed,
-                                  T* grad_x, Acc* grad_weight, int64_t n_rows, int64_t d) {
+REGROUP_INLINE void backward_rows(const T* x, const T* weight, const Acc* inverse_rms,
+                                  T* grad_normed, T* grad_x, Acc* grad_weight, int64_t n_rows,
+                                  int64_t d) {
   for (int64_t row = 0; row < n_rows; ++row) {
     const T* in = x + row * d;
     T* grad = grad_normed + row * d;
@@ -53,15 +55,16 @@ REGROUP_INLINE void backward_rows(const T* x, const T* weight, const Acc* invers
   }
 }
 
-#define DEFINE(T)                                                                                           \
-  REGROUP_CPU_CLONES void forward(const T* x, const T* weight, T* normed, AccumulatorOf<T>* inverse_rms,    \
-                                  int64_t n_rows, int64_t d, AccumulatorOf<T> eps) {                        \
-    forward_rows(x, weight, normed, inverse_rms, n_rows, d, eps);                                           \
-  }                                                                                                         \
-  REGROUP_CPU_CLONES void backward(const T* x, const T* weight, const AccumulatorOf<T>* inverse_rms,        \
-                                   T* grad_normed, T* grad_x, AccumulatorOf<T>* grad_weight, int64_t n_rows, \
-                                   int64_t d) {                                                             \
-    backward_rows(x, weight, inverse_rms, grad_normed, grad_x, grad_weight, n_rows, d);                     \
+#define DEFINE(T)                                                                                  \
+  REGROUP_CPU_CLONES void forward(const T* x, const T* weight, T* normed,                          \
+                                  AccumulatorOf<T>* inverse_rms, int64_t n_rows, int64_t d,        \
+                                  AccumulatorOf<T> eps) {                                          \
+    forward_rows(x, weight, normed, inverse_rms, n_rows, d, eps);                                  \
+  }                                                                                                \
+  REGROUP_CPU_CLONES void backward(const T* x, const T* weight,                                    \
+                                   const AccumulatorOf<T>* inverse_rms, T* grad_normed, T* grad_x, \
+                                   AccumulatorOf<T>* grad_weight, int64_t n_rows, int64_t d) {     \
+    backward_rows(x, weight, inverse_rms, grad_normed, grad_x, grad_weight, n_rows, d);            \
   }
 REGROUP_FOR_EACH_TYPE(DEFINE)
 #undef DEFINE
@@ -69,10 +72,11 @@ REGROUP_FOR_EACH_TYPE(DEFINE)
 }  // namespace
 
 RmsNorm rms_norm(const torch::Tensor& x, const torch::Tensor& weight, double eps) {
+  const int64_t n_rows = x.size(0), d = x.size(-1);
+  require("rms_norm: x", x, {n_rows, d}, x.options());
+  require("rms_norm: weight", weight, {d}, x.options());
   if (!x.is_cpu()) return formulas::rms_norm(x, weight, eps);
-  const int64_t n_rows = x.size(0), d = x.size(1);
-  const auto sums = x.scalar_type() == torch::kFloat64 ? torch::kFloat64 : torch::kFloat32;
-  RmsNorm result{torch::empty_like(x), torch::empty({n_rows}, x.options().dtype(sums))};
+  RmsNorm result{torch::empty_like(x), torch::empty({n_rows}, x.options().dtype(sum_type(x)))};
   REGROUP_DISPATCH(x, "rms_norm", [&] {
     using Acc = AccumulatorOf<scalar_t>;
     const auto* in = x.const_data_ptr<scalar_t>();
@@ -80,7 +84,8 @@ RmsNorm rms_norm(const torch::Tensor& x, const torch::Tensor& weight, double eps
     auto* out = result.normed.mutable_data_ptr<scalar_t>();
     auto* scale = result.inverse_rms.mutable_data_ptr<Acc>();
     parallel_rows(n_rows, d, [&](int64_t begin, int64_t end) {
-      forward(in + begin * d, w, out + begin * d, scale + begin, end - begin, d, static_cast<Acc>(eps));
+      forward(in + begin * d, w, out + begin * d, scale + begin, end - begin, d,
+              static_cast<Acc>(eps));
     });
   });
   return result;
@@ -88,8 +93,12 @@ RmsNorm rms_norm(const torch::Tensor& x, const torch::Tensor& weight, double eps
 
 RmsNormGradients rms_norm_backward(const torch::Tensor& x, const torch::Tensor& weight,
                                    const torch::Tensor& inverse_rms, torch::Tensor& grad_normed) {
+  const int64_t n_rows = x.size(0), d = x.size(-1);
+  require("rms_norm_backward: x", x, {n_rows, d}, x.options());
+  require("rms_norm_backward: weight", weight, {d}, x.options());
+  require("rms_norm_backward: inverse_rms", inverse_rms, {n_rows}, x.options().dtype(sum_type(x)));
+  require("rms_norm_backward: grad_normed", grad_normed, {n_rows, d}, x.options());
   if (!x.is_cpu()) return formulas::rms_norm_backward(x, weight, inverse_rms, grad_normed);
-  const int64_t n_rows = x.size(0), d = x.size(1);
   const int64_t n_partial = (n_rows + kRowsPerPartialSum - 1) / kRowsPerPartialSum;
   auto grad_x = torch::empty_like(x);
   auto partial = torch::zeros({n_partial, d}, inverse_rms.options());
@@ -105,7 +114,8 @@ RmsNormGradients rms_norm_backward(const torch::Tensor& x, const torch::Tensor& 
       for (int64_t p = begin; p < end; ++p) {
         const int64_t first = p * kRowsPerPartialSum;
         const int64_t rows = std::min(kRowsPerPartialSum, n_rows - first);
-        backward(in + first * d, w, scale + first, grad + first * d, out + first * d, sums + p * d, rows, d);
+        backward(in + first * d, w, scale + first, grad + first * d, out + first * d, sums + p * d,
+                 rows, d);
       }
     });
   });

@@ -1,18 +1,20 @@
 #include "framework/kernels/skinny_matmul.h"
 
-#include <torch/torch.h>
+#include <torch/types.h>
 
 #include <cstring>
 #include <vector>
 
 #include "framework/kernels/loops.h"
+#include "framework/kernels/operands.h"
 #include "framework/kernels/parallel_rows.h"
 
 namespace regroup::kernels {
 namespace {
 
 constexpr int64_t kMostRows = 16;
-constexpr int64_t kWeightRows = 3;  // with 4 rows of x: 12 sums, 3 weights and 1 input fill 16 vector registers
+constexpr int64_t kWeightRows =
+    3;  // with 4 rows of x: 12 sums, 3 weights and 1 input fill 16 vector registers
 
 using Vector = float __attribute__((vector_size(32)));
 constexpr int64_t kLanes = 8;
@@ -35,7 +37,8 @@ REGROUP_INLINE Vector load_vector(const c10::BFloat16* p) {
 
 /// out[r][c] = sum over k of x[r][k] * w[c][k], for Rows rows of x and kWeightRows of w.
 template <int Rows, typename T>
-REGROUP_INLINE void dot_block(const float* x, const T* w, int64_t k, float* out, int64_t out_stride) {
+REGROUP_INLINE void dot_block(const float* x, const T* w, int64_t k, float* out,
+                              int64_t out_stride) {
   Vector sums[Rows][kWeightRows] = {};
   const int64_t whole = k / kLanes * kLanes;
   for (int64_t i = 0; i < whole; i += kLanes) {
@@ -57,7 +60,8 @@ REGROUP_INLINE void dot_block(const float* x, const T* w, int64_t k, float* out,
 }
 
 template <typename T>
-REGROUP_INLINE void dot_rows(const float* x, const T* w, int64_t m, int64_t k, float* out, int64_t out_stride) {
+REGROUP_INLINE void dot_rows(const float* x, const T* w, int64_t m, int64_t k, float* out,
+                             int64_t out_stride) {
   int64_t r = 0;
   for (; r + 4 <= m; r += 4) dot_block<4>(x + r * k, w, k, out + r * out_stride, out_stride);
   for (; r < m; ++r) dot_block<1>(x + r * k, w, k, out + r * out_stride, out_stride);
@@ -71,10 +75,11 @@ REGROUP_INLINE float dot(const float* x, const T* w, int64_t k) {
   return sum;
 }
 
-/// Columns [begin, end) of out: [m, n]. scratch holds kWeightRows widened weight rows where T is not float.
+/// Columns [begin, end) of out: [m, n]. scratch holds kWeightRows widened weight rows where T is
+/// not float.
 template <typename T>
-REGROUP_INLINE void columns_impl(const float* x, const T* weight, float* out, int64_t m, int64_t n, int64_t k,
-                                 int64_t begin, int64_t end, float* scratch) {
+REGROUP_INLINE void columns_impl(const float* x, const T* weight, float* out, int64_t m, int64_t n,
+                                 int64_t k, int64_t begin, int64_t end, float* scratch) {
   int64_t c = begin;
   for (; c + kWeightRows <= end; c += kWeightRows) {
     const T* w = weight + c * k;
@@ -90,10 +95,11 @@ REGROUP_INLINE void columns_impl(const float* x, const T* weight, float* out, in
   }
 }
 
-#define DEFINE(T)                                                                                          \
-  REGROUP_CPU_CLONES void columns(const float* x, const T* weight, float* out, int64_t m, int64_t n,       \
-                                  int64_t k, int64_t begin, int64_t end, float* scratch) {                 \
-    columns_impl(x, weight, out, m, n, k, begin, end, scratch);                                            \
+#define DEFINE(T)                                                                         \
+  REGROUP_CPU_CLONES void columns(const float* x, const T* weight, float* out, int64_t m, \
+                                  int64_t n, int64_t k, int64_t begin, int64_t end,       \
+                                  float* scratch) {                                       \
+    columns_impl(x, weight, out, m, n, k, begin, end, scratch);                           \
   }
 DEFINE(float)
 DEFINE(c10::BFloat16)
@@ -103,13 +109,15 @@ DEFINE(c10::BFloat16)
 
 bool skinny_matmul_serves(const torch::Tensor& x, const torch::Tensor& weight) {
   const auto type = weight.scalar_type();
-  return x.is_cpu() && x.size(0) <= kMostRows && (type == torch::kFloat32 || type == torch::kBFloat16) &&
-         weight.is_contiguous();
+  return x.is_cpu() && x.size(0) <= kMostRows &&
+         (type == torch::kFloat32 || type == torch::kBFloat16) && weight.is_contiguous();
 }
 
 torch::Tensor skinny_matmul(const torch::Tensor& x, const torch::Tensor& weight) {
   const int64_t m = x.size(0), k = x.size(1), n = weight.size(0);
   const auto wide = x.to(torch::kFloat32).contiguous();
+  require("skinny_matmul: x", wide, {m, k}, wide.options());
+  require("skinny_matmul: weight", weight, {n, k}, x.options());
   auto out = torch::empty({m, n}, wide.options());
   const auto* in = wide.const_data_ptr<float>();
   auto* y = out.mutable_data_ptr<float>();

@@ -1,7 +1,8 @@
-#include <torch/torch.h>
+#include <torch/types.h>
 
 #include "framework/kernels/formulas.h"
 #include "framework/kernels/loops.h"
+#include "framework/kernels/operands.h"
 #include "framework/kernels/parallel_rows.h"
 
 namespace regroup::kernels {
@@ -22,7 +23,8 @@ REGROUP_INLINE void forward_rows(const T* gate_up, T* out, int64_t n_rows, int64
 }
 
 template <typename T>
-REGROUP_INLINE void backward_rows(const T* gate_up, T* grad, T* grad_gate_up, int64_t n_rows, int64_t d_ff) {
+REGROUP_INLINE void backward_rows(const T* gate_up, T* grad, T* grad_gate_up, int64_t n_rows,
+                                  int64_t d_ff) {
   using Acc = AccumulatorOf<T>;
   for (int64_t row = 0; row < n_rows; ++row) {
     const T* __restrict gate = gate_up + row * 2 * d_ff;
@@ -41,13 +43,13 @@ REGROUP_INLINE void backward_rows(const T* gate_up, T* grad, T* grad_gate_up, in
   }
 }
 
-#define DEFINE(T)                                                                                      \
-  REGROUP_CPU_CLONES void forward(const T* gate_up, T* out, int64_t n_rows, int64_t d_ff) {            \
-    forward_rows(gate_up, out, n_rows, d_ff);                                                          \
-  }                                                                                                    \
-  REGROUP_CPU_CLONES void backward(const T* gate_up, T* grad, T* grad_gate_up, int64_t n_rows,         \
-                                   int64_t d_ff) {                                                     \
-    backward_rows(gate_up, grad, grad_gate_up, n_rows, d_ff);                                          \
+#define DEFINE(T)                                                                              \
+  REGROUP_CPU_CLONES void forward(const T* gate_up, T* out, int64_t n_rows, int64_t d_ff) {    \
+    forward_rows(gate_up, out, n_rows, d_ff);                                                  \
+  }                                                                                            \
+  REGROUP_CPU_CLONES void backward(const T* gate_up, T* grad, T* grad_gate_up, int64_t n_rows, \
+                                   int64_t d_ff) {                                             \
+    backward_rows(gate_up, grad, grad_gate_up, n_rows, d_ff);                                  \
   }
 REGROUP_FOR_EACH_TYPE(DEFINE)
 #undef DEFINE
@@ -55,8 +57,9 @@ REGROUP_FOR_EACH_TYPE(DEFINE)
 }  // namespace
 
 torch::Tensor swiglu(const torch::Tensor& gate_up) {
+  const int64_t n_rows = gate_up.size(0), d_ff = gate_up.size(-1) / 2;
+  require("swiglu: gate_up", gate_up, {n_rows, 2 * d_ff}, gate_up.options());
   if (!gate_up.is_cpu()) return formulas::swiglu(gate_up);
-  const int64_t n_rows = gate_up.size(0), d_ff = gate_up.size(1) / 2;
   auto out = torch::empty({n_rows, d_ff}, gate_up.options());
   REGROUP_DISPATCH(gate_up, "swiglu", [&] {
     const auto* in = gate_up.const_data_ptr<scalar_t>();
@@ -69,8 +72,10 @@ torch::Tensor swiglu(const torch::Tensor& gate_up) {
 }
 
 torch::Tensor swiglu_backward(const torch::Tensor& gate_up, torch::Tensor& grad) {
+  const int64_t n_rows = gate_up.size(0), d_ff = gate_up.size(-1) / 2;
+  require("swiglu_backward: gate_up", gate_up, {n_rows, 2 * d_ff}, gate_up.options());
+  require("swiglu_backward: grad", grad, {n_rows, d_ff}, gate_up.options());
   if (!gate_up.is_cpu()) return formulas::swiglu_backward(gate_up, grad);
-  const int64_t n_rows = gate_up.size(0), d_ff = gate_up.size(1) / 2;
   auto grad_gate_up = torch::empty_like(gate_up);
   REGROUP_DISPATCH(gate_up, "swiglu_backward", [&] {
     const auto* in = gate_up.const_data_ptr<scalar_t>();

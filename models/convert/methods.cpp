@@ -15,14 +15,18 @@ const std::vector<ConversionMethod>& conversion_methods() {
   return methods;
 }
 
+std::vector<std::string> conversion_method_names() {
+  std::vector<std::string> names;
+  for (const auto& method : conversion_methods()) names.push_back(method.name);
+  return names;
+}
+
 const ConversionMethod& conversion_method(const std::string& name) {
-  std::vector<std::string> known;
   for (const auto& method : conversion_methods()) {
     if (method.name == name) return method;
-    known.push_back(method.name);
   }
   throw request_error("method", c10::str("\"", name, "\" is not a conversion method"),
-                      c10::str("Known: ", c10::Join(", ", known), "."));
+                      c10::str("Known: ", c10::Join(", ", conversion_method_names()), "."));
 }
 
 }  // namespace regroup

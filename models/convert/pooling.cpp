@@ -1,5 +1,5 @@
 // The simple methods: mean, first, random.
-#include <torch/torch.h>
+#include <torch/types.h>
 
 #include "framework/random.h"
 #include "models/convert/methods.h"
@@ -25,21 +25,26 @@ LayerProjections with_pooled(LayerProjections layer, int64_t n_kv_head, const Po
 
 }  // namespace
 
-LayerProjections mean_heads(const LayerProjections& layer, int64_t n_kv_head, const MethodContext&) {
+LayerProjections mean_heads(const LayerProjections& layer, int64_t n_kv_head,
+                            const MethodContext&) {
   return with_pooled(layer, n_kv_head, [](const Tensor& groups) {
     return groups.to(torch::kFloat64).mean(1).to(groups.scalar_type());
   });
 }
 
-LayerProjections first_heads(const LayerProjections& layer, int64_t n_kv_head, const MethodContext&) {
+LayerProjections first_heads(const LayerProjections& layer, int64_t n_kv_head,
+                             const MethodContext&) {
   return with_pooled(layer, n_kv_head, [](const Tensor& groups) { return groups.select(1, 0); });
 }
 
-LayerProjections random_heads(const LayerProjections& layer, int64_t n_kv_head, const MethodContext& context) {
-  auto generator = seeded_generator(context.seed, c10::str("random heads of layer ", context.layer));
+LayerProjections random_heads(const LayerProjections& layer, int64_t n_kv_head,
+                              const MethodContext& context) {
+  auto generator =
+      seeded_generator(context.seed, c10::str("random heads of layer ", context.layer));
   return with_pooled(layer, n_kv_head, [&](const Tensor& groups) {
     const std::vector<int64_t> shape{groups.size(0), groups.size(2), groups.size(3)};
-    return (torch::randn(shape, generator) * groups.to(torch::kFloat32).std()).to(groups.scalar_type());
+    return (torch::randn(shape, generator) * groups.to(torch::kFloat32).std())
+        .to(groups.scalar_type());
   });
 }
 

@@ -1,5 +1,5 @@
-// models/families/family.h: one Hugging Face architecture as data: config.json to DecoderConfig and back, and the names
-// of its tensors. One table is read in both directions.
+// models/families/family.h: one Hugging Face architecture as data: config.json to DecoderConfig and
+// back, and the names of its tensors. One table is read in both directions.
 #pragma once
 
 #include <nlohmann/json_fwd.hpp>
@@ -20,13 +20,15 @@ struct Family {
   std::string name;          // of our configs: "llama"
   std::string model_type;    // of config.json
   std::string architecture;  // of config.json
-  /// Reads config.json. Throws Error for a value that is missing, malformed, or changes the computation in a way that
-  /// the decoder does not implement; warns once of fields that nobody knows.
+  /// Reads config.json. Throws Error for a value that is missing, malformed, or changes the
+  /// computation in a way that the decoder does not implement; warns once of fields that nobody
+  /// knows.
   DecoderConfig (*read_config)(const JsonObject& json);
   /// The fields of config.json that describe the decoder, in both dialects (transformers 4 and 5).
   nlohmann::ordered_json (*write_config)(const DecoderConfig& config);
   std::vector<TensorName> tensors;
-  /// Tensors of real files that carry nothing (buffers): "{}" as above. A tied head is passed over by itself.
+  /// Tensors of real files that carry nothing (buffers): "{}" as above. A tied head is passed over
+  /// by itself.
   std::vector<std::string> passed_over;
 
   /// The file's name for a parameter of ours.

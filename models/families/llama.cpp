@@ -11,15 +11,18 @@ namespace regroup {
 namespace {
 
 constexpr IntegerRange kPositive{1, int64_t{1} << 31};
-constexpr IntegerRange kLayers{1, 1 << 16};  // what follows takes memory for each, before a tensor is looked for
+constexpr IntegerRange kLayers{
+    1, 1 << 16};  // what follows takes memory for each, before a tensor is looked for
 
 /// A field whose other values change the computation in a way that the decoder does not implement.
 void expect(const JsonObject& json, const std::string& key, const nlohmann::json& value) {
-  if (json.has(key) && json.raw(key) != value) json.refuse(key, value.dump() + ", all that this decoder implements");
+  if (json.has(key) && json.raw(key) != value)
+    json.refuse(key, value.dump() + ", all that this decoder implements");
 }
 
 RopeScaling read_scaling(const JsonObject& rope) {
-  const auto type = rope.find_string("rope_type").value_or(rope.find_string("type").value_or("default"));
+  const auto type =
+      rope.find_string("rope_type").value_or(rope.find_string("type").value_or("default"));
   RopeScaling scaling;
   if (type == "default") return scaling;
   scaling.factor = rope.number("factor");
@@ -30,7 +33,8 @@ RopeScaling read_scaling(const JsonObject& rope) {
     scaling.kind = RopeScaling::Kind::kLlama3;
     scaling.low_freq_factor = rope.number("low_freq_factor");
     scaling.high_freq_factor = rope.number("high_freq_factor");
-    if (scaling.high_freq_factor == scaling.low_freq_factor) rope.refuse("high_freq_factor", "another than low_freq_factor");
+    if (scaling.high_freq_factor == scaling.low_freq_factor)
+      rope.refuse("high_freq_factor", "another than low_freq_factor");
     scaling.original_max_seq_len = rope.integer("original_max_position_embeddings", kPositive);
   } else {
     rope.refuse(rope.has("rope_type") ? "rope_type" : "type", "one of default, linear, llama3");
@@ -61,23 +65,44 @@ void read_rope(const JsonObject& json, DecoderConfig& config) {
 
 void check_heads(const JsonObject& json, const DecoderConfig& config, int64_t n_kv_head) {
   if (config.n_head % n_kv_head != 0) {
-    throw Error(json.where(), c10::str("num_key_value_heads (", n_kv_head, ") does not divide num_attention_heads (",
-                                       config.n_head, ")"),
+    throw Error(json.where(),
+                c10::str("num_key_value_heads (", n_kv_head,
+                         ") does not divide num_attention_heads (", config.n_head, ")"),
                 "The file is damaged, or no Llama.");
   }
 }
 
 void warn_of_unknown_fields(const JsonObject& json) {
-  static const std::vector<std::string> harmless{
-      "_name_or_path", "architectures", "bos_token_id", "dtype", "eos_token_id", "initializer_range", "pad_token_id",
-      "pretraining_tp", "regroup", "torch_dtype", "transformers_version", "use_cache", "unsloth_fixed",
-      "output_attentions", "output_hidden_states", "return_dict", "id2label", "label2id", "chunk_size_feed_forward",
-      "is_encoder_decoder", "problem_type", "attn_implementation", "_attn_implementation", "model_type"};
+  static const std::vector<std::string> harmless{"_name_or_path",
+                                                 "architectures",
+                                                 "bos_token_id",
+                                                 "dtype",
+                                                 "eos_token_id",
+                                                 "initializer_range",
+                                                 "pad_token_id",
+                                                 "pretraining_tp",
+                                                 "regroup",
+                                                 "torch_dtype",
+                                                 "transformers_version",
+                                                 "use_cache",
+                                                 "unsloth_fixed",
+                                                 "output_attentions",
+                                                 "output_hidden_states",
+                                                 "return_dict",
+                                                 "id2label",
+                                                 "label2id",
+                                                 "chunk_size_feed_forward",
+                                                 "is_encoder_decoder",
+                                                 "problem_type",
+                                                 "attn_implementation",
+                                                 "_attn_implementation",
+                                                 "model_type"};
   std::vector<std::string> unknown;
   for (const auto& key : json.unread_keys()) {
     if (std::find(harmless.begin(), harmless.end(), key) == harmless.end()) unknown.push_back(key);
   }
-  if (!unknown.empty()) warn(c10::str(json.where(), ": unknown fields are passed over: ", c10::Join(", ", unknown)));
+  if (!unknown.empty())
+    warn(c10::str(json.where(), ": unknown fields are passed over: ", c10::Join(", ", unknown)));
 }
 
 DecoderConfig read_config(const JsonObject& json) {
@@ -85,11 +110,13 @@ DecoderConfig read_config(const JsonObject& json) {
   config.n_layer = json.integer("num_hidden_layers", kLayers);
   config.d_model = json.integer("hidden_size", kPositive);
   config.n_head = json.integer("num_attention_heads", kPositive);
-  const int64_t n_kv_head = json.find_integer("num_key_value_heads", kPositive).value_or(config.n_head);
+  const int64_t n_kv_head =
+      json.find_integer("num_key_value_heads", kPositive).value_or(config.n_head);
   check_heads(json, config, n_kv_head);
   config.n_kv_head.assign(static_cast<size_t>(config.n_layer), n_kv_head);
   const auto head_dim = json.find_integer("head_dim", kPositive);
-  if (!head_dim && config.d_model % config.n_head != 0) json.refuse("hidden_size", "a multiple of num_attention_heads");
+  if (!head_dim && config.d_model % config.n_head != 0)
+    json.refuse("hidden_size", "a multiple of num_attention_heads");
   config.head_dim = head_dim.value_or(config.d_model / config.n_head);
   config.d_ff = json.integer("intermediate_size", kPositive);
   config.vocab_size = json.integer("vocab_size", kPositive);
@@ -102,7 +129,8 @@ DecoderConfig read_config(const JsonObject& json) {
   expect(json, "mlp_bias", false);
   expect(json, "attention_dropout", 0.0);
   expect(json, "partial_rotary_factor", 1.0);
-  for (const char* key : {"quantization_config", "sliding_window", "per_layer_config"}) expect(json, key, nullptr);
+  for (const char* key : {"quantization_config", "sliding_window", "per_layer_config"})
+    expect(json, key, nullptr);
   warn_of_unknown_fields(json);
   return config;
 }
@@ -111,7 +139,9 @@ nlohmann::ordered_json scaling_json(const DecoderConfig& config) {
   const auto& scaling = config.rope_scaling;
   nlohmann::ordered_json json;
   switch (scaling.kind) {
-    case RopeScaling::Kind::kNone: json["rope_type"] = "default"; break;
+    case RopeScaling::Kind::kNone:
+      json["rope_type"] = "default";
+      break;
     case RopeScaling::Kind::kLinear:
       json["rope_type"] = "linear";
       json["factor"] = scaling.factor;
@@ -173,7 +203,8 @@ Family llama_family() {
                   {"final_norm.weight", "model.norm.weight"},
                   {"head.weight", "lm_head.weight"},
               },
-          .passed_over = {"model.layers.{}.self_attn.rotary_emb.inv_freq", "model.rotary_emb.inv_freq"}};
+          .passed_over = {"model.layers.{}.self_attn.rotary_emb.inv_freq",
+                          "model.rotary_emb.inv_freq"}};
 }
 
 }  // namespace regroup

@@ -8,12 +8,15 @@
 namespace regroup {
 namespace {
 
-/// The layer number that name has where pattern has "{}", with all else equal; "" where pattern has no "{}".
+/// The layer number that name has where pattern has "{}", with all else equal; "" where pattern has
+/// no "{}".
 std::optional<std::string> matched_layer(const std::string& pattern, const std::string& name) {
   const auto place = pattern.find("{}");
-  if (place == std::string::npos) return pattern == name ? std::optional<std::string>("") : std::nullopt;
+  if (place == std::string::npos)
+    return pattern == name ? std::optional<std::string>("") : std::nullopt;
   const auto before = pattern.substr(0, place), after = pattern.substr(place + 2);
-  if (name.size() <= before.size() + after.size() || !name.starts_with(before) || !name.ends_with(after)) {
+  if (name.size() <= before.size() + after.size() || !name.starts_with(before) ||
+      !name.ends_with(after)) {
     return std::nullopt;
   }
   const auto layer = name.substr(place, name.size() - before.size() - after.size());
@@ -36,7 +39,8 @@ std::string known_names(std::string Family::*field) {
 
 std::string Family::file_name(const std::string& parameter) const {
   for (const auto& tensor : tensors) {
-    if (const auto layer = matched_layer(tensor.ours, parameter)) return with_layer(tensor.theirs, *layer);
+    if (const auto layer = matched_layer(tensor.ours, parameter))
+      return with_layer(tensor.theirs, *layer);
   }
   TORCH_CHECK(false, "family ", name, " has no name for ", parameter);
 }
@@ -59,11 +63,13 @@ const Family& family_of(const JsonObject& json) {
     if (family.model_type != model_type) continue;
     const auto architectures = json.find_strings("architectures");
     if (architectures && *architectures != std::vector<std::string>{family.architecture}) {
-      json.refuse("architectures", c10::str("[\"", family.architecture, "\"], a language model with its head"));
+      json.refuse("architectures",
+                  c10::str("[\"", family.architecture, "\"], a language model with its head"));
     }
     return family;
   }
-  throw Error(json.where(), c10::str("model_type \"", model_type, "\" is not a family that Regroup knows"),
+  throw Error(json.where(),
+              c10::str("model_type \"", model_type, "\" is not a family that Regroup knows"),
               c10::str("Known: ", known_names(&Family::model_type), "."));
 }
 

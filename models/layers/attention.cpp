@@ -1,8 +1,9 @@
 #include "models/layers/attention.h"
 
-#include <torch/torch.h>
+#include <torch/csrc/autograd/custom_function.h>
+#include <torch/types.h>
+#include <torch/utils.h>
 
-#include "framework/kernels/kernels.h"
 #include "framework/matmul.h"
 #include "models/layers/decode_attention.h"
 
@@ -20,22 +21,26 @@ Tensor with_heads(const Tensor& qkv, const AttentionShape& shape) {
 }
 
 /// Rotates query and key heads in place.
-void rotate_queries_and_keys(const Tensor& heads, const AttentionShape& shape, const RopeAngles& angles,
-                             int direction) {
-  kernels::rotate_(heads.narrow(2, 0, shape.n_head + shape.n_kv_head), angles.cos, angles.sin, direction);
+void rotate_queries_and_keys(const Tensor& heads, const AttentionShape& shape,
+                             const RopeAngles& angles, int direction) {
+  rotate_(heads.narrow(2, 0, shape.n_head + shape.n_kv_head), angles, direction);
 }
 
 /// Queries, keys and values as [B, heads, T, head_dim] views.
 variable_list split(const Tensor& heads, const AttentionShape& shape) {
-  const auto part = [&](int64_t first, int64_t count) { return heads.narrow(2, first, count).transpose(1, 2); };
+  const auto part = [&](int64_t first, int64_t count) {
+    return heads.narrow(2, first, count).transpose(1, 2);
+  };
   return {part(0, shape.n_head), part(shape.n_head, shape.n_kv_head),
           part(shape.n_head + shape.n_kv_head, shape.n_kv_head)};
 }
 
-/// qkv -> rotated queries and keys, and values, without a copy; backward packs their gradients again.
+/// qkv -> rotated queries and keys, and values, without a copy; backward packs their gradients
+/// again.
 struct RotaryQkv : Function<RotaryQkv> {
-  static variable_list forward(AutogradContext* context, const Tensor& qkv, const Tensor& cos, const Tensor& sin,
-                               int64_t n_head, int64_t n_kv_head, int64_t head_dim) {
+  static variable_list forward(AutogradContext* context, const Tensor& qkv, const Tensor& cos,
+                               const Tensor& sin, int64_t n_head, int64_t n_kv_head,
+                               int64_t head_dim) {
     const AttentionShape shape{n_head, n_kv_head, head_dim};
     context->save_for_backward({cos, sin});
     context->saved_data["n_head"] = n_head;
@@ -47,12 +52,14 @@ struct RotaryQkv : Function<RotaryQkv> {
   }
 
   static variable_list backward(AutogradContext* context, variable_list grads) {
-    const AttentionShape shape{context->saved_data["n_head"].toInt(), context->saved_data["n_kv_head"].toInt(),
+    const AttentionShape shape{context->saved_data["n_head"].toInt(),
+                               context->saved_data["n_kv_head"].toInt(),
                                context->saved_data["head_dim"].toInt()};
     const auto angles = context->get_saved_variables();
     const int64_t batch = grads[0].size(0), positions = grads[0].size(2);
     const int64_t n_heads = shape.n_head + 2 * shape.n_kv_head;
-    const auto heads = torch::empty({batch, positions, n_heads, shape.head_dim}, grads[0].options());
+    const auto heads =
+        torch::empty({batch, positions, n_heads, shape.head_dim}, grads[0].options());
     const auto parts = split(heads, shape);
     for (size_t i = 0; i < parts.size(); ++i) parts[i].copy_(grads[i]);
     rotate_queries_and_keys(heads, shape, {angles[0], angles[1]}, -1);
@@ -60,16 +67,18 @@ struct RotaryQkv : Function<RotaryQkv> {
   }
 };
 
-/// softmax(q kᵀ / sqrt(head_dim), causal) v. q: [B, n_head, T, head_dim], k, v: [B, n_kv_head, T, head_dim] ->
-/// [B, T, n_head * head_dim].
+/// softmax(q kᵀ / sqrt(head_dim), causal) v. q: [B, n_head, T, head_dim], k, v: [B, n_kv_head, T,
+/// head_dim] -> [B, T, n_head * head_dim].
 Tensor causal_attention(const Tensor& q, const Tensor& k, const Tensor& v) {
   const bool grouped = q.size(1) != k.size(1);
   const auto attend = [&](const Tensor& queries, const Tensor& keys, const Tensor& values) {
-    return torch::scaled_dot_product_attention(queries, keys, values, /*attn_mask=*/{}, /*dropout_p=*/0.0,
-                                               /*is_causal=*/true, /*scale=*/{}, /*enable_gqa=*/grouped);
+    return torch::scaled_dot_product_attention(
+        queries, keys, values, /*attn_mask=*/{}, /*dropout_p=*/0.0,
+        /*is_causal=*/true, /*scale=*/{}, /*enable_gqa=*/grouped);
   };
   const auto y = multiplies_widened(q)
-                     ? attend(q.to(torch::kFloat32), k.to(torch::kFloat32), v.to(torch::kFloat32)).to(q.scalar_type())
+                     ? attend(q.to(torch::kFloat32), k.to(torch::kFloat32), v.to(torch::kFloat32))
+                           .to(q.scalar_type())
                      : attend(q, k, v);
   return y.transpose(1, 2).flatten(2);
 }

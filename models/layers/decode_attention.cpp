@@ -1,6 +1,6 @@
 #include "models/layers/decode_attention.h"
 
-#include <torch/torch.h>
+#include <torch/types.h>
 
 #include <cmath>
 #include <vector>
@@ -18,8 +18,8 @@ using kernels::load;
 /// softmax(keys query * scale) values for one query over n positions. keys, values: [n, head_dim];
 /// scores: scratch of n; out: [head_dim].
 template <typename T, typename Acc>
-REGROUP_INLINE void attend_impl(const Acc* query, const T* keys, const T* values, int64_t n, int64_t head_dim,
-                                Acc scale, Acc* scores, Acc* out) {
+REGROUP_INLINE void attend_impl(const Acc* query, const T* keys, const T* values, int64_t n,
+                                int64_t head_dim, Acc scale, Acc* scores, Acc* out) {
   Acc highest = -std::numeric_limits<Acc>::infinity();
   for (int64_t s = 0; s < n; ++s) {
     const T* key = keys + s * head_dim;
@@ -44,28 +44,31 @@ REGROUP_INLINE void attend_impl(const Acc* query, const T* keys, const T* values
   }
 }
 
-#define DEFINE(T)                                                                                            \
-  REGROUP_CPU_CLONES void attend(const AccumulatorOf<T>* query, const T* keys, const T* values, int64_t n,   \
-                                 int64_t head_dim, AccumulatorOf<T> scale, AccumulatorOf<T>* scores,         \
-                                 AccumulatorOf<T>* out) {                                                    \
-    attend_impl(query, keys, values, n, head_dim, scale, scores, out);                                       \
+#define DEFINE(T)                                                                               \
+  REGROUP_CPU_CLONES void attend(const AccumulatorOf<T>* query, const T* keys, const T* values, \
+                                 int64_t n, int64_t head_dim, AccumulatorOf<T> scale,           \
+                                 AccumulatorOf<T>* scores, AccumulatorOf<T>* out) {             \
+    attend_impl(query, keys, values, n, head_dim, scale, scores, out);                          \
   }
 REGROUP_FOR_EACH_TYPE(DEFINE)
 #undef DEFINE
 
-torch::Tensor decode_attention_formula(const torch::Tensor& queries, const LayerCache& cache, int64_t past) {
+torch::Tensor decode_attention_formula(const torch::Tensor& queries, const LayerCache& cache,
+                                       int64_t past) {
   const int64_t positions = queries.size(1), length = past + positions;
   const auto q = queries.transpose(1, 2);  // [B, n_head, T, head_dim]
   const auto visible = torch::ones({positions, length}, q.options().dtype(torch::kBool)).tril(past);
-  const auto y = torch::scaled_dot_product_attention(q, cache.keys.narrow(2, 0, length),
-                                                     cache.values.narrow(2, 0, length), visible, /*dropout_p=*/0.0,
-                                                     /*is_causal=*/false, /*scale=*/{}, /*enable_gqa=*/true);
+  const auto y = torch::scaled_dot_product_attention(
+      q, cache.keys.narrow(2, 0, length), cache.values.narrow(2, 0, length), visible,
+      /*dropout_p=*/0.0,
+      /*is_causal=*/false, /*scale=*/{}, /*enable_gqa=*/true);
   return y.transpose(1, 2).flatten(2);
 }
 
 }  // namespace
 
-torch::Tensor decode_attention(const torch::Tensor& queries, const LayerCache& cache, int64_t past) {
+torch::Tensor decode_attention(const torch::Tensor& queries, const LayerCache& cache,
+                               int64_t past) {
   if (!queries.is_cpu()) return decode_attention_formula(queries, cache, past);
   const int64_t batch = queries.size(0), positions = queries.size(1);
   const int64_t n_head = queries.size(2), head_dim = queries.size(3);
@@ -81,19 +84,21 @@ torch::Tensor decode_attention(const torch::Tensor& queries, const LayerCache& c
     const auto* values = cache.values.const_data_ptr<scalar_t>();
     auto* y = out.mutable_data_ptr<Acc>();
     const auto scale = Acc(1) / std::sqrt(static_cast<Acc>(head_dim));
-    kernels::parallel_rows(batch * n_kv_head, group_size * positions * past * head_dim, [&](int64_t begin, int64_t end) {
-      std::vector<Acc> scores(static_cast<size_t>(past + positions));
-      for (int64_t task = begin; task < end; ++task) {
-        const int64_t b = task / n_kv_head, g = task % n_kv_head;
-        const int64_t cached = task * capacity * head_dim;
-        for (int64_t t = 0; t < positions; ++t) {
-          for (int64_t j = 0; j < group_size; ++j) {
-            const int64_t row = ((b * positions + t) * n_head + g * group_size + j) * head_dim;
-            attend(query + row, keys + cached, values + cached, past + t + 1, head_dim, scale, scores.data(), y + row);
+    // A task is one query head of one sequence: neighbours read the same keys and values, and MQA
+    // at batch 1 still occupies all threads.
+    kernels::parallel_rows(
+        batch * n_head, positions * past * head_dim, [&](int64_t begin, int64_t end) {
+          std::vector<Acc> scores(static_cast<size_t>(past + positions));
+          for (int64_t task = begin; task < end; ++task) {
+            const int64_t b = task / n_head, head = task % n_head;
+            const int64_t cached = (b * n_kv_head + head / group_size) * capacity * head_dim;
+            for (int64_t t = 0; t < positions; ++t) {
+              const int64_t row = ((b * positions + t) * n_head + head) * head_dim;
+              attend(query + row, keys + cached, values + cached, past + t + 1, head_dim, scale,
+                     scores.data(), y + row);
+            }
           }
-        }
-      }
-    });
+        });
   });
   return out.to(queries.scalar_type()).flatten(2);
 }

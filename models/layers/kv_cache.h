@@ -1,4 +1,5 @@
-// models/layers/kv_cache.h: keys and values of past positions, the memory that fewer K/V heads save.
+// models/layers/kv_cache.h: keys and values of past positions, the memory that fewer K/V heads
+// save.
 #pragma once
 
 #include <torch/types.h>
@@ -18,21 +19,18 @@ struct LayerCache {
 class KvCache {
  public:
   /// Room for capacity positions of a batch of sequences of equal length.
-  KvCache(const DecoderConfig& config, int64_t batch, int64_t capacity, torch::TensorOptions options);
+  KvCache(const DecoderConfig& config, int64_t batch, int64_t capacity,
+          torch::TensorOptions options);
 
   LayerCache& layer(int64_t index) { return layers_[static_cast<size_t>(index)]; }
   /// Positions held, the same in every layer.
   int64_t length() const { return length_; }
-  int64_t capacity() const { return capacity_; }
   /// Counts positions that all layers have stored.
   void advance(int64_t positions) { length_ += positions; }
-  /// Keeps the first positions only.
-  void truncate(int64_t length) { length_ = length; }
 
  private:
   std::vector<LayerCache> layers_;
   int64_t length_ = 0;
-  int64_t capacity_;
 };
 
 }  // namespace regroup

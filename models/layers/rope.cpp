@@ -1,6 +1,7 @@
 #include "models/layers/rope.h"
 
-#include <torch/torch.h>
+#include <torch/types.h>
+#include <torch/utils.h>
 
 #include <algorithm>
 #include <numbers>
@@ -10,9 +11,12 @@ namespace {
 
 torch::Tensor scaled(const torch::Tensor& frequencies, const RopeScaling& scaling) {
   switch (scaling.kind) {
-    case RopeScaling::Kind::kNone: return frequencies;
-    case RopeScaling::Kind::kLinear: return frequencies / scaling.factor;
-    case RopeScaling::Kind::kLlama3: break;
+    case RopeScaling::Kind::kNone:
+      return frequencies;
+    case RopeScaling::Kind::kLinear:
+      return frequencies / scaling.factor;
+    case RopeScaling::Kind::kLlama3:
+      break;
   }
   // Long waves are stretched by the factor, short ones kept, those between blended.
   const auto original = static_cast<double>(scaling.original_max_seq_len);
@@ -28,7 +32,8 @@ torch::Tensor scaled(const torch::Tensor& frequencies, const RopeScaling& scalin
 Rope::Rope(const DecoderConfig& config, torch::TensorOptions options) {
   const auto type = options.dtype() == torch::kFloat64 ? torch::kFloat64 : torch::kFloat32;
   options = options.dtype(type).requires_grad(false);
-  const auto exponents = torch::arange(0, config.head_dim, 2, options) / static_cast<double>(config.head_dim);
+  const auto exponents =
+      torch::arange(0, config.head_dim, 2, options) / static_cast<double>(config.head_dim);
   frequencies_ = scaled(1.0 / torch::pow(config.rope_theta, exponents), config.rope_scaling);
 }
 

@@ -1,4 +1,5 @@
-// models/layers/rope.h: rotary position embedding: the angles of a model's positions.
+// models/layers/rope.h: rotary position embedding: the angles of a model's positions, and turning
+// heads by them.
 #pragma once
 
 #include <torch/types.h>
@@ -7,7 +8,8 @@
 
 namespace regroup {
 
-/// cos and sin of position times frequency for a run of positions: [T, head_dim / 2] float32 (float64 for float64).
+/// cos and sin of position times frequency for a run of positions: [T, head_dim / 2] float32
+/// (float64 for float64).
 struct RopeAngles {
   torch::Tensor cos, sin;
 };
@@ -24,5 +26,14 @@ class Rope {
   torch::Tensor frequencies_;  // [head_dim / 2]
   RopeAngles table_;           // of the positions asked for so far
 };
+
+/// Rotates heads in place (Su et al. 2021, eq. 34), half-rotation layout: dims i and i + R/2 of
+/// each head's first R = 2 * angles.cos.size(1) dims turn by the position's angle i. heads: [B, T,
+/// n_head, head_dim], rows of head_dim contiguous. direction: 1 rotates, -1 rotates back. Throws
+/// c10::Error when the shapes do not fit.
+void rotate_(const torch::Tensor& heads, const RopeAngles& angles, int direction);
+
+/// The same in ATen: what other devices than the CPU run.
+void rotate_formula_(const torch::Tensor& heads, const RopeAngles& angles, int direction);
 
 }  // namespace regroup

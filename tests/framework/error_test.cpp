@@ -39,7 +39,7 @@ TEST_CASE("an error stays a short block whatever is complained about", "[error]"
     complaints.throw_if_any(std::string(10000, 'y'), "Mend them.");
     FAIL("nothing was thrown");
   } catch (const Error& error) {
-    CHECK(std::string(error.what()).size() < 4000);
+    CHECK(std::string(error.what()).size() < 3000);
   }
 }
 

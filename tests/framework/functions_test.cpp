@@ -1,4 +1,5 @@
-#include <torch/torch.h>
+#include <torch/nn/functional/loss.h>
+#include <torch/types.h>
 
 #include "framework/functions/checkpoint.h"
 #include "framework/functions/cross_entropy.h"
@@ -114,9 +115,9 @@ TEST_CASE("linear_cross_entropy is the scaled sum over targets that are not nega
 
 TEST_CASE("linear_cross_entropy over several chunks of rows equals one softmax over all",
           "[functions]") {
-  const int64_t n_vocab = 300'000, n_rows = 60;
+  const int64_t vocab_size = 300'000, n_rows = 60;
   int64_t n_chunks = 0, n_visited = 0;
-  for_each_logit_chunk(n_rows, n_vocab, [&](int64_t first, int64_t rows) {
+  for_each_logit_chunk(n_rows, vocab_size, [&](int64_t first, int64_t rows) {
     CHECK(first == n_visited);
     n_visited += rows;
     ++n_chunks;
@@ -125,7 +126,7 @@ TEST_CASE("linear_cross_entropy over several chunks of rows equals one softmax o
   CHECK(n_visited == n_rows);
 
   const auto hidden = seeded_randn({n_rows, 2}).requires_grad_(),
-             weight = seeded_randn({n_vocab, 2}, 2).requires_grad_();
+             weight = seeded_randn({vocab_size, 2}, 2).requires_grad_();
   auto targets = torch::arange(n_rows, torch::kInt64) * 4999;
   targets[7] = -1;
   const auto loss = linear_cross_entropy(hidden, weight, targets, 0.5);
@@ -152,6 +153,13 @@ TEST_CASE("token losses are the cross-entropy of each row and zero where the tar
                        .squeeze(1);
   expected[1] = 0;
   CHECK_THAT(linear_token_losses(hidden, weight, targets), AllClose(expected, 1e-12));
+}
+
+TEST_CASE("a cross-entropy refuses targets of another count than its rows", "[functions]") {
+  const auto hidden = seeded_randn({4, 5}), weight = seeded_randn({9, 5}, 2);
+  const auto targets = torch::zeros({5}, torch::kInt64);
+  CHECK_THROWS_WITH(linear_cross_entropy(hidden, weight, targets, 1), Contains("targets are [5]"));
+  CHECK_THROWS_WITH(linear_token_losses(hidden, weight, targets), Contains("targets are [5]"));
 }
 
 TEST_CASE("a checkpointed function has the same value and gradients", "[functions]") {

@@ -71,25 +71,11 @@ TEST_CASE("scalars and empty tensors and strided tensors survive an HDF5 file", 
   CHECK_THAT(opened.read("/transposed"), AllClose(transposed));
 }
 
-TEST_CASE("an HDF5 dataset can be written row by row", "[hdf5]") {
-  const TempFolder folder;
-  auto file = Hdf5File::create(folder / "t.h5");
-  {
-    auto dataset = file.create_dataset("/x", at::kFloat, {5, 2});
-    dataset.write_rows(3, at::full({2, 2}, 7.0));
-    dataset.write_rows(0, at::full({3, 2}, 1.0));
-  }
-  file.close();
-  const auto read = Hdf5File::open(folder / "t.h5").read("/x");
-  CHECK_THAT(read, AllClose(at::cat({at::full({3, 2}, 1.0), at::full({2, 2}, 7.0)})));
-}
-
 TEST_CASE("HDF5 attributes read back and absent ones are nothing", "[hdf5]") {
   const TempFolder folder;
   const std::string long_text(200'000, 't');
   auto file = Hdf5File::create(folder / "t.h5");
   file.set_attribute("/", "n", int64_t{-5});
-  file.set_attribute("/", "x", 0.1);
   file.set_attribute("/", "text", long_text);
   file.set_attribute("/", "none", std::string());
   file.write("/g/d", at::zeros({1}));
@@ -97,15 +83,13 @@ TEST_CASE("HDF5 attributes read back and absent ones are nothing", "[hdf5]") {
   file.close();
   const auto opened = Hdf5File::open(folder / "t.h5");
   CHECK(opened.integer_attribute("/", "n") == -5);
-  CHECK(opened.number_attribute("/", "x") == 0.1);
-  CHECK(opened.number_attribute("/", "n") == -5.0);
   CHECK(opened.string_attribute("/", "text") == long_text);
   CHECK(opened.string_attribute("/", "none") == "");
   CHECK(opened.integer_attribute("/g", "n") == 6);
   CHECK_FALSE(opened.integer_attribute("/", "absent").has_value());
-  CHECK_THROWS_WITH(opened.integer_attribute("/", "x"), Contains("attribute x: is not an integer"));
+  CHECK_THROWS_WITH(opened.integer_attribute("/", "text"),
+                    Contains("attribute text: is not an integer"));
   CHECK_THROWS_WITH(opened.string_attribute("/", "n"), Contains("attribute n: is not a string"));
-  CHECK_THROWS_WITH(opened.number_attribute("/", "text"), Contains("text: is not a number"));
 }
 
 TEST_CASE("an HDF5 file lists what it holds", "[hdf5]") {
@@ -185,28 +169,35 @@ TEST_CASE("an HDF5 file cut short anywhere is an error and never a crash", "[hdf
   }
 }
 
-TEST_CASE("an HDF5 file with any byte damaged is read or refused but never crashes", "[hdf5]") {
+TEST_CASE("an HDF5 file with any byte damaged outside its data is read rightly or refused",
+          "[hdf5]") {
   const TempFolder folder;
+  const auto x = at::arange(20) + 1234567;
   auto file = Hdf5File::create(folder / "t.h5");
-  file.write("/g/x", at::arange(20));
+  file.write("/g/x", x);
   file.set_attribute("/g", "n", int64_t{3});
   file.close();
   const auto whole = contents_of(folder / "t.h5");
-  int n_refused = 0;
+  const std::string data(static_cast<const char*>(x.const_data_ptr()), x.nbytes());
+  const size_t data_begin = whole.find(data);
+  REQUIRE(data_begin != std::string::npos);
   for (size_t at = 0; at < whole.size(); ++at) {
     auto damaged = whole;
     damaged[at] = static_cast<char>(damaged[at] ^ 0xff);
     const auto path = folder.write("damaged.h5", damaged);
+    INFO("byte " << at);
     try {
       const auto opened = Hdf5File::open(path);
-      opened.members("/");
-      opened.integer_attribute("/g", "n");
-      opened.read("/g/x");
+      const auto members = opened.members("/");
+      const auto n = opened.integer_attribute("/g", "n");
+      const auto read = opened.read("/g/x");
+      const bool is_data = at >= data_begin && at < data_begin + data.size();
+      CHECK(members == std::vector<std::string>{"g"});
+      CHECK(n == 3);
+      CHECK(at::equal(read, x) == !is_data);
     } catch (const Error&) {
-      ++n_refused;
     }
   }
-  CHECK(n_refused > 0);
 }
 
 TEST_CASE("an HDF5 dataset that claims more than it stores is refused before memory is taken",

@@ -1,6 +1,7 @@
 #include "framework/kernels/kernels.h"
 
-#include <torch/torch.h>
+#include <torch/types.h>
+#include <torch/utils.h>
 
 #include "framework/kernels/formulas.h"
 #include "framework/kernels/skinny_matmul.h"
@@ -73,36 +74,13 @@ TEST_CASE("swiglu of huge gates stays finite", "[kernels]") {
   CHECK_THAT(kernels::swiglu(gate_up), AllClose(torch::tensor({{0.0F, 2e4F}}), 1e-6, 1e-6));
 }
 
-TEST_CASE("the rotation kernel computes its formula on a part of the heads and of their dims",
-          "[kernels]") {
-  const auto type = GENERATE(from_range(std::begin(kTypes), std::end(kTypes)));
-  const int64_t half = GENERATE(1, 3, 5);
-  const auto angle =
-      seeded_randn({4, half}, 2).to(type == torch::kFloat64 ? type : torch::kFloat32);
-  const auto all = seeded_randn({2, 4, 5, 10}).to(type),
-             expected = all.clone();  // [B, T, heads, head_dim]
-  for (const int direction : {1, -1, -1}) {
-    kernels::rotate_(all.narrow(2, 1, 3), angle.cos(), angle.sin(), direction);
-    formulas::rotate_(expected.narrow(2, 1, 3), angle.cos(), angle.sin(), direction);
-    CHECK_THAT(all, close_to(expected));
-  }
-}
-
-TEST_CASE("rotating there and back gives the same heads", "[kernels]") {
-  const auto angle = seeded_randn({4, 3}, 2), x = seeded_randn({2, 4, 5, 6}), before = x.clone();
-  kernels::rotate_(x, angle.cos(), angle.sin(), 1);
-  CHECK_THAT(x, !AllClose(before, 0.1));
-  kernels::rotate_(x, angle.cos(), angle.sin(), -1);
-  CHECK_THAT(x, AllClose(before, 1e-12));
-}
-
 TEST_CASE("the cross-entropy kernel computes its formula and leaves the gradient", "[kernels]") {
   const auto type = GENERATE(from_range(std::begin(kTypes), std::end(kTypes)));
-  const int64_t n_vocab = GENERATE(2, 7, 33, 1025);
+  const int64_t vocab_size = GENERATE(2, 7, 33, 1025);
   const double gradient_scale = GENERATE(0.0, 0.5);
-  auto logits = (seeded_randn({5, n_vocab}) * 4).to(type), same = logits.clone();
+  auto logits = (seeded_randn({5, vocab_size}) * 4).to(type), same = logits.clone();
   const auto targets = torch::tensor(
-      {int64_t{0}, int64_t{-100}, n_vocab - 1, int64_t{1}, int64_t{-1}}, torch::kInt64);
+      {int64_t{0}, int64_t{-100}, vocab_size - 1, int64_t{1}, int64_t{-1}}, torch::kInt64);
   const auto loss = kernels::cross_entropy_(logits, targets, gradient_scale);
   CHECK_THAT(loss, close_to(formulas::cross_entropy_(same, targets, gradient_scale)));
   if (gradient_scale != 0) CHECK_THAT(logits, close_to(same));
@@ -137,10 +115,12 @@ TEST_CASE("the sum of squares is exact to float64 and does not depend on the thr
   const auto x = seeded_randn({n}).to(torch::kFloat32);
   const double sum = kernels::sum_of_squares(x);
   CHECK(sum == Approx(x.to(torch::kFloat64).square().sum().item<double>()).epsilon(1e-12));
-  const int n_threads = at::get_num_threads();
-  at::set_num_threads(1);
-  CHECK(kernels::sum_of_squares(x) == sum);
-  at::set_num_threads(n_threads);
+  const int n_threads_before = at::get_num_threads();
+  for (const int n_threads : {1, 2, 3}) {
+    at::set_num_threads(n_threads);
+    CHECK(kernels::sum_of_squares(x) == sum);
+  }
+  at::set_num_threads(n_threads_before);
 }
 
 TEST_CASE("the sum of squares of numbers whose squares overflow float32 is finite", "[kernels]") {
@@ -197,6 +177,53 @@ TEST_CASE("matrix products agree with a product in float64 in every number forma
   add_matmul_tn_(sum, a.to(type), c.to(type));
   CHECK(((sum - 1).to(torch::kFloat64) - a.t().mm(c)).abs().max().item<double>() <
         (type == torch::kBFloat16 ? 0.1 : 1e-4));
+}
+
+TEST_CASE("kernels refuse operands of another shape or dtype or layout", "[kernels]") {
+  const auto x = seeded_randn({5, 6}), weight = seeded_randn({6}, 2);
+  auto grad = seeded_randn({5, 6}, 3), short_grad = seeded_randn({4, 6}, 3);
+  const auto inverse_rms = kernels::rms_norm(x, weight, 0.01).inverse_rms;
+  CHECK_THROWS_WITH(kernels::rms_norm(x, weight.narrow(0, 0, 5), 0.01),
+                    Contains("rms_norm: weight") && Contains("[5]") && Contains("[6]"));
+  CHECK_THROWS_WITH(kernels::rms_norm(x, weight.to(torch::kFloat32), 0.01), Contains("double"));
+  CHECK_THROWS_WITH(kernels::rms_norm(x.t(), weight.narrow(0, 0, 5), 0.01), Contains("contiguous"));
+  CHECK_THROWS_WITH(kernels::rms_norm(x.view({5, 2, 3}), weight, 0.01), Contains("[5, 2, 3]"));
+  CHECK_THROWS_WITH(kernels::rms_norm_backward(x, weight, inverse_rms, short_grad),
+                    Contains("grad_normed"));
+  CHECK_THROWS_WITH(kernels::rms_norm_backward(x, weight, inverse_rms.narrow(0, 0, 4), grad),
+                    Contains("inverse_rms"));
+  CHECK_THROWS_WITH(kernels::swiglu(x.narrow(1, 0, 5).contiguous()), Contains("[5, 5]"));
+  CHECK_THROWS_WITH(kernels::swiglu_backward(x, grad), Contains("swiglu_backward: grad"));
+
+  auto logits = x.clone();
+  const auto targets = torch::zeros({5}, torch::kInt64);
+  CHECK_THROWS_WITH(kernels::cross_entropy_(logits, targets.narrow(0, 0, 4), 1),
+                    Contains("cross_entropy_: targets"));
+  CHECK_THROWS_WITH(kernels::cross_entropy_(logits, targets.to(torch::kInt32), 1),
+                    Contains("targets"));
+  CHECK_THROWS_WITH(kernels::cross_entropy_(logits, targets + 6, 1),
+                    Contains("target 6 in a vocabulary of 6"));
+
+  const auto flat = torch::zeros({7}), short_flat = torch::zeros({6});
+  CHECK_THROWS_WITH(kernels::accumulate_(flat, short_flat), Contains("[6]") && Contains("[7]"));
+  CHECK_THROWS_WITH(kernels::sum_of_squares(x), Contains("sum_of_squares"));
+  const kernels::AdamWStep step{0.1, 0.8, 0.9, 1e-3, 0.2, 0.5, 3};
+  CHECK_THROWS_WITH(kernels::adamw_(flat, short_flat, flat, flat, {}, step),
+                    Contains("adamw_: gradient"));
+  CHECK_THROWS_WITH(kernels::adamw_(flat, flat, flat, flat, flat, step), Contains("adamw_: copy"));
+}
+
+TEST_CASE("matrix products refuse operands that do not fit together", "[kernels]") {
+  const auto a = torch::ones({2, 4}), b = torch::ones({3, 4});
+  CHECK_THROWS_WITH(matmul_nt(a, torch::ones({3, 5})), Contains("[3, 5]") && Contains("[3, 4]"));
+  CHECK_THROWS_WITH(matmul_nt(a, b, torch::ones({1, 3})), Contains("[1, 3]") && Contains("[2, 3]"));
+  CHECK_THROWS_WITH(matmul_nt(a, b.to(torch::kBFloat16)), Contains("skinny_matmul: weight"));
+}
+
+TEST_CASE("matrix products build no graph", "[kernels]") {
+  const int64_t rows = GENERATE(2, 20);
+  const auto a = torch::ones({rows, 4}).requires_grad_();
+  CHECK_FALSE(matmul_nt(a, torch::ones({3, 4})).requires_grad());
 }
 
 }  // namespace

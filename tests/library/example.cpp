@@ -22,7 +22,8 @@ int main() {
   regroup::AdamW optimizer(decoder.blocks(), {});
 
   torch::manual_seed(0);
-  const auto tokens = torch::randint(config.vocab_size, {8, 33}, torch::kInt64);  // 8 sequences, 32 predictions each
+  const auto tokens = torch::randint(config.vocab_size, {8, 33},
+                                     torch::kInt64);  // 8 sequences, 32 predictions each
   double first_loss = 0, loss = 0;
   for (int step = 0; step < 20; ++step) {
     for (auto& block : decoder.blocks()) block.zero_gradient();

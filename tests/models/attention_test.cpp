@@ -1,6 +1,6 @@
 #include "models/layers/attention.h"
 
-#include <torch/torch.h>
+#include <torch/types.h>
 
 #include <cmath>
 
@@ -19,14 +19,14 @@ using testing::tiny_config;
 using torch::Tensor;
 using Tensors = std::vector<Tensor>;
 
-constexpr int64_t kHeadDim = 6;
+constexpr int64_t kOddHeadDim = 6;
 
 /// All (n_head, n_kv_head) with n_kv_head | n_head up to 6 heads.
 std::vector<AttentionShape> all_shapes() {
   std::vector<AttentionShape> shapes;
   for (int64_t n_head = 1; n_head <= 6; ++n_head) {
     for (int64_t n_kv_head = 1; n_kv_head <= n_head; ++n_kv_head) {
-      if (n_head % n_kv_head == 0) shapes.push_back({n_head, n_kv_head, kHeadDim});
+      if (n_head % n_kv_head == 0) shapes.push_back({n_head, n_kv_head, kOddHeadDim});
     }
   }
   return shapes;
@@ -43,13 +43,13 @@ RopeAngles angles(int64_t first, int64_t count, torch::ScalarType dtype = torch:
 /// One head's vector at one position, its pairs of dims (i, i + head_dim / 2) turned by the
 /// position's angles.
 std::vector<double> rotated(const Tensor& head, int64_t position) {
-  std::vector<double> result(kHeadDim);
-  for (int64_t i = 0; i < kHeadDim / 2; ++i) {
+  std::vector<double> result(kOddHeadDim);
+  for (int64_t i = 0; i < kOddHeadDim / 2; ++i) {
     const double angle =
-        static_cast<double>(position) * std::pow(500.0, -2.0 * static_cast<double>(i) / kHeadDim);
-    const double a = head[i].item<double>(), b = head[i + kHeadDim / 2].item<double>();
+        static_cast<double>(position) * std::pow(500.0, -2.0 * static_cast<double>(i) / kOddHeadDim);
+    const double a = head[i].item<double>(), b = head[i + kOddHeadDim / 2].item<double>();
     result[static_cast<size_t>(i)] = a * std::cos(angle) - b * std::sin(angle);
-    result[static_cast<size_t>(i + kHeadDim / 2)] = b * std::cos(angle) + a * std::sin(angle);
+    result[static_cast<size_t>(i + kOddHeadDim / 2)] = b * std::cos(angle) + a * std::sin(angle);
   }
   return result;
 }
@@ -57,8 +57,8 @@ std::vector<double> rotated(const Tensor& head, int64_t position) {
 /// Attention written out: every head and position by itself.
 Tensor plain_attention(const Tensor& qkv, const AttentionShape& shape) {
   const int64_t batch = qkv.size(0), positions = qkv.size(1);
-  const auto heads = qkv.view({batch, positions, shape.n_head + 2 * shape.n_kv_head, kHeadDim});
-  auto y = torch::zeros({batch, positions, shape.n_head, kHeadDim}, torch::kFloat64);
+  const auto heads = qkv.view({batch, positions, shape.n_head + 2 * shape.n_kv_head, kOddHeadDim});
+  auto y = torch::zeros({batch, positions, shape.n_head, kOddHeadDim}, torch::kFloat64);
   for (int64_t b = 0; b < batch; ++b) {
     for (int64_t h = 0; h < shape.n_head; ++h) {
       const int64_t key = shape.n_head + h / (shape.n_head / shape.n_kv_head),
@@ -70,7 +70,7 @@ Tensor plain_attention(const Tensor& qkv, const AttentionShape& shape) {
           const auto k = rotated(heads[b][s][key], s);
           double score = 0;
           for (size_t i = 0; i < k.size(); ++i) score += query[i] * k[i];
-          const double weight = std::exp(score / std::sqrt(static_cast<double>(kHeadDim)));
+          const double weight = std::exp(score / std::sqrt(static_cast<double>(kOddHeadDim)));
           y[b][t][h] += weight * heads[b][s][value];
           sum += weight;
         }
@@ -103,15 +103,15 @@ TEST_CASE("attention in bfloat16 is within what bfloat16 gives", "[attention]") 
 }
 
 TEST_CASE("attention has the gradients of its formula for MHA and GQA and MQA", "[attention]") {
-  const AttentionShape shape{4, GENERATE(1, 2, 4), kHeadDim};
+  const AttentionShape shape{4, GENERATE(1, 2, 4), kOddHeadDim};
   check_gradients([&](const Tensors& in) { return attention(in[0].clone(), shape, angles(0, 3)); },
                   {random_qkv(shape, 2, 3)});
 }
 
 TEST_CASE("GQA equals MHA whose K/V heads are repeated within each group", "[attention]") {
-  const AttentionShape gqa{6, GENERATE(1, 2, 3, 6), kHeadDim}, mha{6, 6, kHeadDim};
+  const AttentionShape gqa{6, GENERATE(1, 2, 3, 6), kOddHeadDim}, mha{6, 6, kOddHeadDim};
   const auto qkv = random_qkv(gqa, 2, 5);
-  const auto heads = qkv.unflatten(2, {-1, kHeadDim});
+  const auto heads = qkv.unflatten(2, {-1, kOddHeadDim});
   const int64_t group_size = gqa.n_head / gqa.n_kv_head;
   const auto repeated =
       torch::cat({heads.narrow(2, 0, 6),
@@ -122,7 +122,7 @@ TEST_CASE("GQA equals MHA whose K/V heads are repeated within each group", "[att
 }
 
 TEST_CASE("a position sees nothing of those after it", "[attention]") {
-  const AttentionShape shape{4, 2, kHeadDim};
+  const AttentionShape shape{4, 2, kOddHeadDim};
   auto qkv = random_qkv(shape, 1, 5);
   const auto before = attention(qkv.clone(), shape, angles(0, 5));
   qkv.narrow(1, 3, 2).fill_(7);
@@ -138,7 +138,7 @@ TEST_CASE("attention over a cache equals attention over the whole sequence", "[a
   for (const auto& shape : all_shapes()) {
     const auto qkv = random_qkv(shape, 2, 5).to(dtype);
     const auto expected = attention(qkv.clone(), shape, angles(0, 5, dtype));
-    const std::vector<int64_t> cache_shape{2, shape.n_kv_head, 7, kHeadDim};
+    const std::vector<int64_t> cache_shape{2, shape.n_kv_head, 7, kOddHeadDim};
     LayerCache cache{torch::full(cache_shape, NAN, dtype), torch::full(cache_shape, NAN, dtype)};
     int64_t past = 0;
     for (const int64_t positions : pieces) {

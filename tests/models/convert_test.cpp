@@ -1,6 +1,7 @@
 #include "models/convert/convert.h"
+#include "models/run_layout.h"
 
-#include <torch/torch.h>
+#include <torch/types.h>
 
 #include "framework/error.h"
 #include "framework/tensor_folder.h"

@@ -1,6 +1,6 @@
 #include "models/hf_checkpoint.h"
 
-#include <torch/torch.h>
+#include <torch/types.h>
 
 #include <nlohmann/json.hpp>
 

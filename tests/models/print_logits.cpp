@@ -1,6 +1,7 @@
 // Writes the logits of one sequence to stdout as raw float32, [tokens, vocab_size], for the tests
 // to compare: regroup_logits MODEL fp32|bf16 TOKEN...
-#include <torch/torch.h>
+#include <torch/types.h>
+#include <torch/utils.h>
 
 #include <cstdio>
 #include <iostream>

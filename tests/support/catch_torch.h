@@ -1,5 +1,6 @@
-// tests/support/catch_torch.h: Catch2 (2.13 or 3.x) beside LibTorch; tests include this, never Catch2
-// itself. LibTorch's logging header defines CHECK as a macro that ends the process; Catch2's must win.
+// tests/support/catch_torch.h: Catch2 (2.13 or 3.x) beside LibTorch; tests include this, never
+// Catch2 itself. LibTorch's logging header defines CHECK as a macro that ends the process; Catch2's
+// must win.
 #pragma once
 
 #include <torch/types.h>
@@ -86,7 +87,9 @@ class AllClose : public REGROUP_CATCH_MATCHER_BASE<torch::Tensor> {
 namespace Catch {
 template <>
 struct StringMaker<torch::Tensor> {
-  static std::string convert(const torch::Tensor& tensor) { return regroup::testing::brief(tensor); }
+  static std::string convert(const torch::Tensor& tensor) {
+    return regroup::testing::brief(tensor);
+  }
 };
 }  // namespace Catch
 

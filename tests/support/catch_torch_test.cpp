@@ -34,8 +34,7 @@ TEST_CASE("AllClose refuses another shape and another dtype and NaN", "[support]
 }
 
 TEST_CASE("a tensor prints as one line with dtype and shape and first values", "[support]") {
-  CHECK(Catch::Detail::stringify(kExpected + 0.5) ==
-        "Float [2, 3] {0.5, 1.5, 2.5, 3.5, 4.5, 5.5}");
+  CHECK(Catch::Detail::stringify(kExpected + 0.5) == "Float [2, 3] {0.5, 1.5, 2.5, 3.5, 4.5, 5.5}");
   CHECK(Catch::Detail::stringify(torch::zeros({70}, torch::kInt64)) ==
         "Long [70] {0, 0, 0, 0, 0, 0, ...}");
 }

@@ -2,7 +2,7 @@
 // hide.
 #pragma once
 
-#include <torch/torch.h>
+#include <torch/types.h>
 
 #include <filesystem>
 #include <vector>

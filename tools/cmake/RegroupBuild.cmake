@@ -32,6 +32,10 @@ if(REGROUP_MOLD)
   add_link_options(-fuse-ld=mold)
 endif()
 
+# Most of a file's compile time is LibTorch's headers: the presets for whole builds compile several files as one
+# (CMAKE_UNITY_BUILD), which halves the time. So the names of a file's unnamed namespace are its target's.
+set(CMAKE_UNITY_BUILD_BATCH_SIZE 6)
+
 # What all targets of ours share: warnings, the names that the build compiles in, and the one
 # precompiled header, which regroup_framework builds (some 700 MB) and the others reuse.
 function(regroup_configure target)
@@ -48,38 +52,6 @@ function(regroup_configure target)
   else()
     target_precompile_headers(${target} REUSE_FROM regroup_framework)
   endif()
-  # Reading it takes 5 s, which sources that include no LibTorch are better off without.
-  get_target_property(sources ${target} SOURCES)
-  foreach(source IN LISTS sources)
-    regroup_includes_torch(${CMAKE_CURRENT_SOURCE_DIR}/${source} includes_torch)
-    if(NOT includes_torch)
-      set_source_files_properties(${source} PROPERTIES SKIP_PRECOMPILE_HEADERS ON)
-    endif()
-  endforeach()
-endfunction()
-
-# Whether a file, or a header of ours that it includes, includes headers of LibTorch's (c10's are light).
-function(regroup_includes_torch file result)
-  get_property(known GLOBAL PROPERTY regroup_includes_torch:${file} SET)
-  if(NOT known AND EXISTS ${file})
-    file(STRINGS ${file} lines REGEX "^#include")
-    set(answer FALSE)
-    if(lines MATCHES "[<\"](torch|ATen)/")
-      set(answer TRUE)
-    else()
-      foreach(line IN LISTS lines)
-        if(line MATCHES "\"(.+)\"")
-          regroup_includes_torch(${PROJECT_SOURCE_DIR}/${CMAKE_MATCH_1} header_does)
-          if(header_does)
-            set(answer TRUE)
-          endif()
-        endif()
-      endforeach()
-    endif()
-    set_property(GLOBAL PROPERTY regroup_includes_torch:${file} ${answer})
-  endif()
-  get_property(answer GLOBAL PROPERTY regroup_includes_torch:${file})
-  set(${result} ${answer} PARENT_SCOPE)
 endfunction()
 
 # regroup_add_library(NAME LINKS target... SOURCES file...): a static library whose headers others

@@ -202,8 +202,8 @@ TEST_CASE("choice questions give contexts and options and the right one", "[data
   CHECK(second.gold == 0);
   CHECK_THAT(choices[0].options.at(2), AllClose(ids({10, 11})));
   CHECK(choices[0].gold == 2);
-  CHECK_NOTHROW(choices.check_ids(18));
-  CHECK_THROWS_WITH(choices.check_ids(17), Contains("/choices: holds the token id 17"));
+  CHECK_NOTHROW(choices.check_fit(18, 64));
+  CHECK_THROWS_WITH(choices.check_fit(17, 64), Contains("/choices: holds the token id 17"));
 }
 
 TEST_CASE("malformed choice questions are refused with their numbers", "[data]") {

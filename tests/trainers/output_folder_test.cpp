@@ -1,4 +1,4 @@
-#include "framework/output_folder.h"
+#include "trainers/output_folder.h"
 
 #include "framework/error.h"
 #include "tests/support/catch_torch.h"

@@ -1,6 +1,7 @@
-#include "trainers/evaluator.h"
+#include "trainers/scoring.h"
 
-#include <torch/torch.h>
+#include <torch/types.h>
+#include <torch/utils.h>
 
 #include <algorithm>
 #include <numeric>
@@ -16,13 +17,14 @@ using torch::Tensor;
 constexpr int64_t kTokensPerBatch = 8192;
 constexpr int64_t kIgnored = -1;  // a target that is not counted
 
-/// A stretch of a split to run the model over: inputs [begin, begin + length), of whose targets (each the next token)
-/// the first `skipped` were counted before.
+/// A stretch of a split to run the model over: inputs [begin, begin + length), of whose targets
+/// (each the next token) the first `skipped` were counted before.
 struct Stretch {
   int64_t begin, length, skipped;
 };
 
-/// Cuts documents into stretches; every token but a document's first is some stretch's counted target once.
+/// Cuts documents into stretches; every token but a document's first is some stretch's counted
+/// target once.
 std::vector<Stretch> cut_documents(const TokenSplit& split, const ScoringWindows& windows) {
   std::vector<Stretch> stretches;
   const auto* offsets = split.offsets().const_data_ptr<int64_t>();
@@ -38,27 +40,33 @@ std::vector<Stretch> cut_documents(const TokenSplit& split, const ScoringWindows
   return stretches;
 }
 
-/// A batch of sequences of unequal length, padded on the right; causal attention keeps padding from changing anything.
+/// A batch of sequences of unequal length, padded on the right; causal attention keeps padding from
+/// changing anything.
 struct PaddedBatch {
   Tensor inputs;   // [B, T]
   Tensor targets;  // [B, T], kIgnored where padded or counted elsewhere
 };
 
-PaddedBatch padded_batch(const std::vector<Tensor>& sequences, const std::vector<int64_t>& skipped) {
+PaddedBatch padded_batch(const std::vector<Tensor>& sequences,
+                         const std::vector<int64_t>& skipped) {
   int64_t longest = 0;
   for (const auto& sequence : sequences) longest = std::max(longest, sequence.size(0) - 1);
   const auto rows = static_cast<int64_t>(sequences.size());
-  PaddedBatch batch{torch::zeros({rows, longest}, torch::kInt64), torch::full({rows, longest}, kIgnored, torch::kInt64)};
+  PaddedBatch batch{torch::zeros({rows, longest}, torch::kInt64),
+                    torch::full({rows, longest}, kIgnored, torch::kInt64)};
   for (int64_t row = 0; row < rows; ++row) {
     const auto& sequence = sequences[static_cast<size_t>(row)];
     const int64_t length = sequence.size(0) - 1, from = skipped[static_cast<size_t>(row)];
     batch.inputs[row].narrow(0, 0, length).copy_(sequence.narrow(0, 0, length));
-    batch.targets[row].narrow(0, from, length - from).copy_(sequence.narrow(0, from + 1, length - from));
+    batch.targets[row]
+        .narrow(0, from, length - from)
+        .copy_(sequence.narrow(0, from + 1, length - from));
   }
   return batch;
 }
 
-/// Calls visit(stretches of the batch, batch) for batches of about kTokensPerBatch tokens, like lengths together.
+/// Calls visit(stretches of the batch, batch) for batches of about kTokensPerBatch tokens, like
+/// lengths together.
 template <typename Visit>
 void for_each_batch(const TokenSplit& split, const ScoringWindows& windows,
                     const std::function<void(int64_t)>& progress, const Visit& visit) {
@@ -69,8 +77,9 @@ void for_each_batch(const TokenSplit& split, const ScoringWindows& windows,
   for (size_t next = 0; next < stretches.size();) {
     const int64_t longest = stretches[next].length;
     const auto count = static_cast<size_t>(std::max<int64_t>(1, kTokensPerBatch / longest));
-    const std::vector<Stretch> chosen(stretches.begin() + static_cast<int64_t>(next),
-                                      stretches.begin() + static_cast<int64_t>(std::min(next + count, stretches.size())));
+    const std::vector<Stretch> chosen(
+        stretches.begin() + static_cast<int64_t>(next),
+        stretches.begin() + static_cast<int64_t>(std::min(next + count, stretches.size())));
     std::vector<Tensor> sequences;
     std::vector<int64_t> skipped;
     for (const auto& stretch : chosen) {
@@ -88,7 +97,9 @@ void for_each_batch(const TokenSplit& split, const ScoringWindows& windows,
 Tensor batch_losses(Decoder& model, const PaddedBatch& batch) {
   const auto device = model.options().device();
   const auto hidden = model.hidden(batch.inputs.to(device));
-  return linear_token_losses(hidden, model.head(), batch.targets.flatten().to(device)).view(batch.targets.sizes()).cpu();
+  return linear_token_losses(hidden, model.head(), batch.targets.flatten().to(device))
+      .view(batch.targets.sizes())
+      .cpu();
 }
 
 }  // namespace
@@ -98,62 +109,80 @@ double window_loss(Decoder& model, Batches& windows, int64_t n_batches, int64_t 
   const int64_t n_sequences = std::min(n_batches * batch, windows.n_windows());
   double sum = 0;
   for (int64_t first = 0; first < n_sequences; first += batch) {
-    const auto tokens = windows.gather(first, std::min(batch, n_sequences - first)).to(model.options().device());
-    sum += model.loss(tokens, 1.0 / static_cast<double>(windows.seq_len())).item<double>();
+    const auto tokens =
+        windows.gather(first, std::min(batch, n_sequences - first)).to(model.options().device());
+    const auto inputs = tokens.narrow(1, 0, windows.seq_len()),
+               targets = tokens.narrow(1, 1, windows.seq_len());
+    const auto losses = linear_token_losses(model.hidden(inputs), model.head(), targets.flatten());
+    sum += losses.sum(torch::kFloat64).item<double>();
   }
-  return sum / static_cast<double>(n_sequences);
+  return sum / static_cast<double>(n_sequences * windows.seq_len());
 }
 
 Tensor score_tokens(Decoder& model, const TokenSplit& split, const ScoringWindows& windows,
                     const std::function<void(int64_t)>& progress) {
   const torch::NoGradGuard no_grad;
   auto log_probabilities = torch::zeros({split.n_tokens()}, torch::kFloat32);
-  for_each_batch(split, windows, progress, [&](const std::vector<Stretch>& stretches, const PaddedBatch& batch) {
-    const auto losses = batch_losses(model, batch);
-    for (size_t row = 0; row < stretches.size(); ++row) {
-      const auto& [begin, length, skipped] = stretches[row];
-      const auto counted = losses[static_cast<int64_t>(row)].narrow(0, skipped, length - skipped);
-      log_probabilities.narrow(0, begin + 1 + skipped, length - skipped).copy_(-counted);
-    }
-  });
+  for_each_batch(
+      split, windows, progress,
+      [&](const std::vector<Stretch>& stretches, const PaddedBatch& batch) {
+        const auto losses = batch_losses(model, batch);
+        for (size_t row = 0; row < stretches.size(); ++row) {
+          const auto& [begin, length, skipped] = stretches[row];
+          const auto counted =
+              losses[static_cast<int64_t>(row)].narrow(0, skipped, length - skipped);
+          log_probabilities.narrow(0, begin + 1 + skipped, length - skipped).copy_(-counted);
+        }
+      });
   return log_probabilities;
 }
 
-Likeness compare_predictions(Decoder& model, Decoder& reference, const TokenSplit& split, const ScoringWindows& windows,
+Likeness compare_predictions(Decoder& model, Decoder& reference, const TokenSplit& split,
+                             const ScoringWindows& windows,
                              const std::function<void(int64_t)>& progress) {
   const torch::NoGradGuard no_grad;
   double loss = 0, kl = 0;
   int64_t agreeing = 0, counted = 0;
-  for_each_batch(split, windows, progress, [&](const std::vector<Stretch>&, const PaddedBatch& batch) {
-    const auto device = model.options().device();
-    const auto inputs = batch.inputs.to(device);
-    const auto all_targets = batch.targets.flatten().to(device);
-    const auto rows = all_targets.ge(0).nonzero().squeeze(-1);
-    const auto targets = all_targets.index_select(0, rows).unsqueeze(-1);
-    const auto ours = model.hidden(inputs).index_select(0, rows);
-    const auto theirs = reference.hidden(inputs).index_select(0, rows);
-    for_each_logit_chunk(rows.size(0), model.config().vocab_size, [&](int64_t first, int64_t n_rows) {
-      const auto log_p = torch::log_softmax(matmul_nt(theirs.narrow(0, first, n_rows), reference.head()).to(torch::kFloat32), -1);
-      const auto log_q = torch::log_softmax(matmul_nt(ours.narrow(0, first, n_rows), model.head()).to(torch::kFloat32), -1);
-      loss -= log_q.gather(-1, targets.narrow(0, first, n_rows)).sum(torch::kFloat64).item<double>();
-      kl += (log_p.exp() * (log_p - log_q)).sum(torch::kFloat64).item<double>();
-      agreeing += log_p.argmax(-1).eq(log_q.argmax(-1)).sum().item<int64_t>();
-    });
-    counted += rows.size(0);
-  });
+  for_each_batch(
+      split, windows, progress, [&](const std::vector<Stretch>&, const PaddedBatch& batch) {
+        const auto device = model.options().device();
+        const auto inputs = batch.inputs.to(device);
+        const auto all_targets = batch.targets.flatten().to(device);
+        const auto rows = all_targets.ge(0).nonzero().squeeze(-1);
+        const auto targets = all_targets.index_select(0, rows).unsqueeze(-1);
+        const auto ours = model.hidden(inputs).index_select(0, rows);
+        const auto theirs = reference.hidden(inputs).index_select(0, rows);
+        for_each_logit_chunk(
+            rows.size(0), model.config().vocab_size, [&](int64_t first, int64_t n_rows) {
+              const auto log_p = torch::log_softmax(
+                  matmul_nt(theirs.narrow(0, first, n_rows), reference.head()).to(torch::kFloat32),
+                  -1);
+              const auto log_q = torch::log_softmax(
+                  matmul_nt(ours.narrow(0, first, n_rows), model.head()).to(torch::kFloat32), -1);
+              loss -= log_q.gather(-1, targets.narrow(0, first, n_rows))
+                          .sum(torch::kFloat64)
+                          .item<double>();
+              kl += (log_p.exp() * (log_p - log_q)).sum(torch::kFloat64).item<double>();
+              agreeing += log_p.argmax(-1).eq(log_q.argmax(-1)).sum().item<int64_t>();
+            });
+        counted += rows.size(0);
+      });
   const auto n = static_cast<double>(std::max<int64_t>(1, counted));
   return {loss / n, static_cast<double>(agreeing) / n, kl / n};
 }
 
-double choice_accuracy(Decoder& model, const Choices& choices, const std::function<void(int64_t)>& progress) {
+double choice_accuracy(Decoder& model, const Choices& choices,
+                       const std::function<void(int64_t)>& progress) {
   const torch::NoGradGuard no_grad;
   int64_t right = 0;
   for (int64_t question = 0; question < choices.size(); ++question) {
     const auto choice = choices[question];
     std::vector<Tensor> sequences;
-    for (const auto& option : choice.options) sequences.push_back(torch::cat({choice.context, option}));
+    for (const auto& option : choice.options)
+      sequences.push_back(torch::cat({choice.context, option}));
     const std::vector<int64_t> skipped(sequences.size(), choice.context.size(0) - 1);
-    const auto losses = batch_losses(model, padded_batch(sequences, skipped)).sum(-1);  // of the options' tokens
+    const auto losses =
+        batch_losses(model, padded_batch(sequences, skipped)).sum(-1);  // of the options' tokens
     right += losses.argmin().item<int64_t>() == choice.gold;
     if (progress) progress(question + 1);
   }

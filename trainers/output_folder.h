@@ -1,4 +1,4 @@
-// framework/output_folder.h: whether a folder may be written to: what a user made is never
+// trainers/output_folder.h: whether a folder may be written to: what a user made is never
 // replaced.
 #pragma once
 

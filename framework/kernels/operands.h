@@ -1,0 +1,28 @@
+// framework/kernels/operands.h: what the kernels ask of the tensors whose memory they walk, and the
+// format that they hold sums in.
+#pragma once
+
+#include <torch/types.h>
+
+namespace regroup::kernels {
+
+/// float64 for float64, else float32.
+inline torch::ScalarType sum_type(torch::ScalarType type) {
+  return type == torch::kFloat64 ? torch::kFloat64 : torch::kFloat32;
+}
+inline torch::ScalarType sum_type(const torch::Tensor& x) { return sum_type(x.scalar_type()); }
+
+/// x in its sum_type; x itself where it has that already.
+inline torch::Tensor widened(const torch::Tensor& x) { return x.to(sum_type(x)); }
+
+/// Throws c10::Error, with `name` and what was found, unless x is contiguous and has this shape and
+/// the options' dtype and device.
+inline void require(const char* name, const torch::Tensor& x, torch::IntArrayRef shape,
+                    const torch::TensorOptions& options) {
+  TORCH_CHECK(x.defined() && x.sizes() == shape && x.dtype() == options.dtype() &&
+                  x.device() == options.device() && x.is_contiguous(),
+              name, " is ", x.toString(), " ", x.sizes(), " with strides ", x.strides(),
+              ", expected contiguous ", options.dtype(), " ", shape, " on ", options.device());
+}
+
+}  // namespace regroup::kernels

@@ -1,0 +1,57 @@
+#include "models/run_layout.h"
+
+#include <algorithm>
+#include <cstdio>
+
+#include "framework/error.h"
+
+namespace regroup {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr const char* kStepPrefix = "step_";
+
+bool is_checkpoint(const fs::directory_entry& entry) {
+  return entry.path().filename().string().starts_with(kStepPrefix) && entry.is_directory() &&
+         !entry.is_symlink();
+}
+
+}  // namespace
+
+std::string checkpoint_name(int64_t step) {
+  char name[32];
+  std::snprintf(name, sizeof(name), "%s%08lld", kStepPrefix, static_cast<long long>(step));
+  return name;
+}
+
+std::vector<fs::path> checkpoints_of(const fs::path& run) {
+  std::vector<fs::path> found;
+  if (!fs::is_directory(run / kCheckpoints)) return found;
+  for (const auto& entry : fs::directory_iterator(run / kCheckpoints)) {
+    if (is_checkpoint(entry)) found.push_back(entry.path());
+  }
+  std::sort(found.rbegin(), found.rend());  // their names sort by step
+  return found;
+}
+
+fs::path resolve_model_path(const fs::path& path) {
+  const auto latest = path / kCheckpoints / kLatestLink;
+  if (fs::exists(path / "config.json") || !fs::exists(path / kCheckpoints)) return path;
+  if (!fs::exists(latest)) {
+    throw Error(path.string(), "is a run without a checkpoint",
+                "Wait for its first one, or give a model folder.");
+  }
+  return fs::canonical(latest);
+}
+
+std::string model_name(const fs::path& folder) {
+  auto path = fs::weakly_canonical(folder);
+  if (!path.has_filename()) path = path.parent_path();
+  const auto name = path.filename().string();
+  if (name == kFinal || name == kConverted) return path.parent_path().filename().string();
+  if (name.starts_with(kStepPrefix)) return path.parent_path().parent_path().filename().string();
+  return name;
+}
+
+}  // namespace regroup

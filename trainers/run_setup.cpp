@@ -1,0 +1,116 @@
+#include "trainers/run_setup.h"
+
+#include <torch/cuda.h>
+#include <torch/types.h>
+#include <torch/utils.h>
+
+#include "framework/atomic_write.h"
+#include "framework/console.h"
+#include "framework/data/batches.h"
+#include "framework/dtype.h"
+#include "framework/error.h"
+#include "framework/human.h"
+
+namespace regroup {
+
+namespace {
+
+/// Throws where the split has not one window of seq_len + 1 tokens.
+void check_length(const TokenSplit& split, int64_t seq_len) {
+  const Batches windows(split, seq_len, std::nullopt);
+}
+
+}  // namespace
+
+RunData open_run_data(const TrainConfig& config) {
+  if (config.data.train.empty()) {
+    throw request_error("data.train", "is not given",
+                        "Name a token file; tools/prepare_data.py writes one.");
+  }
+  RunData data{TokenData::open(config.data.train), std::nullopt, std::nullopt};
+  check_length(data.train_split(), config.data.seq_len);
+  if (!config.data.val.empty()) {
+    data.val = TokenData::open(config.data.val);
+    check_length(*data.val_split(), config.data.seq_len);
+  }
+  if (!config.eval.choices.empty()) data.choices = Choices::open(config.eval.choices);
+  return data;
+}
+
+void check_run_data(const RunData& data, const DecoderConfig& model) {
+  data.train.check_vocabulary(data.train_split(), model.vocab_size);
+  if (data.val) data.val->check_vocabulary(*data.val_split(), model.vocab_size);
+  if (data.choices) data.choices->check_fit(model.vocab_size, model.max_seq_len);
+}
+
+torch::TensorOptions use_machine(const TrainConfig& config) {
+  if (config.train.threads) torch::set_num_threads(static_cast<int>(*config.train.threads));
+  const bool wants_cuda = config.train.device == "cuda";
+  if (wants_cuda && !torch::cuda::is_available()) {
+    throw request_error("train.device",
+                        "cuda is asked for, but no GPU is there, or this is a CPU build",
+                        "Take device = cpu; regroup --version says what this build can use.");
+  }
+  return torch::TensorOptions()
+      .dtype(config.train.dtype)
+      .device(wants_cuda ? torch::kCUDA : torch::kCPU);
+}
+
+RunIdentity run_identity(const TrainConfig& config, const DecoderConfig& model, const RunData& data,
+                         const std::string& starting_weights) {
+  const auto& optim = config.optim;
+  RunIdentity identity{
+      {"model",
+       c10::str(model.n_layer, " layers, d_model ", model.d_model, ", ", model.n_head,
+                " query heads, K/V heads ", kv_heads_text(model.n_kv_head), ", head_dim ",
+                model.head_dim, ", d_ff ", model.d_ff, ", vocabulary ", model.vocab_size,
+                ", max_seq_len ", model.max_seq_len, ", rope_theta ",
+                print_number(model.rope_theta), ", rope scaling ",
+                print_number(model.rope_scaling.factor), ", norm_eps ",
+                print_number(model.norm_eps), model.tie_embeddings ? ", tied" : ", untied")},
+      {"starting weights", starting_weights},
+      {"data.train", data.train_split().fingerprint()},
+      {"data.seq_len", c10::str(config.data.seq_len)},
+      {"data.shuffle_seed", c10::str(config.data.shuffle_seed)},
+      {"train.seed", c10::str(config.train.seed)},
+      {"train.batch_tokens", c10::str(config.train.batch_tokens)},
+      {"train.dtype", std::string(dtype_info(config.train.dtype).short_name)},
+      {"optim.schedule", schedule_name(optim.schedule.kind)},
+  };
+  const std::pair<const char*, double> numbers[] = {
+      {"optim.lr", optim.schedule.lr},     {"optim.min_lr", optim.schedule.min_lr},
+      {"optim.beta1", optim.adamw.beta1},  {"optim.beta2", optim.adamw.beta2},
+      {"optim.eps", optim.adamw.eps},      {"optim.weight_decay", optim.adamw.weight_decay},
+      {"optim.grad_clip", optim.grad_clip}};
+  for (const auto& [name, value] : numbers) identity[name] = print_number(value);
+  identity["optim.warmup_steps"] = c10::str(optim.schedule.warmup_steps);
+  return identity;
+}
+
+TrainingOutcome train_to_the_end(Decoder model, RunFolder& run, const TrainingJob& job) {
+  const auto outcome = train(model, run, job);
+  if (outcome.interrupted) return outcome;
+  auto description = job.description;
+  description.provenance = trained_provenance(job, outcome.state);
+  AtomicFolder folder(run.final_folder());
+  write_model(folder.path(), description, parameter_sources(model), kDefaultShardBytes);
+  folder.commit_replacing();
+  return outcome;
+}
+
+void describe_run(const TrainingJob& job) {
+  const auto& config = job.config;
+  const auto& model = job.description.config;
+  note(c10::str(job.label, ": ", human_count(static_cast<double>(model.n_parameters())),
+                " parameters, ", model.n_layer, " layers, ", model.n_head,
+                " query heads, K/V heads ", kv_heads_text(model.n_kv_head), "; ",
+                dtype_info(config.train.dtype).short_name, " on ", config.train.device, ", ",
+                torch::get_num_threads(), " threads"));
+  note(c10::str(
+      job.label, ": ", job.steps, " steps of ", config.sequences_per_step(), " sequences of ",
+      config.data.seq_len, " tokens (micro-batches of ", config.train.micro_batch, "), ",
+      human_count(static_cast<double>(job.steps * config.tokens_per_step())), " tokens of ",
+      human_count(static_cast<double>(job.train.n_tokens())), " in the data"));
+}
+
+}  // namespace regroup

@@ -1,0 +1,47 @@
+// trainers/run_setup.h: the steps that pretraining and uptraining share around the training loop.
+#pragma once
+
+#include <optional>
+#include <string>
+
+#include "framework/data/token_data.h"
+#include "trainers/run_folder.h"
+#include "trainers/train_config.h"
+#include "trainers/trainer.h"
+
+namespace regroup {
+
+/// The token files that a run trains, validates and is evaluated on, opened and checked.
+struct RunData {
+  TokenData train;
+  std::optional<TokenData> val;
+  std::optional<Choices> choices;
+
+  const TokenSplit& train_split() const { return train.split("train"); }
+  const TokenSplit* val_split() const { return val ? &val->split("val") : nullptr; }
+};
+
+/// Throws a request Error where [data] train is missing, an Error where a file is unsound or a
+/// split shorter than one sequence.
+RunData open_run_data(const TrainConfig& config);
+/// Throws Error when a token is beyond the model's vocabulary, or a choice question longer than its
+/// context.
+void check_run_data(const RunData& data, const DecoderConfig& model);
+
+/// Threads, device and dtype as [train] says. Throws a request Error for a device that is not
+/// there.
+torch::TensorOptions use_machine(const TrainConfig& config);
+
+/// What must stay the same when a run is resumed. starting_weights: the hash of the weights it
+/// started from, or "".
+RunIdentity run_identity(const TrainConfig& config, const DecoderConfig& model, const RunData& data,
+                         const std::string& starting_weights);
+
+/// Trains the model and, unless the run was interrupted, writes it to final/. The model is gone
+/// afterwards: what follows has its memory.
+TrainingOutcome train_to_the_end(Decoder model, RunFolder& run, const TrainingJob& job);
+
+/// A short account of the run on stderr before it starts.
+void describe_run(const TrainingJob& job);
+
+}  // namespace regroup

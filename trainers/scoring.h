@@ -1,0 +1,50 @@
+// trainers/scoring.h: what a model makes of held-out text: loss, choices, agreement with a
+// reference.
+#pragma once
+
+#include <torch/types.h>
+
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <vector>
+
+#include "framework/data/batches.h"
+#include "framework/data/token_data.h"
+#include "models/decoder.h"
+
+namespace regroup {
+
+/// Mean cross-entropy of the first n_batches * batch windows of seq_len tokens, packed as in
+/// training, in nats a token.
+double window_loss(Decoder& model, Batches& windows, int64_t n_batches, int64_t batch);
+
+/// How a document longer than the model's context is scored: inputs of `window` tokens, each moved
+/// on by `stride`, and of a later window only the last `stride` targets counted.
+struct ScoringWindows {
+  int64_t window, stride;
+};
+
+/// Log-probability of every token of a split given its document's tokens before it: [n_tokens]
+/// float32, 0 for a document's first token. Documents do not see each other. progress gets the
+/// tokens done.
+torch::Tensor score_tokens(Decoder& model, const TokenSplit& split, const ScoringWindows& windows,
+                           const std::function<void(int64_t)>& progress);
+
+/// How near a model's next-token distributions are to a reference's, over the tokens that
+/// score_tokens scores.
+struct Likeness {
+  double loss;       // of the model: minus the mean log-probability of those tokens
+  double agreement;  // share of tokens whose most likely next token is the same
+  double kl;         // mean KL(reference || model) in nats
+};
+Likeness compare_predictions(Decoder& model, Decoder& reference, const TokenSplit& split,
+                             const ScoringWindows& windows,
+                             const std::function<void(int64_t)>& progress);
+
+/// Share of questions whose right option has the highest sum of log-probabilities given the
+/// context.
+double choice_accuracy(Decoder& model, const Choices& choices,
+                       const std::function<void(int64_t)>& progress);
+
+}  // namespace regroup
