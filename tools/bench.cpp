@@ -23,6 +23,7 @@ namespace fs = std::filesystem;
 using Json = nlohmann::ordered_json;
 
 constexpr uint64_t kWeightSeed = 0;
+constexpr double kDecodeSeconds = 3;
 
 /// What `bench train` and `bench decode` share: which model, how it computes, where results go.
 /// Speed does not depend on the values of weights, so they are random for a MODEL too.
@@ -153,7 +154,7 @@ ExitCode bench_decode(const std::vector<std::string>& arguments) {
   const auto config = benched_config(options, line, "bench decode");
   check_length(prompt + n_new, "--prompt and --new", config);
   auto model = random_decoder(config, options);
-  const auto speed = measure_decode(model, batch, prompt, n_new);
+  const auto speed = measure_decode(model, batch, prompt, n_new, kDecodeSeconds);
   const auto number_bytes = static_cast<int64_t>(model.options().dtype().itemsize());
   Json json{{"prefill_tokens_per_s", speed.prefill_tokens_per_s},
             {"decode_tokens_per_s", speed.decode_tokens_per_s},

@@ -92,7 +92,11 @@ def page(runs, rows, plots):
 
 def findings(rows):
     """A sentence for each uptrained model: what it lost and what it gained against its original."""
-    sentences = [finding(row) for row in rows if row.model["name"] == "uptrained" and row.original]
+    sentences = [
+        finding(row)
+        for row in rows
+        if row.model["name"] == "uptrained" and row.original and kv_heads(row.model) != kv_heads(row.original)
+    ]
     return "".join(f"<p class=finding>{sentence}</p>" for sentence in sentences if sentence)
 
 

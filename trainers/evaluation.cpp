@@ -3,6 +3,7 @@
 #include <torch/types.h>
 
 #include <cmath>
+#include <map>
 #include <numbers>
 
 #include "framework/data/token_data.h"
@@ -20,6 +21,8 @@ using Json = nlohmann::ordered_json;
 
 constexpr int64_t kSpeedBatches[] = {1, 16};
 constexpr int64_t kSpeedPrompt = 256, kSpeedNew = 64;
+constexpr int kSpeedRounds = 3;
+constexpr double kSpeedSeconds = 0.5;  // of a measurement
 
 /// Progress of one pass over n items.
 class Pass {
@@ -59,6 +62,7 @@ class Evaluation {
     json["models"] = Json::array();
     for (size_t i = 0; i < folders_.size(); ++i)
       json["models"].push_back(row(request_.models[i], folders_[i]));
+    if (request_.speed) add_speeds(json["models"]);
     return json;
   }
 
@@ -86,7 +90,7 @@ class Evaluation {
     add_choices(json, model.name, decoder);
     json["kv_bytes_per_token"] =
         config.kv_bytes_per_token(static_cast<int64_t>(request_.options.dtype().itemsize()));
-    add_speed(json, decoder);
+    json["decode_tokens_per_s"] = nullptr;
     const auto& provenance = folder.provenance();
     json["compute_fraction"] = nullptr;
     if (provenance.pretrain_flops > 0) {
@@ -131,16 +135,33 @@ class Evaluation {
     json["choice_accuracy"] = choice_accuracy(decoder, *choices_, pass.report());
   }
 
-  void add_speed(Json& json, Decoder& decoder) {
-    json["decode_tokens_per_s"] = nullptr;
-    if (!request_.speed) return;
+  /// Models take turns, so that a slow moment of the machine hits all of them alike; one is in
+  /// memory at a time.
+  void add_speeds(Json& models) const {
+    std::vector<std::map<int64_t, std::vector<double>>> measured(folders_.size());  // by batch
+    Pass pass("measuring decode speed", kSpeedRounds * static_cast<int64_t>(folders_.size()),
+              "measurements");
+    int64_t done = 0;
+    for (int round = 0; round < kSpeedRounds; ++round) {
+      for (size_t i = 0; i < folders_.size(); ++i) {
+        auto decoder = load_decoder(folders_[i], request_.options);
+        for (const int64_t batch : kSpeedBatches)
+          measured[i][batch].push_back(decode_tokens_per_s(decoder, batch));
+        pass.report()(++done);
+      }
+    }
+    for (size_t i = 0; i < folders_.size(); ++i) {
+      for (const auto& [batch, speeds] : measured[i]) {
+        models[i]["decode_tokens_per_s"][std::to_string(batch)] = median(speeds);
+      }
+    }
+  }
+
+  static double decode_tokens_per_s(Decoder& decoder, int64_t batch) {
     const int64_t room = decoder.config().max_seq_len;
     const int64_t n_new = std::min(kSpeedNew, std::max<int64_t>(2, room / 2));
     const int64_t prompt = std::max<int64_t>(1, std::min(kSpeedPrompt, room - n_new));
-    for (const int64_t batch : kSpeedBatches) {
-      json["decode_tokens_per_s"][std::to_string(batch)] =
-          measure_decode(decoder, batch, prompt, n_new).decode_tokens_per_s;
-    }
+    return measure_decode(decoder, batch, prompt, n_new, kSpeedSeconds).decode_tokens_per_s;
   }
 
   bool is_reference(const ModelFolder& folder) const {

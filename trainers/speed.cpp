@@ -14,15 +14,9 @@
 namespace regroup {
 namespace {
 
-constexpr int kRounds = 3;
 constexpr int64_t kWarmUpSteps = 2;
 constexpr int64_t kFewestSteps = 3;
 constexpr double kLearningRate = 1e-4;
-
-double median(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  return values[values.size() / 2];
-}
 
 void train_step(Decoder& model, AdamW& optimizer, const torch::Tensor& tokens) {
   for (auto& block : model.blocks()) block.zero_gradient();
@@ -36,7 +30,13 @@ void train_step(Decoder& model, AdamW& optimizer, const torch::Tensor& tokens) {
 
 }  // namespace
 
-DecodeSpeed measure_decode(Decoder& model, int64_t batch, int64_t prompt, int64_t n_new) {
+double median(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  return values[values.size() / 2];
+}
+
+DecodeSpeed measure_decode(Decoder& model, int64_t batch, int64_t prompt, int64_t n_new,
+                           double seconds) {
   auto random = seeded_generator(0, "prompts of a decoding benchmark");
   const auto prompts =
       torch::randint(model.config().vocab_size, {batch, prompt}, random, torch::kInt64)
@@ -44,7 +44,8 @@ DecodeSpeed measure_decode(Decoder& model, int64_t batch, int64_t prompt, int64_
   const double tokens =
       static_cast<double>(batch * (n_new - 1));  // the first comes from the prefill
   std::vector<double> prefill, decode;
-  for (int round = 0; round < kRounds; ++round) {
+  const double begin = steady_seconds();
+  while (decode.empty() || steady_seconds() - begin < seconds) {
     const double start = steady_seconds();
     double first_token_at = 0;
     generate(model, prompts, n_new, {}, [&](const torch::Tensor& next) {

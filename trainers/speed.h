@@ -2,18 +2,24 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 #include "models/decoder.h"
 
 namespace regroup {
+
+/// Of at least one value; the upper one of two in the middle.
+double median(std::vector<double> values);
 
 struct DecodeSpeed {
   double prefill_tokens_per_s;  // prompt tokens of the whole batch
   double decode_tokens_per_s;   // new tokens of the whole batch, decoding only
 };
 
-/// Runs prompts of random tokens and n_new greedy tokens after them, several rounds; medians.
-DecodeSpeed measure_decode(Decoder& model, int64_t batch, int64_t prompt, int64_t n_new);
+/// Runs prompts of random tokens and n_new greedy tokens after them, again and again for about
+/// `seconds`; medians.
+DecodeSpeed measure_decode(Decoder& model, int64_t batch, int64_t prompt, int64_t n_new,
+                           double seconds);
 
 /// Medians over steps, after a warm-up.
 struct TrainingSpeed {

@@ -11,6 +11,8 @@ const std::vector<ConversionMethod>& conversion_methods() {
       {"mean", "the mean of each group's heads", mean_heads},
       {"first", "the first head of each group", first_heads},
       {"random", "new random heads at the source's scale", random_heads},
+      {"align", "heads turned towards each other, then their mean", align_heads},
+      {"pca", "the head that loses least for queries and outputs, in closed form", pca_heads},
   };
   return methods;
 }

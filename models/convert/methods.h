@@ -23,6 +23,8 @@ struct LayerProjections {
 struct MethodContext {
   uint64_t seed;
   int64_t layer;
+  /// Σ = E[x xᵀ] of the layer's normed inputs, [d_model, d_model] float64; undefined: the identity.
+  torch::Tensor second_moment = {};
 };
 
 struct ConversionMethod {
@@ -50,5 +52,22 @@ LayerProjections first_heads(const LayerProjections& layer, int64_t n_kv_head,
 /// New heads are drawn anew, normal with the standard deviation of the source's projection.
 LayerProjections random_heads(const LayerProjections& layer, int64_t n_kv_head,
                               const MethodContext& context);
+
+/// Turns heads towards each other first, which changes no attention score and no output, then takes
+/// means (generalised Procrustes, Gower 1975). K: one angle a rotary plane and head, minimising
+/// sum_h ||e^{jθ_h} z_h - c||²_Σ, where z_h = K_h[i] + j K_h[i + head_dim / 2], c the mean, and
+/// queries turn along; such rotations commute with RoPE. V: an orthogonal R_h a head, minimising
+/// sum_h ||R_h V_h - mean||²_Σ; O_h becomes O_h R_hᵀ. Started at no rotation, so never worse than
+/// mean under Σ.
+LayerProjections align_heads(const LayerProjections& layer, int64_t n_kv_head,
+                             const MethodContext& context);
+/// The optimum in closed form. K: of all k_h = v_h c, v_h complex, a plane at a time, minimises
+/// sum_h w_h ||z_h - v_h c||²_Σ with w_h the energy of head h's queries: u the top eigenvector of
+/// W^½ Z Σ Zᴴ W^½, c = sum_h conj(u_h) w_h^½ z_h, v_h = u_h / w_h^½, and queries become conj(v_h)
+/// q_h. V: minimises sum_h ||B_h^½ (V_h - M_h V)||²_Σ with B_h = sum of O_jᵀ O_j over the head's
+/// queries: U the top head_dim eigenvectors of S Σ Sᵀ, S = [B_h^½ V_h] stacked, V = Uᵀ S, M_h =
+/// B_h^-½ U_h, and O_j becomes O_j M_h.
+LayerProjections pca_heads(const LayerProjections& layer, int64_t n_kv_head,
+                           const MethodContext& context);
 
 }  // namespace regroup
