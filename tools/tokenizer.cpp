@@ -12,6 +12,7 @@
 #include <utility>
 
 #include "framework/error.h"
+#include "framework/file_descriptor.h"
 
 extern char** environ;
 
@@ -68,16 +69,6 @@ class Pipe {
   int ends_[2];
 };
 
-/// A reader that leaves early is no failure here: its exit status says why.
-void write_all(int descriptor, const std::string& text) {
-  for (size_t written = 0; written < text.size();) {
-    const ssize_t count = ::write(descriptor, text.data() + written, text.size() - written);
-    if (count < 0 && errno == EINTR) continue;
-    if (count < 0) return;
-    written += static_cast<size_t>(count);
-  }
-}
-
 std::string read_all(int descriptor) {
   std::string text;
   char buffer[4096];
@@ -111,7 +102,7 @@ Finished run_program(const std::vector<std::string>& words, const std::string& i
   if (failure != 0) return {-1, std::strerror(failure)};
   to_child.close_end(0);
   from_child.close_end(1);
-  write_all(to_child.write_end(), input);
+  write_all(to_child.write_end(), input);  // a reader that leaves early says why in its exit status
   to_child.close_end(1);
   Finished finished{-1, read_all(from_child.read_end())};
   int status = 0;

@@ -2,6 +2,7 @@
 
 #include "framework/error.h"
 #include "framework/json.h"
+#include "models/run_layout.h"
 
 namespace regroup {
 namespace fs = std::filesystem;
@@ -20,7 +21,7 @@ bool has_regroup_config(const fs::path& folder) {
 bool is_regroup_folder(const fs::path& folder) {
   std::error_code ignored;
   const auto has = [&](const char* name) { return fs::exists(folder / name, ignored); };
-  return (has("config.ini") && (has("metrics.jsonl") || has("checkpoints"))) ||
+  return (has("config.ini") && (has("metrics.jsonl") || has(kCheckpoints))) ||
          has_regroup_config(folder);
 }
 

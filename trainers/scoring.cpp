@@ -109,12 +109,10 @@ double window_loss(Decoder& model, Batches& windows, int64_t n_batches, int64_t 
   const int64_t n_sequences = std::min(n_batches * batch, windows.n_windows());
   double sum = 0;
   for (int64_t first = 0; first < n_sequences; first += batch) {
-    const auto tokens =
-        windows.gather(first, std::min(batch, n_sequences - first)).to(model.options().device());
-    const auto inputs = tokens.narrow(1, 0, windows.seq_len()),
-               targets = tokens.narrow(1, 1, windows.seq_len());
-    const auto losses = linear_token_losses(model.hidden(inputs), model.head(), targets.flatten());
-    sum += losses.sum(torch::kFloat64).item<double>();
+    const auto tokens = windows.gather(first, std::min(batch, n_sequences - first));
+    const PaddedBatch full{tokens.narrow(1, 0, windows.seq_len()),
+                           tokens.narrow(1, 1, windows.seq_len())};
+    sum += batch_losses(model, full).sum(torch::kFloat64).item<double>();
   }
   return sum / static_cast<double>(n_sequences * windows.seq_len());
 }

@@ -9,12 +9,6 @@ namespace {
 
 using torch::Tensor;
 
-/// Scales that undo what a head's own size adds: a factor of every head so that their mean square
-/// is 1.
-Tensor mean_square(const Tensor& factors) {
-  return factors.abs().square().mean(0, /*keepdim=*/true);
-}
-
 /// What c must be multiplied with to stand for each head, k_h = factor_h c, and c, a plane at a
 /// time.
 struct SharedKey {
@@ -37,7 +31,7 @@ SharedKey shared_key(const Tensor& keys, const Tensor& queries, const Tensor& se
   const auto inverse_root = torch::where(root.gt(0), 1 / root, torch::zeros_like(root));
   const auto factors = (u * inverse_root).t();                                  // v_h
   const auto key = (u.conj() * root).unsqueeze(1).matmul(by_plane).squeeze(1);  // c
-  const auto size = mean_square(factors).sqrt();                                // [1, planes]
+  const auto size = factors.abs().square().mean(0, /*keepdim=*/true).sqrt();    // [1, planes]
   const auto sound = torch::where(size.gt(0), size, torch::ones_like(size));
   return {key * sound.t(), factors / sound};
 }

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "framework/kernels/loops.h"
+#include "framework/kernels/operands.h"
 #include "framework/kernels/parallel_rows.h"
 
 namespace regroup {
@@ -74,8 +75,7 @@ torch::Tensor decode_attention(const torch::Tensor& queries, const LayerCache& c
   const int64_t n_head = queries.size(2), head_dim = queries.size(3);
   const int64_t n_kv_head = cache.keys.size(1), capacity = cache.keys.size(2);
   const int64_t group_size = n_head / n_kv_head;
-  const auto sums = queries.scalar_type() == torch::kFloat64 ? torch::kFloat64 : torch::kFloat32;
-  const auto wide = queries.to(sums).contiguous();
+  const auto wide = kernels::widened(queries).contiguous();
   const auto out = torch::empty_like(wide);
   REGROUP_DISPATCH(queries, "decode_attention", [&] {
     using Acc = AccumulatorOf<scalar_t>;

@@ -6,6 +6,8 @@
 #include <algorithm>
 #include <numbers>
 
+#include "framework/kernels/operands.h"
+
 namespace regroup {
 namespace {
 
@@ -30,7 +32,7 @@ torch::Tensor scaled(const torch::Tensor& frequencies, const RopeScaling& scalin
 }  // namespace
 
 Rope::Rope(const DecoderConfig& config, torch::TensorOptions options) {
-  const auto type = options.dtype() == torch::kFloat64 ? torch::kFloat64 : torch::kFloat32;
+  const auto type = kernels::sum_type(c10::typeMetaToScalarType(options.dtype()));
   options = options.dtype(type).requires_grad(false);
   const auto exponents =
       torch::arange(0, config.head_dim, 2, options) / static_cast<double>(config.head_dim);
