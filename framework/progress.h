@@ -32,11 +32,11 @@ class RateMeter {
 };
 
 struct ProgressOptions {
-  std::string label;  // "pretrain"
-  int64_t total = 0;  // rounds of the loop; 0 where unknown
-  std::string round;  // what a round is: "step"; empty where `unit` says it all
-  std::string unit;   // what the pace counts: "tokens", "B"; empty shows no pace
-  int64_t start = 0;  // rounds that an earlier process did
+  std::string label;       // "pretrain"
+  int64_t total = 0;       // rounds of the loop; 0 where unknown
+  std::string round = {};  // what a round is: "step"; empty where `unit` says it all
+  std::string unit = {};   // what the pace counts: "tokens", "B"; empty shows no pace
+  int64_t start = 0;       // rounds that an earlier process did
 };
 
 /// One live line on a terminal:

@@ -2,6 +2,8 @@
 // exactly.
 #pragma once
 
+#include <c10/util/Exception.h>
+
 #include <cstdint>
 #include <filesystem>
 #include <functional>
@@ -33,6 +35,15 @@ struct ByteCount {
 /// The names that the values of an enum go by, in the order in which help lists them.
 template <class E>
 using EnumNames = std::vector<std::pair<std::string, E>>;
+
+/// The name of a value. Throws c10::Error where it has none.
+template <class E>
+std::string name_of(const EnumNames<E>& names, E value) {
+  for (const auto& [name, named] : names) {
+    if (named == value) return name;
+  }
+  TORCH_CHECK(false, "a value of an enum without a name");
+}
 
 /// A value with a name, whose text form is checked when it is set.
 struct Setting {
@@ -99,12 +110,7 @@ requires std::is_enum_v<E> Setting setting(std::string name, E* target, std::str
   std::vector<std::string> choices;
   for (const auto& entry : names) choices.push_back(entry.first);
   const auto choose = [target, names](size_t index) { *target = names[index].second; };
-  const auto chosen = [target, names] {
-    for (const auto& [text, value] : names) {
-      if (value == *target) return text;
-    }
-    return std::string();
-  };
+  const auto chosen = [target, names] { return name_of(names, *target); };
   return choice(std::move(name), std::move(help), std::move(choices), choose, chosen);
 }
 

@@ -1,15 +1,30 @@
 #include "models/decoder.h"
 
 #include <torch/types.h>
+#include <torch/utils.h>
 
 #include "framework/functions/checkpoint.h"
 #include "framework/functions/cross_entropy.h"
 #include "framework/functions/embedding.h"
 #include "framework/functions/linear.h"
+#include "models/decoder_layer.h"
 
 namespace regroup {
 
+namespace {
+
 using torch::Tensor;
+
+struct InputsAndTargets {
+  Tensor inputs, targets;  // [B, T], [B * T]
+};
+/// tokens: [B, T + 1].
+InputsAndTargets inputs_and_targets(const Tensor& tokens) {
+  const int64_t positions = tokens.size(1) - 1;
+  return {tokens.narrow(1, 0, positions), tokens.narrow(1, 1, positions).flatten()};
+}
+
+}  // namespace
 
 Decoder::Decoder(const DecoderConfig& config, torch::TensorOptions options)
     : config_(config), options_(options), rope_(config, options) {
@@ -33,21 +48,13 @@ Tensor Decoder::hidden(const Tensor& tokens, KvCache* cache) {
   return regroup::rms_norm(x, blocks_.back().gather()[0], config_.norm_eps);
 }
 
-Tensor Decoder::layer_forward(int64_t layer, const Tensor& x, int64_t batch,
+Tensor Decoder::layer_forward(int64_t index, const Tensor& x, int64_t batch,
                               const RopeAngles& angles, KvCache* cache) const {
-  const auto weights = blocks_[static_cast<size_t>(layer) + 1].gather();
-  const Tensor &attention_norm = weights[0], &qkv_proj = weights[1], &o_proj = weights[2];
-  const Tensor &mlp_norm = weights[3], &gate_up_proj = weights[4], &down_proj = weights[5];
-  const AttentionShape shape{config_.n_head, config_.n_kv_head[static_cast<size_t>(layer)],
-                             config_.head_dim};
-
-  const auto qkv =
-      rms_norm_linear(x, attention_norm, config_.norm_eps, qkv_proj).unflatten(0, {batch, -1});
+  const DecoderLayer layer(config_, index, blocks_[static_cast<size_t>(index) + 1].gather());
   const auto attended =
-      cache ? cached_attention(qkv, shape, angles, cache->layer(layer), cache->length())
-            : attention(qkv, shape, angles);
-  const auto h = regroup::linear(attended.flatten(0, 1), o_proj, x);
-  return swiglu_linear(rms_norm_linear(h, mlp_norm, config_.norm_eps, gate_up_proj), down_proj, h);
+      cache ? layer.attended(x, batch, angles, {cache->layer(index), cache->length()})
+            : layer.attended(x, batch, angles);
+  return layer.after_mlp(layer.after_attention(attended, x));
 }
 
 Tensor Decoder::head() const {
@@ -59,10 +66,18 @@ Tensor Decoder::logits(const Tensor& tokens) {
 }
 
 Tensor Decoder::loss(const Tensor& tokens, double scale) {
-  const int64_t positions = tokens.size(1) - 1;
-  const auto inputs = tokens.narrow(1, 0, positions);
-  const auto targets = tokens.narrow(1, 1, positions).flatten();
+  const auto [inputs, targets] = inputs_and_targets(tokens);
   return linear_cross_entropy(hidden(inputs), head(), targets, scale);
+}
+
+Tensor Decoder::distillation_loss(const Tensor& tokens, Decoder& teacher,
+                                  const kernels::Distillation& distillation, double scale) {
+  const auto [inputs, targets] = inputs_and_targets(tokens);
+  const auto taught = [&, inputs = inputs] {
+    const torch::NoGradGuard no_grad;
+    return Predictions{teacher.hidden(inputs), teacher.head()};
+  }();
+  return linear_distillation(hidden(inputs), head(), targets, taught, distillation, scale);
 }
 
 Tensor Decoder::parameter(const std::string& name) const {

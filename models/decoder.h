@@ -8,8 +8,8 @@
 #include <vector>
 
 #include "framework/flat_parameters.h"
+#include "framework/kernels/kernels.h"
 #include "models/decoder_config.h"
-#include "models/layers/attention.h"
 #include "models/layers/kv_cache.h"
 #include "models/layers/rope.h"
 
@@ -35,6 +35,11 @@ class Decoder {
   /// scalar.
   torch::Tensor loss(const torch::Tensor& tokens, double scale);
 
+  /// The same with a teacher of the same vocabulary, which sees the same tokens without a graph:
+  /// scale * sum of kernels::distillation_.
+  torch::Tensor distillation_loss(const torch::Tensor& tokens, Decoder& teacher,
+                                  const kernels::Distillation& distillation, double scale);
+
   /// The blocks in order: embedding, layers, final norm (and head).
   std::vector<FlatParameters>& blocks() { return blocks_; }
   const std::vector<FlatParameters>& blocks() const { return blocks_; }
@@ -46,7 +51,7 @@ class Decoder {
   void enable_training(bool checkpoint_activations);
 
  private:
-  torch::Tensor layer_forward(int64_t layer, const torch::Tensor& x, int64_t batch,
+  torch::Tensor layer_forward(int64_t index, const torch::Tensor& x, int64_t batch,
                               const RopeAngles& angles, KvCache* cache) const;
 
   DecoderConfig config_;

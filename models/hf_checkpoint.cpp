@@ -96,7 +96,14 @@ nlohmann::ordered_json Provenance::to_json(const DecoderConfig& config) const {
   if (original) {
     json["original"] = {
         {"name", original->name}, {"hash", original->hash}, {"n_kv_head", original->n_kv_head}};
-    json["method"] = method;
+    json["method"] = conversion.method;
+    json["grouping"] = conversion.grouping;
+    json["refit"] = conversion.refit;
+    if (conversion.kv_budget) json["kv_budget"] = *conversion.kv_budget;
+    if (!conversion.calibration.empty()) {
+      json["calibration"] = conversion.calibration;
+      json["calibration_tokens"] = conversion.calibration_tokens;
+    }
   }
   if (pretrain_steps) json["pretrain_steps"] = *pretrain_steps;
   json["uptrain_steps"] = uptrain_steps;
@@ -116,7 +123,13 @@ Provenance Provenance::from_json(const JsonObject& json) {
         Original{original->string("name"), original->string("hash"),
                  original->find_integers("n_kv_head").value_or(std::vector<int64_t>{})};
   }
-  provenance.method = ours->find_string("method").value_or("");
+  provenance.conversion = {
+      .method = ours->find_string("method").value_or(""),
+      .grouping = ours->find_string("grouping").value_or("neighbours"),
+      .refit = ours->find_string("refit").value_or("none"),
+      .kv_budget = ours->find_number("kv_budget"),
+      .calibration = ours->find_string("calibration").value_or(""),
+      .calibration_tokens = ours->find_integer("calibration_tokens", kCount).value_or(0)};
   provenance.pretrain_steps = ours->find_integer("pretrain_steps", kCount);
   provenance.uptrain_steps = ours->find_integer("uptrain_steps", kCount).value_or(0);
   provenance.tokens_seen = ours->find_integer("tokens_seen", kCount).value_or(0);

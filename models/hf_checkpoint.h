@@ -26,8 +26,16 @@ struct Provenance {
     std::string hash;                // of its weights
     std::vector<int64_t> n_kv_head;  // one a layer, before conversion
   };
-  std::optional<Original> original;       // where the model was converted
-  std::string method;                     // of conversion
+  /// How its heads were pooled, in the words of [convert].
+  struct Conversion {
+    std::string method, grouping = "neighbours", refit = "none";
+    std::optional<double> kv_budget;
+    std::string calibration;  // fingerprint of the text; empty: none
+    int64_t calibration_tokens = 0;
+    bool operator==(const Conversion&) const = default;
+  };
+  std::optional<Original> original;  // where the model was converted
+  Conversion conversion;
   std::optional<int64_t> pretrain_steps;  // of the original, where known
   int64_t uptrain_steps = 0;
   int64_t tokens_seen = 0;  // in training by Regroup, pretraining included

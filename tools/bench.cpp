@@ -9,10 +9,11 @@
 #include "framework/error.h"
 #include "framework/human.h"
 #include "framework/json.h"
+#include "models/flops.h"
 #include "models/hf_checkpoint.h"
 #include "tools/compute.h"
 #include "tools/verbs.h"
-#include "trainers/flops.h"
+#include "trainers/machine.h"
 #include "trainers/speed.h"
 #include "trainers/train_config.h"
 

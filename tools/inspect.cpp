@@ -93,7 +93,7 @@ std::string history(const Provenance& made) {
   std::string text;
   if (made.original) {
     text = "converted from " + made.original->name + " (" +
-           kv_heads_text(made.original->n_kv_head) + " K/V heads) by " + made.method;
+           kv_heads_text(made.original->n_kv_head) + " K/V heads) by " + made.conversion.method;
   }
   const auto add = [&text](const std::string& part) { text += (text.empty() ? "" : ", ") + part; };
   if (made.pretrain_steps) add(counted(*made.pretrain_steps, "step") + " of pretraining");

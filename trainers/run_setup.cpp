@@ -75,13 +75,18 @@ RunIdentity run_identity(const TrainConfig& config, const DecoderConfig& model, 
       {"train.seed", c10::str(config.train.seed)},
       {"train.batch_tokens", c10::str(config.train.batch_tokens)},
       {"train.dtype", std::string(dtype_info(config.train.dtype).short_name)},
-      {"optim.schedule", schedule_name(optim.schedule.kind)},
+      {"optim.schedule", name_of(schedule_names(), optim.schedule.kind)},
   };
   const std::pair<const char*, double> numbers[] = {
-      {"optim.lr", optim.schedule.lr},     {"optim.min_lr", optim.schedule.min_lr},
-      {"optim.beta1", optim.adamw.beta1},  {"optim.beta2", optim.adamw.beta2},
-      {"optim.eps", optim.adamw.eps},      {"optim.weight_decay", optim.adamw.weight_decay},
-      {"optim.grad_clip", optim.grad_clip}};
+      {"optim.lr", optim.schedule.lr},
+      {"optim.min_lr", optim.schedule.min_lr},
+      {"optim.beta1", optim.adamw.beta1},
+      {"optim.beta2", optim.adamw.beta2},
+      {"optim.eps", optim.adamw.eps},
+      {"optim.weight_decay", optim.adamw.weight_decay},
+      {"optim.grad_clip", optim.grad_clip},
+      {"distill.weight", config.distill.weight},
+      {"distill.temperature", config.distill.temperature}};
   for (const auto& [name, value] : numbers) identity[name] = print_number(value);
   identity["optim.warmup_steps"] = c10::str(optim.schedule.warmup_steps);
   return identity;

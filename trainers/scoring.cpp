@@ -7,7 +7,6 @@
 #include <numeric>
 
 #include "framework/functions/cross_entropy.h"
-#include "framework/matmul.h"
 
 namespace regroup {
 namespace {
@@ -139,34 +138,18 @@ Likeness compare_predictions(Decoder& model, Decoder& reference, const TokenSpli
                              const ScoringWindows& windows,
                              const std::function<void(int64_t)>& progress) {
   const torch::NoGradGuard no_grad;
-  double loss = 0, kl = 0;
-  int64_t agreeing = 0, counted = 0;
-  for_each_batch(
-      split, windows, progress, [&](const std::vector<Stretch>&, const PaddedBatch& batch) {
-        const auto device = model.options().device();
-        const auto inputs = batch.inputs.to(device);
-        const auto all_targets = batch.targets.flatten().to(device);
-        const auto rows = all_targets.ge(0).nonzero().squeeze(-1);
-        const auto targets = all_targets.index_select(0, rows).unsqueeze(-1);
-        const auto ours = model.hidden(inputs).index_select(0, rows);
-        const auto theirs = reference.hidden(inputs).index_select(0, rows);
-        for_each_logit_chunk(
-            rows.size(0), model.config().vocab_size, [&](int64_t first, int64_t n_rows) {
-              const auto log_p = torch::log_softmax(
-                  matmul_nt(theirs.narrow(0, first, n_rows), reference.head()).to(torch::kFloat32),
-                  -1);
-              const auto log_q = torch::log_softmax(
-                  matmul_nt(ours.narrow(0, first, n_rows), model.head()).to(torch::kFloat32), -1);
-              loss -= log_q.gather(-1, targets.narrow(0, first, n_rows))
-                          .sum(torch::kFloat64)
-                          .item<double>();
-              kl += (log_p.exp() * (log_p - log_q)).sum(torch::kFloat64).item<double>();
-              agreeing += log_p.argmax(-1).eq(log_q.argmax(-1)).sum().item<int64_t>();
-            });
-        counted += rows.size(0);
-      });
-  const auto n = static_cast<double>(std::max<int64_t>(1, counted));
-  return {loss / n, static_cast<double>(agreeing) / n, kl / n};
+  const auto device = model.options().device();
+  LikenessMeter meter;
+  for_each_batch(split, windows, progress,
+                 [&](const std::vector<Stretch>&, const PaddedBatch& batch) {
+                   const auto inputs = batch.inputs.to(device);
+                   const auto targets = batch.targets.flatten().to(device);
+                   const auto rows = targets.ge(0).nonzero().squeeze(-1);
+                   meter.add({model.hidden(inputs).index_select(0, rows), model.head()},
+                             {reference.hidden(inputs).index_select(0, rows), reference.head()},
+                             targets.index_select(0, rows));
+                 });
+  return meter.mean();
 }
 
 double choice_accuracy(Decoder& model, const Choices& choices,

@@ -11,6 +11,7 @@
 
 #include "framework/data/batches.h"
 #include "framework/data/token_data.h"
+#include "framework/functions/likeness.h"
 #include "models/decoder.h"
 
 namespace regroup {
@@ -31,13 +32,7 @@ struct ScoringWindows {
 torch::Tensor score_tokens(Decoder& model, const TokenSplit& split, const ScoringWindows& windows,
                            const std::function<void(int64_t)>& progress);
 
-/// How near a model's next-token distributions are to a reference's, over the tokens that
-/// score_tokens scores.
-struct Likeness {
-  double loss;       // of the model: minus the mean log-probability of those tokens
-  double agreement;  // share of tokens whose most likely next token is the same
-  double kl;         // mean KL(reference || model) in nats
-};
+/// Likeness of the model to the reference over the tokens that score_tokens scores.
 Likeness compare_predictions(Decoder& model, Decoder& reference, const TokenSplit& split,
                              const ScoringWindows& windows,
                              const std::function<void(int64_t)>& progress);

@@ -8,8 +8,9 @@
 #include "framework/adamw.h"
 #include "framework/progress.h"
 #include "framework/random.h"
+#include "models/flops.h"
 #include "models/generate.h"
-#include "trainers/flops.h"
+#include "trainers/machine.h"
 
 namespace regroup {
 namespace {

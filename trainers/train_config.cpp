@@ -13,14 +13,6 @@ std::vector<std::string> family_names() {
   return names;
 }
 
-const EnumNames<ScheduleKind>& schedule_names() {
-  static const EnumNames<ScheduleKind> names{{"cosine", ScheduleKind::kCosine},
-                                             {"linear", ScheduleKind::kLinear},
-                                             {"constant", ScheduleKind::kConstant},
-                                             {"wsd", ScheduleKind::kWsd}};
-  return names;
-}
-
 // Far above any model, and small enough that products of them fit 64 bits.
 constexpr double kMostLayers = 1e4, kMostHeads = 65536, kWidest = 1 << 20, kMostTokens = 1e15;
 
@@ -84,19 +76,36 @@ void declare_train(ConfigSchema& schema, TrainConfig::Train& train) {
              std::vector<std::string>{"cpu", "cuda"});
 }
 
+void declare_convert(ConfigSchema& schema, TrainConfig::Convert& convert) {
+  schema.add("convert.from", &convert.from, "the original, to be converted now");
+  schema.add("convert.n_kv_head", &convert.plan.n_kv_head,
+             "its new K/V heads, one number or one a layer", between(1, kMostHeads));
+  schema.add("convert.kv_budget", &convert.plan.kv_budget,
+             "share of the original's K/V bytes, instead of n_kv_head", between(0, 1));
+  schema.add("convert.method", &convert.plan.method, "how heads are pooled",
+             conversion_method_names());
+  schema.add("convert.grouping", &convert.plan.grouping, "which heads are pooled", groupings());
+  schema.add("convert.refit", &convert.plan.refit, "what is mended after pooling", refit_kinds());
+  schema.add("convert.calibration", &convert.plan.calibration,
+             "token file that conversion looks at (data.train unless told)");
+  schema.add("convert.calibration_tokens", &convert.plan.calibration_tokens,
+             "tokens of it (32768 unless told)", between(1, kMostTokens));
+}
+
 }  // namespace
+
+const EnumNames<ScheduleKind>& schedule_names() {
+  static const EnumNames<ScheduleKind> names{{"cosine", ScheduleKind::kCosine},
+                                             {"linear", ScheduleKind::kLinear},
+                                             {"constant", ScheduleKind::kConstant},
+                                             {"wsd", ScheduleKind::kWsd}};
+  return names;
+}
 
 const EnumNames<torch::ScalarType>& compute_dtypes() {
   static const EnumNames<torch::ScalarType> names{{"fp32", torch::kFloat32},
                                                   {"bf16", torch::kBFloat16}};
   return names;
-}
-
-std::string schedule_name(ScheduleKind kind) {
-  for (const auto& [name, value] : schedule_names()) {
-    if (value == kind) return name;
-  }
-  TORCH_CHECK(false, "a schedule without a name");
 }
 
 void declare(ConfigSchema& schema, TrainConfig& config) {
@@ -109,11 +118,7 @@ void declare(ConfigSchema& schema, TrainConfig& config) {
              at_least(0));
   declare_optim(schema, config.optim);
   declare_train(schema, config.train);
-  schema.add("convert.from", &config.convert.from, "the original, to be converted now");
-  schema.add("convert.n_kv_head", &config.convert.n_kv_head,
-             "its new K/V heads, one number or one a layer", between(1, kMostHeads));
-  schema.add("convert.method", &config.convert.method, "how heads are pooled",
-             conversion_method_names());
+  declare_convert(schema, config.convert);
   schema.add("uptrain.alpha", &config.uptrain.alpha, "share of the original's steps to train",
              between(0, 1000));
   schema.add("uptrain.original_steps", &config.uptrain.original_steps,
@@ -121,6 +126,10 @@ void declare(ConfigSchema& schema, TrainConfig& config) {
   schema.add("uptrain.from", &config.uptrain.from, "a model that was converted already");
   schema.add("uptrain.original", &config.uptrain.original,
              "the original of [uptrain] from, for reference");
+  schema.add("distill.weight", &config.distill.weight,
+             "of the original's predictions in uptraining (0: text alone)", between(0, 1));
+  schema.add("distill.temperature", &config.distill.temperature,
+             "that both models' logits are divided by", above(0));
   schema.add("eval.every", &config.eval.every,
              "steps between validation losses (0: at the end only)", at_least(0));
   schema.add("eval.batches", &config.eval.batches, "micro-batches of a validation loss",

@@ -12,6 +12,7 @@
 #include "framework/adamw.h"
 #include "framework/config.h"
 #include "framework/lr_schedule.h"
+#include "models/convert/convert.h"
 #include "models/decoder_config.h"
 
 namespace regroup {
@@ -21,7 +22,7 @@ enum class ActivationCheckpointing { kNone, kFull };
 /// The dtypes that models compute in, by the names that configs and options give them.
 const EnumNames<torch::ScalarType>& compute_dtypes();
 /// "cosine" and its like.
-std::string schedule_name(ScheduleKind kind);
+const EnumNames<ScheduleKind>& schedule_names();
 constexpr double kMostThreads = 4096;
 
 struct TrainConfig {
@@ -56,14 +57,14 @@ struct TrainConfig {
   } train;
   struct Convert {
     std::filesystem::path from;
-    std::vector<int64_t> n_kv_head;
-    std::string method = "mean";
+    ConversionPlan plan;  // its seed is train.seed
   } convert;
   struct Uptrain {
     double alpha = 0.05;
     std::optional<int64_t> original_steps;
     std::filesystem::path from, original;
   } uptrain;
+  kernels::Distillation distill;
   struct Eval {
     int64_t every = 0, batches = 8;
     std::filesystem::path choices;

@@ -13,7 +13,8 @@
 #include "framework/metrics_log.h"
 #include "framework/progress.h"
 #include "framework/signals.h"
-#include "trainers/flops.h"
+#include "models/flops.h"
+#include "trainers/machine.h"
 #include "trainers/scoring.h"
 
 namespace regroup {
@@ -125,13 +126,18 @@ class Trainer {
     double loss_sum = 0;
     for (int64_t i = 0; i < batches_->per_step(); ++i) {
       const auto tokens = batches_->next().to(model_.options().device());
-      const auto loss = model_.loss(tokens, scale);
+      const auto loss = loss_of(tokens, scale);
       loss.backward();
       loss_sum += loss.item<double>();
     }
     const StepResult result{loss_sum, gradient_norm(model_.blocks()), schedule_.at(state_.step),
                             true};
     return update(result);
+  }
+
+  torch::Tensor loss_of(const torch::Tensor& tokens, double scale) {
+    if (!job_.teacher) return model_.loss(tokens, scale);
+    return model_.distillation_loss(tokens, *job_.teacher, job_.config.distill, scale);
   }
 
   /// Clips and applies the gradients, or skips them where something is not finite.
@@ -245,7 +251,9 @@ TrainingOutcome train(Decoder& model, RunFolder& run, const TrainingJob& job) {
 
 Provenance trained_provenance(const TrainingJob& job, const TrainState& state) {
   Provenance provenance = job.description.provenance;
-  const double flops = training_flops_per_token(job.description.config, job.config.data.seq_len) *
+  const int64_t seq_len = job.config.data.seq_len;
+  const double teacher = job.teacher ? forward_flops_per_token(job.teacher->config(), seq_len) : 0;
+  const double flops = (training_flops_per_token(job.description.config, seq_len) + teacher) *
                        static_cast<double>(state.tokens);
   provenance.tokens_seen += state.tokens;
   if (provenance.original) {

@@ -22,6 +22,7 @@ struct TrainingJob {
   ModelDescription description;  // of the model before this run
   const TokenSplit& train;
   const TokenSplit* val;        // null: no validation losses
+  Decoder* teacher = nullptr;   // whom [distill] learns from
   RunIdentity identity;         // what a resumed run must share
   std::string resolved_config;  // becomes the run's config.ini once its checkpoint is accepted
 };

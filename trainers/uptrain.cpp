@@ -7,9 +7,10 @@
 #include "framework/error.h"
 #include "framework/json.h"
 #include "models/convert/convert.h"
+#include "models/flops.h"
 #include "models/run_layout.h"
 #include "trainers/evaluation.h"
-#include "trainers/flops.h"
+#include "trainers/machine.h"
 #include "trainers/run_setup.h"
 #include "trainers/runs.h"
 
@@ -25,10 +26,6 @@ void check_request(const TrainConfig& config) {
     throw request_error("uptrain", "starts from exactly one of [convert] from and [uptrain] from",
                         "Give [convert] from to convert the original now, or [uptrain] from for a "
                         "converted model.");
-  }
-  if (converts_now(config) && config.convert.n_kv_head.empty()) {
-    throw request_error("convert.n_kv_head", "is not given",
-                        "Say how many K/V heads to keep: N, or N,N,... one a layer.");
   }
   if (!converts_now(config) && config.uptrain.original.empty()) {
     throw request_error("uptrain.original", "is not given",
@@ -81,10 +78,7 @@ void check_originals(const TrainConfig& config, const ModelFolder& original) {
                                  original.config().max_seq_len),
                         "Choose a shorter one.");
   }
-  if (converts_now(config)) {
-    converted_config(original.config(), config.convert.n_kv_head);
-    return;
-  }
+  if (converts_now(config)) return;
   const auto converted = ModelFolder::open(config.uptrain.from);
   if (converted.config().vocab_size == original.config().vocab_size) return;
   throw request_error("uptrain.original",
@@ -93,34 +87,38 @@ void check_originals(const TrainConfig& config, const ModelFolder& original) {
                       "Name the model that uptrain.from was converted from.");
 }
 
-/// Whether the model in a run's converted/ is what [convert] asks for.
-bool is_requested_conversion(const TrainConfig& config, const ModelFolder& original,
-                             const fs::path& folder) {
-  const auto converted = ModelFolder::open(folder);
-  const auto& provenance = converted.provenance();
-  return provenance.method == config.convert.method && provenance.original &&
-         provenance.original->hash == weights_hash(original) &&
-         converted.config() == converted_config(original.config(), config.convert.n_kv_head);
+/// What [convert] asks for; nothing where the model was converted already.
+std::optional<Conversion> requested_conversion(const TrainConfig& config,
+                                               const ModelFolder& original) {
+  if (!converts_now(config)) return std::nullopt;
+  auto plan = config.convert.plan;
+  plan.seed = static_cast<uint64_t>(config.train.seed);
+  if (plan.calibration.empty() && plan.gains_from_text()) plan.calibration = config.data.train;
+  return std::optional<Conversion>(std::in_place, original, plan);
 }
 
 /// Where the run's starting point stands: a folder given, or converted/ in the run, written here
 /// unless it is there.
-fs::path starting_folder(const TrainConfig& config, const ModelFolder& original,
+fs::path starting_folder(const TrainConfig& config, const std::optional<Conversion>& conversion,
                          const RunFolder& run) {
-  if (!converts_now(config)) return config.uptrain.from;
+  if (!conversion) return config.uptrain.from;
   const auto folder = run.converted_folder();
-  if (fs::exists(folder) && is_requested_conversion(config, original, folder)) return folder;
+  if (fs::exists(folder) && conversion->made(ModelFolder::open(folder))) return folder;
   if (run.resumes()) {
     throw request_error(run.path().string(), "was not trained from what [convert] asks for",
                         "Resume with the [convert] keys of its config.ini, or start a new run.");
   }
   AtomicFolder writing(folder);
-  convert_model(
-      original,
-      {config.convert.n_kv_head, config.convert.method, static_cast<uint64_t>(config.train.seed)},
-      writing.path());
+  conversion->write(writing.path());
   writing.commit_replacing();
   return folder;
+}
+
+/// The original in bfloat16, where [distill] asks for it.
+std::optional<Decoder> load_teacher(const TrainConfig& config, const ModelFolder& original,
+                                    torch::TensorOptions options) {
+  if (config.distill.weight == 0) return std::nullopt;
+  return load_decoder(original, options.dtype(torch::kBFloat16));
 }
 
 nlohmann::ordered_json evaluate_run(const TrainConfig& config, const RunFolder& run,
@@ -152,10 +150,12 @@ RunResult uptrain(const TrainConfig& config, const std::string& resolved_config,
   const int64_t steps = uptraining_steps(config, original);
   const auto data = open_run_data(config);
   check_run_data(data, original.config());
+  const auto conversion = requested_conversion(config, original);
 
   RunFolder run(start, resolved_config);
-  const auto converted = ModelFolder::open(starting_folder(config, original, run));
+  const auto converted = ModelFolder::open(starting_folder(config, conversion, run));
   const auto provenance = starting_provenance(config, original, converted);
+  auto teacher = load_teacher(config, original, options);
   const TrainingJob job{
       .label = "uptrain",
       .config = config,
@@ -164,10 +164,12 @@ RunResult uptrain(const TrainConfig& config, const std::string& resolved_config,
                       converted.text()},
       .train = data.train_split(),
       .val = data.val_split(),
+      .teacher = teacher ? &*teacher : nullptr,
       .identity = run_identity(config, converted.config(), data, weights_hash(converted)),
       .resolved_config = resolved_config};
   describe_run(job);
   RunResult result{train_to_the_end(load_decoder(converted, options), run, job), {}};
+  teacher.reset();  // evaluation has its memory
   if (result.outcome.interrupted) return result;
   if (data.val) {
     result.evaluation = evaluate_run(config, run, original.path(), converted.path(), options);

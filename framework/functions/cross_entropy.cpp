@@ -25,10 +25,14 @@ void check_targets(const Tensor& targets, const Tensor& hidden) {
               targets.sizes(), " for hidden ", hidden.sizes());
 }
 
-struct LinearCrossEntropy : Function<LinearCrossEntropy> {
+/// What turns a chunk's logits, of rows first .. first + n - 1, into their losses, and leaves the
+/// gradient of scale times their sum in them.
+using RowLosses = std::function<Tensor(Tensor& logits, int64_t first, int64_t n_rows)>;
+
+/// The loss of all rows and its gradients, while a chunk's logits are at hand.
+struct LinearLoss : Function<LinearLoss> {
   static Tensor forward(AutogradContext* context, const Tensor& hidden, const Tensor& weight,
-                        const Tensor& targets, double scale) {
-    check_targets(targets, hidden);
+                        const RowLosses& row_losses, double scale) {
     auto grad_hidden = torch::empty_like(hidden);
     const auto sums = kernels::sum_type(hidden);
     auto grad_weight = torch::zeros(weight.sizes(), weight.options().dtype(sums));
@@ -36,8 +40,7 @@ struct LinearCrossEntropy : Function<LinearCrossEntropy> {
     for_each_logit_chunk(hidden.size(0), weight.size(0), [&](int64_t first, int64_t n_rows) {
       const auto rows = hidden.narrow(0, first, n_rows);
       auto logits = matmul_nt(rows, weight);
-      const auto losses = kernels::cross_entropy_(logits, targets.narrow(0, first, n_rows), scale);
-      loss += losses.sum(torch::kFloat64);
+      loss += row_losses(logits, first, n_rows).sum(torch::kFloat64);
       grad_hidden.narrow(0, first, n_rows).copy_(matmul_nn(logits, weight));
       add_matmul_tn_(grad_weight, logits, rows);
     });
@@ -56,7 +59,27 @@ struct LinearCrossEntropy : Function<LinearCrossEntropy> {
 
 Tensor linear_cross_entropy(const Tensor& hidden, const Tensor& weight, const Tensor& targets,
                             double scale) {
-  return LinearCrossEntropy::apply(hidden, weight, targets, scale);
+  check_targets(targets, hidden);
+  const RowLosses losses = [&](Tensor& logits, int64_t first, int64_t n_rows) {
+    return kernels::cross_entropy_(logits, targets.narrow(0, first, n_rows), scale);
+  };
+  return LinearLoss::apply(hidden, weight, losses, scale);
+}
+
+Tensor linear_distillation(const Tensor& hidden, const Tensor& weight, const Tensor& targets,
+                           const Predictions& teacher, const kernels::Distillation& distillation,
+                           double scale) {
+  check_targets(targets, hidden);
+  TORCH_CHECK(teacher.hidden.size(0) == hidden.size(0) && teacher.head.size(0) == weight.size(0),
+              "a teacher's hidden ", teacher.hidden.sizes(), " and head ", teacher.head.sizes(),
+              " for hidden ", hidden.sizes(), " and weight ", weight.sizes());
+  const RowLosses losses = [&](Tensor& logits, int64_t first, int64_t n_rows) {
+    const auto teacher_logits =
+        matmul_nt(teacher.hidden.narrow(0, first, n_rows), teacher.head).to(logits.scalar_type());
+    return kernels::distillation_(logits, teacher_logits, targets.narrow(0, first, n_rows),
+                                  distillation, scale);
+  };
+  return LinearLoss::apply(hidden, weight, losses, scale);
 }
 
 Tensor linear_token_losses(const Tensor& hidden, const Tensor& weight, const Tensor& targets) {

@@ -8,6 +8,8 @@
 
 #include <functional>
 
+#include "framework/kernels/kernels.h"
+
 namespace regroup {
 
 /// scale * sum over rows of the cross-entropy of softmax(hidden weightᵀ) against targets.
@@ -16,6 +18,18 @@ namespace regroup {
 /// chunk's logits are at hand.
 torch::Tensor linear_cross_entropy(const torch::Tensor& hidden, const torch::Tensor& weight,
                                    const torch::Tensor& targets, double scale);
+
+/// What a model's predictions are made of: hidden [N, d], head [vocab_size, d].
+struct Predictions {
+  torch::Tensor hidden, head;
+};
+
+/// The same with a teacher, whose logits are made chunk by chunk too, without a graph: scale * sum
+/// over rows of kernels::distillation_. The teacher may differ in d and dtype, not in N and
+/// vocabulary.
+torch::Tensor linear_distillation(const torch::Tensor& hidden, const torch::Tensor& weight,
+                                  const torch::Tensor& targets, const Predictions& teacher,
+                                  const kernels::Distillation& distillation, double scale);
 
 /// -log softmax(hidden weightᵀ)[target] of each row, without a graph -> [N] float32 (float64 for
 /// float64), 0 where the target is negative. N is at least 1.

@@ -52,9 +52,28 @@ torch::Tensor cross_entropy_(torch::Tensor& logits, const torch::Tensor& targets
   if (gradient_scale != 0) {
     auto gradient = log_probability.exp();
     gradient.scatter_add_(-1, index, torch::full_like(index, -1, gradient.options()));
-    logits.copy_(gradient * (counted * gradient_scale).unsqueeze(-1));
+    logits.copy_(gradient * gradient_scale * counted.unsqueeze(-1));
   }
   return loss;
+}
+
+torch::Tensor distillation_(torch::Tensor& logits, const torch::Tensor& teacher_logits,
+                            const torch::Tensor& targets, const Distillation& distillation,
+                            double gradient_scale) {
+  const auto& [weight, temperature] = distillation;
+  const auto log_q = torch::log_softmax(widened(logits) / temperature, -1);
+  const auto log_p = torch::log_softmax(widened(teacher_logits) / temperature, -1);
+  const auto counted = targets.ge(0).unsqueeze(-1);
+  const auto divergence = (log_p.exp() * (log_p - log_q)).sum(-1) * counted.squeeze(-1);
+  const auto toward_teacher =
+      (log_q.exp() - log_p.exp()) * counted * (weight * temperature * gradient_scale);
+  const auto of_text = cross_entropy_(logits, targets, (1 - weight) * gradient_scale);
+  if (gradient_scale != 0) {
+    // With no weight on the text, cross_entropy_ has left the logits as they are.
+    const auto toward_text = weight < 1 ? widened(logits) : torch::zeros_like(toward_teacher);
+    logits.copy_(toward_text + toward_teacher);
+  }
+  return (1 - weight) * of_text + weight * temperature * temperature * divergence;
 }
 
 void adamw_(const torch::Tensor& parameters, const torch::Tensor& gradient,

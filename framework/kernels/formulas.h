@@ -12,6 +12,9 @@ torch::Tensor swiglu(const torch::Tensor& gate_up);
 torch::Tensor swiglu_backward(const torch::Tensor& gate_up, torch::Tensor& grad);
 torch::Tensor cross_entropy_(torch::Tensor& logits, const torch::Tensor& targets,
                              double gradient_scale);
+torch::Tensor distillation_(torch::Tensor& logits, const torch::Tensor& teacher_logits,
+                            const torch::Tensor& targets, const Distillation& distillation,
+                            double gradient_scale);
 void adamw_(const torch::Tensor& parameters, const torch::Tensor& gradient,
             const torch::Tensor& first_moment, const torch::Tensor& second_moment,
             const torch::Tensor& copy, const AdamWStep& step);

@@ -38,6 +38,17 @@ torch::Tensor swiglu_backward(const torch::Tensor& gate_up, torch::Tensor& grad)
 torch::Tensor cross_entropy_(torch::Tensor& logits, const torch::Tensor& targets,
                              double gradient_scale);
 
+/// Knowledge distillation (Hinton et al. 2015).
+struct Distillation {
+  double weight = 0;       // of the teacher; 1 - weight is the text's
+  double temperature = 1;  // above 0
+};
+/// (1 - weight) * cross-entropy + weight * T² * KL(softmax(teacher / T) || softmax(logits / T)) of
+/// rows. teacher_logits: as logits; the rest as in cross_entropy_, which weight 0 is.
+torch::Tensor distillation_(torch::Tensor& logits, const torch::Tensor& teacher_logits,
+                            const torch::Tensor& targets, const Distillation& distillation,
+                            double gradient_scale);
+
 /// sum += x in sum's precision. sum: float32, x: same shape, float32 or bfloat16; or both float64.
 /// Either may be strided.
 void accumulate_(const torch::Tensor& sum, const torch::Tensor& x);

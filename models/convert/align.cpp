@@ -2,7 +2,7 @@
 // unchanged, then averaged.
 #include <torch/types.h>
 
-#include "models/convert/shared_heads.h"
+#include "models/convert/methods.h"
 
 namespace regroup {
 namespace {
@@ -18,11 +18,11 @@ Tensor phase(const Tensor& z) {
   return torch::where(size.gt(0), z / size, torch::ones_like(z));
 }
 
-/// The rotation of every head and plane that brings keys together. keys: [n, planes, d_model]
+/// The rotation of every head and plane that brings keys together. keys: [n, planes, d]
 /// complex -> [n, planes], of absolute value 1. Each head in turn takes the angle that is best
 /// against the sum of the others.
 Tensor key_rotations(const Tensor& keys, const Tensor& second_moment) {
-  const auto by_plane = keys.transpose(0, 1);  // [planes, n, d_model]
+  const auto by_plane = keys.transpose(0, 1);  // [planes, n, d]
   const auto gram =
       weighted_products(by_plane, by_plane, second_moment);  // [planes, n, n]: z_h Σ z_kᴴ
   const auto rotations = torch::ones({by_plane.size(0), keys.size(0)}, gram.options());
@@ -41,20 +41,19 @@ Tensor key_rotations(const Tensor& keys, const Tensor& second_moment) {
   return rotations.t();
 }
 
-/// The orthogonal matrix of every head that brings values together. values: [n, head_dim, d_model]
-/// -> [n, head_dim, head_dim]. Each head in turn solves the orthogonal Procrustes problem against
+/// The orthogonal matrix of every head that brings heads together. heads: [n,
+/// dims, d] -> [n, dims, dims]. Each head in turn solves the orthogonal Procrustes problem against
 /// the sum of the others.
-Tensor value_rotations(const Tensor& values, const Tensor& second_moment) {
-  const int64_t n = values.size(0), head_dim = values.size(1);
-  const auto rows = values.flatten(0, 1);
-  const auto gram = weighted_products(rows, rows, second_moment).view({n, head_dim, n, head_dim});
-  const auto rotations = torch::eye(head_dim, values.options()).repeat({n, 1, 1});
+Tensor head_rotations(const Tensor& heads, const Tensor& second_moment) {
+  const int64_t n = heads.size(0), dims = heads.size(1);
+  const auto rows = heads.flatten(0, 1);
+  const auto gram = weighted_products(rows, rows, second_moment).view({n, dims, n, dims});
+  const auto rotations = torch::eye(dims, heads.options()).repeat({n, 1, 1});
   double before = 0;
   for (int round = 0; round < kMostRounds; ++round) {
     double together = 0;
     for (int64_t h = 0; h < n; ++h) {
-      auto others =
-          torch::zeros({head_dim, head_dim}, values.options());  // (sum of R_k V_k) Σ V_hᵀ
+      auto others = torch::zeros({dims, dims}, heads.options());  // (sum of R_k V_k) Σ V_hᵀ
       for (int64_t k = 0; k < n; ++k) {
         if (k != h) others += rotations[k].matmul(gram.select(0, k).select(1, h));
       }
@@ -71,16 +70,15 @@ Tensor value_rotations(const Tensor& values, const Tensor& second_moment) {
 
 }  // namespace
 
-LayerProjections align_heads(const LayerProjections& layer, int64_t n_kv_head,
-                             const MethodContext& context) {
-  return pool_groups(layer, n_kv_head, [&](const HeadGroup& group) {
-    const auto keys = as_planes(group.k);
-    const auto turn = key_rotations(keys, context.second_moment).unsqueeze(-1);  // [n, planes, 1]
-    const auto rotation = value_rotations(group.v, context.second_moment);
-    return HeadGroup{as_rows(turn * keys).mean(0), rotation.matmul(group.v).mean(0),
-                     as_rows(turn.unsqueeze(1) * as_planes(group.q)),
-                     group.o.matmul(rotation.transpose(1, 2).unsqueeze(1))};
-  });
+PooledGroup align_heads(const HeadGroup& group, const MethodContext& context) {
+  const auto k = split_rows(group.k, group.rotary_dim), q = split_rows(group.q, group.rotary_dim);
+  const auto turn = key_rotations(k.planes, context.moments.seen).unsqueeze(-1);  // [n, planes, 1]
+  const auto still = head_rotations(k.still, context.moments.seen);
+  const auto rotation = head_rotations(group.v, context.moments.attended);
+  const auto mean = [](const Tensor& heads) { return heads.mean(0, /*keepdim=*/true); };
+  return {mean(join_rows({turn * k.planes, still.matmul(k.still)})), mean(rotation.matmul(group.v)),
+          join_rows({turn.unsqueeze(1) * q.planes, still.unsqueeze(1).matmul(q.still)}),
+          group.o.matmul(rotation.mT().unsqueeze(1)), group.rotary_dim};
 }
 
 }  // namespace regroup

@@ -2,12 +2,20 @@
 
 #include <torch/types.h>
 
+#include <cmath>
+#include <numeric>
+
 #include "framework/error.h"
+#include "framework/progress.h"
+#include "models/convert/method_check.h"
 #include "models/convert/methods.h"
+#include "models/flops.h"
 #include "models/run_layout.h"
 
 namespace regroup {
 namespace {
+
+namespace fs = std::filesystem;
 
 LayerProjections layer_projections(const ModelFolder& source, int64_t layer) {
   const auto& config = source.config();
@@ -15,66 +23,142 @@ LayerProjections layer_projections(const ModelFolder& source, int64_t layer) {
     return source.parameter(c10::str("layers.", layer, ".attention.", name, ".weight"));
   };
   return {{config.n_head, config.n_kv_head[static_cast<size_t>(layer)], config.head_dim},
+          config.head_dim,
           projection("q_proj"),
           projection("k_proj"),
           projection("v_proj"),
           projection("o_proj")};
 }
 
-/// Converts a layer when the first of its projections is asked for, and keeps it for the others.
+/// How a plan groups and pools the heads of a layer.
+class LayerPooling {
+ public:
+  explicit LayerPooling(const ConversionPlan& plan)
+      : method_(conversion_method(plan.method)), grouping_(plan.grouping), seed_(plan.seed) {}
+
+  MethodContext context(int64_t layer, const CalibrationPass* pass) const {
+    const bool informed = pass && (method_.uses_moments || grouping_ == Grouping::kSimilar);
+    return {informed ? pass->input_moments() : InputMoments(), seed_, layer};
+  }
+  Partition partition(const LayerProjections& layer, int64_t n_kv_head,
+                      const MethodContext& context) const {
+    return grouping_ == Grouping::kSimilar ? similar_heads(layer, n_kv_head, method_, context)
+                                           : neighbouring_heads(layer.shape.n_kv_head, n_kv_head);
+  }
+  const ConversionMethod& method() const { return method_; }
+
+ private:
+  const ConversionMethod& method_;
+  Grouping grouping_;
+  uint64_t seed_;
+};
+
+/// Converts layers in order, each when the first of its projections is asked for, and keeps it for
+/// the others.
 class LayerConverter {
  public:
-  LayerConverter(const ModelFolder& source, const ConversionPlan& plan, const DecoderConfig& target)
+  LayerConverter(const ModelFolder& source, const ConversionPlan& plan, const DecoderConfig& target,
+                 const CalibrationText* text, const fs::path& scratch)
       : source_(source),
-        method_(conversion_method(plan.method)),
-        seed_(plan.seed),
-        target_(target) {}
+        plan_(plan),
+        pooling_(plan),
+        target_(target),
+        progress_({.label = "convert", .total = target.n_layer, .round = "layer"}) {
+    if (text) pass_.emplace(source, *text, scratch);
+  }
 
   const LayerProjections& layer(int64_t index) {
-    if (index != index_) {
-      current_ = method_.convert(layer_projections(source_, index),
-                                 target_.n_kv_head[static_cast<size_t>(index)], {seed_, index});
-      index_ = index;
-    }
+    while (static_cast<int64_t>(report_.layers.size()) <= index) convert_next();
     return current_;
   }
 
+  ConversionReport finish() {
+    if (plan_.verify) report_.likeness = pass_->likeness();
+    return report_;
+  }
+
  private:
+  void convert_next() {
+    const auto index = static_cast<int64_t>(report_.layers.size());
+    const auto original = layer_projections(source_, index);
+    const auto context = pooling_.context(index, pass_ ? &*pass_ : nullptr);
+    ConversionReport::Layer layer;
+    layer.groups =
+        pooling_.partition(original, target_.n_kv_head[static_cast<size_t>(index)], context);
+    current_ = pool_layer(original, layer.groups, pooling_.method(), context);
+    if (plan_.verify) {
+      check_method(original, pooling_.method(), context);
+      layer.error = pass_->layer_error(current_, layer.groups);
+    }
+    if (plan_.verify || plan_.refit != RefitKind::kNone) {
+      layer.refit = pass_->advance_beside(current_, plan_.refit);
+    } else if (pass_) {
+      pass_->advance();
+    }
+    report_.layers.push_back(std::move(layer));
+    progress_.update(index + 1);
+  }
+
   const ModelFolder& source_;
-  const ConversionMethod& method_;
-  uint64_t seed_;
+  const ConversionPlan& plan_;
+  LayerPooling pooling_;
   DecoderConfig target_;
+  std::optional<CalibrationPass> pass_;
+  ProgressLine progress_;
   LayerProjections current_;
-  int64_t index_ = -1;
+  ConversionReport report_;
 };
 
 /// Where a parameter is one of the projections, the converted one; else the source's.
 std::function<torch::Tensor()> parameter_values(const ModelFolder& source,
                                                 LayerConverter& converter, const std::string& name,
                                                 int64_t layer) {
-  const std::pair<const char*, torch::Tensor LayerProjections::*> projections[] = {
-      {".q_proj.weight", &LayerProjections::q_proj},
-      {".k_proj.weight", &LayerProjections::k_proj},
-      {".v_proj.weight", &LayerProjections::v_proj},
-      {".o_proj.weight", &LayerProjections::o_proj}};
-  for (const auto& [suffix, member] : projections) {
-    if (!name.ends_with(suffix)) continue;
-    return [&converter, layer, member = member] { return converter.layer(layer).*member; };
-  }
+  if (const auto projection = find_projection(name))
+    return [&converter, layer, projection] { return converter.layer(layer).*projection; };
   return [&source, name] { return source.parameter(name); };
 }
 
-Provenance converted_provenance(const ModelFolder& source, const ConversionPlan& plan) {
-  Provenance provenance = source.provenance();
-  provenance.original = {model_name(source.path()), weights_hash(source),
-                         source.config().n_kv_head};
-  provenance.method = plan.method;
-  provenance.pretrain_flops += std::exchange(provenance.uptrain_flops, 0);
-  provenance.uptrain_steps = 0;
-  return provenance;
+int64_t total(const std::vector<int64_t>& heads) {
+  return std::accumulate(heads.begin(), heads.end(), int64_t{0});
+}
+
+int64_t budget_heads(const ModelFolder& source, double kv_budget) {
+  const auto heads = static_cast<double>(total(source.config().n_kv_head));
+  return static_cast<int64_t>(std::floor(kv_budget * heads + 1e-9));
+}
+
+void check_budget(const ModelFolder& source, double kv_budget) {
+  const auto& config = source.config();
+  if (budget_heads(source, kv_budget) >= config.n_layer) return;
+  throw request_error(
+      "kv_budget",
+      c10::str(kv_budget, " of the K/V bytes is less than one K/V head in each of the ",
+               config.n_layer, " layers"),
+      c10::str("The least that can be kept is ",
+               static_cast<double>(config.n_layer) / static_cast<double>(total(config.n_kv_head)),
+               "."));
+}
+
+void check_needs_of_text(const ConversionPlan& plan) {
+  if (!plan.calibration.empty()) return;
+  const char* needs = plan.refit != RefitKind::kNone ? "refit" : plan.verify ? "verify" : nullptr;
+  if (!needs) return;
+  throw request_error(needs, "needs calibration text",
+                      "Give a token file: calibration = FILE.h5 (--calibration FILE.h5).");
 }
 
 }  // namespace
+
+const EnumNames<Grouping>& groupings() {
+  static const EnumNames<Grouping> names{{"neighbours", Grouping::kNeighbours},
+                                         {"similar", Grouping::kSimilar}};
+  return names;
+}
+
+bool ConversionPlan::gains_from_text() const {
+  return conversion_method(method).uses_moments || grouping == Grouping::kSimilar ||
+         refit != RefitKind::kNone || kv_budget;
+}
 
 DecoderConfig converted_config(const DecoderConfig& source, const std::vector<int64_t>& n_kv_head) {
   DecoderConfig config = source;
@@ -89,24 +173,106 @@ DecoderConfig converted_config(const DecoderConfig& source, const std::vector<in
   return config;
 }
 
-void convert_model(const ModelFolder& source, const ConversionPlan& plan,
-                   const std::filesystem::path& folder) {
-  const auto config = converted_config(source.config(), plan.n_kv_head);
-  LayerConverter converter(source, plan, config);
+Conversion::Conversion(const ModelFolder& source, ConversionPlan plan)
+    : source_(source), plan_(std::move(plan)) {
+  if (plan_.kv_budget.has_value() == !plan_.n_kv_head.empty()) {
+    throw request_error("n_kv_head", "or kv_budget: exactly one says how many heads to keep",
+                        "Give N or N,N,... K/V heads, or a share of the K/V bytes.");
+  }
+  if (plan_.kv_budget) {
+    check_budget(source, *plan_.kv_budget);
+  } else {
+    converted_config(source.config(), plan_.n_kv_head);
+  }
+  check_needs_of_text(plan_);
+  if (plan_.calibration.empty()) return;
+  const auto data = TokenData::open(plan_.calibration);
+  const auto& train = data.split("train");
+  data.check_vocabulary(train, source.config().vocab_size);
+  text_ = read_calibration_text(train, plan_.calibration_tokens, source.config());
+  calibration_fingerprint_ = train.fingerprint();
+}
+
+Provenance Conversion::provenance() const {
+  Provenance provenance = source_.provenance();
+  provenance.original = {model_name(source_.path()), weights_hash(source_),
+                         source_.config().n_kv_head};
+  provenance.conversion = {.method = plan_.method,
+                           .grouping = name_of(groupings(), plan_.grouping),
+                           .refit = name_of(refit_kinds(), plan_.refit),
+                           .kv_budget = plan_.kv_budget,
+                           .calibration = calibration_fingerprint_,
+                           .calibration_tokens = text_ ? text_->n_tokens() : 0};
+  provenance.pretrain_flops += provenance.uptrain_flops;
+  provenance.uptrain_flops = flops();
+  provenance.uptrain_steps = 0;
+  return provenance;
+}
+
+bool Conversion::made(const ModelFolder& model) const {
+  const auto theirs = model.provenance();
+  const auto ours = provenance();
+  if (!theirs.original || theirs.original->hash != ours.original->hash) return false;
+  if (!(theirs.conversion == ours.conversion)) return false;
+  return plan_.kv_budget || model.config() == converted_config(source_.config(), plan_.n_kv_head);
+}
+
+double Conversion::flops() const {
+  if (!text_) return 0;
+  const int passes = 1 + (plan_.kv_budget ? 1 : 0) + (plan_.refit != RefitKind::kNone ? 1 : 0);
+  return passes * static_cast<double>(text_->n_tokens()) *
+         forward_flops_per_token(source_.config(), text_->positions());
+}
+
+DecoderConfig Conversion::choose_heads(const fs::path& scratch) const {
+  if (!plan_.kv_budget) return converted_config(source_.config(), plan_.n_kv_head);
+  const LayerPooling pooling(plan_);
+  std::optional<CalibrationPass> pass;
+  if (text_) pass.emplace(source_, *text_, scratch);
+  ProgressLine progress(
+      {.label = "choosing heads", .total = source_.config().n_layer, .round = "layer"});
+  std::vector<std::vector<HeadChoice>> layers;
+  for (int64_t index = 0; index < source_.config().n_layer; ++index) {
+    const auto layer = layer_projections(source_, index);
+    const auto context = pooling.context(index, pass ? &*pass : nullptr);
+    std::vector<HeadChoice> choices;
+    for (int64_t heads = 1; heads < layer.shape.n_kv_head; ++heads) {
+      if (layer.shape.n_kv_head % heads != 0) continue;
+      const auto partition = pooling.partition(layer, heads, context);
+      const double error =
+          pass ? pass->layer_error(pool_layer(layer, partition, pooling.method(), context),
+                                   partition)
+                     .stream
+               : relative_pooling_error(layer, partition, pooling.method(), context);
+      choices.push_back({heads, error});
+    }
+    choices.push_back({layer.shape.n_kv_head, 0});
+    layers.push_back(std::move(choices));
+    if (pass) pass->advance();
+    progress.update(index + 1);
+  }
+  return converted_config(source_.config(),
+                          best_allocation(layers, budget_heads(source_, *plan_.kv_budget)));
+}
+
+ConversionReport Conversion::write(const fs::path& folder) const {
+  const auto config = choose_heads(folder);
+  LayerConverter converter(source_, plan_, config, text_ ? &*text_ : nullptr, folder);
   std::vector<ParameterSource> parameters;
   const auto blocks = decoder_blocks(config);
   for (size_t block = 0; block < blocks.size(); ++block) {
     for (const auto& parameter : blocks[block].parameters) {
       const auto layer = static_cast<int64_t>(block) - 1;
       parameters.push_back({parameter.name,
-                            parameter_values(source, converter, parameter.name, layer),
-                            source.parameter_dtype(parameter.name)});
+                            parameter_values(source_, converter, parameter.name, layer),
+                            source_.parameter_dtype(parameter.name)});
     }
   }
-  write_model(
-      folder,
-      {&source.family(), config, source.dtype(), converted_provenance(source, plan), source.text()},
-      parameters, kDefaultShardBytes);
+  write_model(folder, {&source_.family(), config, source_.dtype(), provenance(), source_.text()},
+              parameters, kDefaultShardBytes);
+  auto report = converter.finish();
+  report.calibration_tokens = text_ ? text_->n_tokens() : 0;
+  return report;
 }
 
 }  // namespace regroup

@@ -8,11 +8,12 @@ namespace regroup {
 
 const std::vector<ConversionMethod>& conversion_methods() {
   static const std::vector<ConversionMethod> methods{
-      {"mean", "the mean of each group's heads", mean_heads},
-      {"first", "the first head of each group", first_heads},
-      {"random", "new random heads at the source's scale", random_heads},
-      {"align", "heads turned towards each other, then their mean", align_heads},
-      {"pca", "the head that loses least for queries and outputs, in closed form", pca_heads},
+      {"mean", "the mean of each group's heads", mean_heads, false, false},
+      {"first", "the first head of each group", first_heads, false, false},
+      {"random", "new random heads at the source's scale", random_heads, false, true},
+      {"align", "heads turned towards each other, then their mean", align_heads, true, false},
+      {"pca", "the head that loses least for queries and outputs, in closed form", pca_heads, true,
+       false},
   };
   return methods;
 }

@@ -2,7 +2,7 @@
 // in closed form.
 #include <torch/types.h>
 
-#include "models/convert/shared_heads.h"
+#include "models/convert/methods.h"
 
 namespace regroup {
 namespace {
@@ -12,15 +12,15 @@ using torch::Tensor;
 /// What c must be multiplied with to stand for each head, k_h = factor_h c, and c, a plane at a
 /// time.
 struct SharedKey {
-  Tensor key;      // [planes, d_model] complex
+  Tensor key;      // [planes, d] complex
   Tensor factors;  // [n, planes] complex
 };
 
-/// keys: [n, planes, d_model], queries: [n, s, planes, d_model], complex.
+/// keys: [n, planes, d], queries: [n, s, planes, d], complex.
 SharedKey shared_key(const Tensor& keys, const Tensor& queries, const Tensor& second_moment) {
-  const auto by_plane = keys.transpose(0, 1);  // [planes, n, d_model]
+  const auto by_plane = keys.transpose(0, 1);  // [planes, n, d]
   const auto gram = weighted_products(by_plane, by_plane, second_moment);
-  const auto rows = queries.unsqueeze(-2);  // [n, s, planes, 1, d_model]
+  const auto rows = queries.unsqueeze(-2);  // [n, s, planes, 1, d]
   const auto energy = torch::real(weighted_products(rows, rows, second_moment))
                           .flatten(2)
                           .sum(1);                                     // w: [n, planes]
@@ -52,40 +52,50 @@ Roots roots(const Tensor& matrices) {
   return {with(size), with(inverse)};
 }
 
-/// The shared value, and of every head the matrix that makes its own of it: V_h = maps_h V.
-struct SharedValue {
-  Tensor value;  // [head_dim, d_model]
-  Tensor maps;   // [n, head_dim, head_dim]
+/// What n heads of a joint space share, and of every head the matrix that makes its own of it:
+/// V_h = maps_h V.
+struct SharedHead {
+  Tensor shared;  // [1, dims, d]
+  Tensor maps;    // [n, dims, dims]
 };
 
-/// values: [n, head_dim, d_model], outputs: [n, s, d_model, head_dim].
-SharedValue shared_value(const Tensor& values, const Tensor& outputs, const Tensor& second_moment) {
-  const int64_t head_dim = values.size(1);
-  const auto sensitivity = roots(outputs.mT().matmul(outputs).sum(1));  // B_h = sum of O_jᵀ O_j
-  const auto stacked = sensitivity.root.matmul(values).flatten(0, 1);  // S: [n * head_dim, d_model]
+/// heads: [n, dims, d]; sensitivity: B_h, [n, dims, dims], how much an error of head h matters.
+SharedHead shared_head(const Tensor& heads, const Tensor& sensitivity,
+                       const Tensor& second_moment) {
+  const int64_t dims = heads.size(1);
+  const auto weights = roots(sensitivity);
+  const auto stacked = weights.root.matmul(heads).flatten(0, 1);  // S: [n * dims, d]
   const auto moment = weighted_products(stacked, stacked, second_moment);
   const auto basis =
-      std::get<1>(torch::linalg_eigh(moment, "L")).narrow(1, stacked.size(0) - head_dim, head_dim);
-  const auto value = basis.t().matmul(stacked);
-  const auto maps = sensitivity.inverse.matmul(basis.view({-1, head_dim, head_dim}));
+      std::get<1>(torch::linalg_eigh(moment, "L")).narrow(1, stacked.size(0) - dims, dims);
+  const auto shared = basis.t().matmul(stacked);
+  const auto maps = weights.inverse.matmul(basis.view({-1, dims, dims}));
   const auto size =
-      value.norm() / values.square().sum({1, 2}).mean().sqrt();  // the heads' own size is kept
+      shared.norm() / heads.square().sum({1, 2}).mean().sqrt();  // the heads' own size is kept
   const auto sound = torch::where(size.gt(0), size, torch::ones_like(size));
-  return {value / sound, maps * sound};
+  return {(shared / sound).unsqueeze(0), maps * sound};
+}
+
+/// Of keys that RoPE leaves alone; their sensitivity is the second moment of the queries.
+SharedHead shared_still_key(const Tensor& keys, const Tensor& queries,
+                            const Tensor& second_moment) {
+  if (keys.size(1) == 0) return {keys.narrow(0, 0, 1), keys.new_zeros({keys.size(0), 0, 0})};
+  return shared_head(keys, weighted_products(queries, queries, second_moment).sum(1),
+                     second_moment);
 }
 
 }  // namespace
 
-LayerProjections pca_heads(const LayerProjections& layer, int64_t n_kv_head,
-                           const MethodContext& context) {
-  return pool_groups(layer, n_kv_head, [&](const HeadGroup& group) {
-    const auto queries = as_planes(group.q);
-    const auto [key, factors] = shared_key(as_planes(group.k), queries, context.second_moment);
-    const auto [value, maps] = shared_value(group.v, group.o, context.second_moment);
-    return HeadGroup{as_rows(key), value,
-                     as_rows(factors.conj().unsqueeze(1).unsqueeze(-1) * queries),
-                     group.o.matmul(maps.unsqueeze(1))};
-  });
+PooledGroup pca_heads(const HeadGroup& group, const MethodContext& context) {
+  const auto k = split_rows(group.k, group.rotary_dim), q = split_rows(group.q, group.rotary_dim);
+  const auto [key, factors] = shared_key(k.planes, q.planes, context.moments.seen);
+  const auto still = shared_still_key(k.still, q.still, context.moments.seen);
+  const auto written = group.o.mT().matmul(group.o).sum(1);  // B_h = sum of O_jᵀ O_j
+  const auto [value, maps] = shared_head(group.v, written, context.moments.attended);
+  return {join_rows({key.unsqueeze(0), still.shared}), value,
+          join_rows({factors.conj().unsqueeze(1).unsqueeze(-1) * q.planes,
+                     still.maps.mT().unsqueeze(1).matmul(q.still)}),
+          group.o.matmul(maps.unsqueeze(1)), group.rotary_dim};
 }
 
 }  // namespace regroup

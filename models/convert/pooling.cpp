@@ -1,4 +1,4 @@
-// The simple methods: mean, first, random.
+// The simple methods: mean, first, random. They leave queries and output projections alone.
 #include <torch/types.h>
 
 #include "framework/random.h"
@@ -9,42 +9,29 @@ namespace {
 
 using torch::Tensor;
 
-/// weight: [n_kv_head * head_dim, d] -> [groups, heads a group, head_dim, d].
-Tensor grouped(const Tensor& weight, int64_t n_groups, int64_t head_dim) {
-  return weight.view({n_groups, -1, head_dim, weight.size(1)});
-}
-
-template <typename PoolGroup>
-LayerProjections with_pooled(LayerProjections layer, int64_t n_kv_head, const PoolGroup& pool) {
-  for (Tensor* weight : {&layer.k_proj, &layer.v_proj}) {
-    *weight = pool(grouped(*weight, n_kv_head, layer.shape.head_dim)).flatten(0, 1).contiguous();
-  }
-  layer.shape.n_kv_head = n_kv_head;
-  return layer;
+template <typename Pool>
+PooledGroup with_pooled(HeadGroup group, const Pool& pool) {
+  group.k = pool(group.k);
+  group.v = pool(group.v);
+  return group;
 }
 
 }  // namespace
 
-LayerProjections mean_heads(const LayerProjections& layer, int64_t n_kv_head,
-                            const MethodContext&) {
-  return with_pooled(layer, n_kv_head, [](const Tensor& groups) {
-    return groups.to(torch::kFloat64).mean(1).to(groups.scalar_type());
-  });
+PooledGroup mean_heads(const HeadGroup& group, const MethodContext&) {
+  return with_pooled(group, [](const Tensor& heads) { return heads.mean(0, /*keepdim=*/true); });
 }
 
-LayerProjections first_heads(const LayerProjections& layer, int64_t n_kv_head,
-                             const MethodContext&) {
-  return with_pooled(layer, n_kv_head, [](const Tensor& groups) { return groups.select(1, 0); });
+PooledGroup first_heads(const HeadGroup& group, const MethodContext&) {
+  return with_pooled(group, [](const Tensor& heads) { return heads.narrow(0, 0, 1); });
 }
 
-LayerProjections random_heads(const LayerProjections& layer, int64_t n_kv_head,
-                              const MethodContext& context) {
-  auto generator =
-      seeded_generator(context.seed, c10::str("random heads of layer ", context.layer));
-  return with_pooled(layer, n_kv_head, [&](const Tensor& groups) {
-    const std::vector<int64_t> shape{groups.size(0), groups.size(2), groups.size(3)};
-    return (torch::randn(shape, generator) * groups.to(torch::kFloat32).std())
-        .to(groups.scalar_type());
+PooledGroup random_heads(const HeadGroup& group, const MethodContext& context) {
+  auto generator = seeded_generator(
+      context.seed, c10::str("random heads of layer ", context.layer, ", group ", context.group));
+  return with_pooled(group, [&](const Tensor& heads) {
+    const auto drawn = torch::randn({1, heads.size(1), heads.size(2)}, generator, heads.options());
+    return drawn * heads.std();
   });
 }
 

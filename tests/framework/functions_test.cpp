@@ -143,6 +143,46 @@ TEST_CASE("linear_cross_entropy over several chunks of rows equals one softmax o
   CHECK_THAT(weight.grad(), AllClose(plain_weight.grad(), 1e-10));
 }
 
+TEST_CASE("linear_distillation mixes the text's cross-entropy and the teacher's divergence",
+          "[functions]") {
+  const auto hidden = seeded_randn({4, 5}), weight = seeded_randn({9, 5}, 2);
+  const Predictions teacher{seeded_randn({4, 3}, 3), seeded_randn({9, 3}, 4)};
+  const auto targets = torch::tensor({3, -1, 8, 0}, torch::kInt64);
+  const auto kept = torch::tensor({0, 2, 3}, torch::kInt64);
+  const double share = GENERATE(0.0, 0.4, 1.0), temperature = GENERATE(1.0, 2.0);
+  const auto loss = [&](const Tensors& in) {
+    return linear_distillation(in[0], in[1], targets, teacher, {share, temperature}, 0.25);
+  };
+  const auto logits = hidden.matmul(weight.t()).index({kept});
+  const auto log_q = (logits / temperature).log_softmax(-1);
+  const auto log_p =
+      (teacher.hidden.matmul(teacher.head.t()).index({kept}) / temperature).log_softmax(-1);
+  const auto text = -logits.log_softmax(-1).gather(1, targets.index({kept}).unsqueeze(1)).sum();
+  const auto divergence = (log_p.exp() * (log_p - log_q)).sum();
+  const auto expected =
+      0.25 * ((1 - share) * text + share * temperature * temperature * divergence);
+  CHECK_THAT(loss({hidden, weight}), AllClose(expected, 1e-12));
+  check_gradients(loss, {hidden, weight});
+}
+
+TEST_CASE("a student that is its teacher learns nothing from it", "[functions]") {
+  const auto hidden = seeded_randn({4, 5}).requires_grad_(), weight = seeded_randn({9, 5}, 2);
+  const auto targets = torch::tensor({3, 1, 8, 0}, torch::kInt64);
+  const auto loss =
+      linear_distillation(hidden, weight, targets, {hidden.detach(), weight}, {1.0, 2.0}, 1.0);
+  loss.backward();
+  CHECK(loss.item<double>() == Approx(0).margin(1e-12));
+  CHECK(hidden.grad().abs().max().item<double>() < 1e-12);
+}
+
+TEST_CASE("a teacher of another vocabulary is refused", "[functions]") {
+  const auto hidden = seeded_randn({4, 5}), weight = seeded_randn({9, 5}, 2);
+  const auto targets = torch::zeros({4}, torch::kInt64);
+  CHECK_THROWS_WITH(linear_distillation(hidden, weight, targets, {hidden, weight.narrow(0, 0, 8)},
+                                        {0.5, 1.0}, 1.0),
+                    Contains("teacher's"));
+}
+
 TEST_CASE("token losses are the cross-entropy of each row and zero where the target is negative",
           "[functions]") {
   const auto hidden = seeded_randn({4, 5}), weight = seeded_randn({9, 5}, 2);

@@ -86,6 +86,21 @@ TEST_CASE("the cross-entropy kernel computes its formula and leaves the gradient
   if (gradient_scale != 0) CHECK_THAT(logits, close_to(same));
 }
 
+TEST_CASE("the distillation kernel computes its formula and leaves the gradient", "[kernels]") {
+  const auto type = GENERATE(from_range(std::begin(kTypes), std::end(kTypes)));
+  const int64_t vocab_size = GENERATE(2, 33, 1025);
+  const double gradient_scale = GENERATE(0.0, 0.5);
+  const kernels::Distillation distillation{GENERATE(0.0, 0.3, 1.0), GENERATE(1.0, 2.5)};
+  auto logits = (seeded_randn({5, vocab_size}) * 4).to(type), same = logits.clone();
+  const auto teacher = (seeded_randn({5, vocab_size}, 2) * 4).to(type);
+  const auto targets = torch::tensor(
+      {int64_t{0}, int64_t{-100}, vocab_size - 1, int64_t{1}, int64_t{-1}}, torch::kInt64);
+  const auto loss = kernels::distillation_(logits, teacher, targets, distillation, gradient_scale);
+  CHECK_THAT(loss, close_to(formulas::distillation_(same, teacher, targets, distillation,
+                                                    gradient_scale)));
+  if (gradient_scale != 0) CHECK_THAT(logits, close_to(same));
+}
+
 TEST_CASE("the cross-entropy of logits far apart is finite and exact", "[kernels]") {
   auto logits = torch::tensor({{1e4F, -1e4F}, {1e4F, -1e4F}});
   const auto loss = kernels::cross_entropy_(logits, torch::tensor({0, 1}, torch::kInt64), 1);

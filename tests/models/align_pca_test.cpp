@@ -1,7 +1,6 @@
 #include <torch/types.h>
 
-#include "models/convert/methods.h"
-#include "models/convert/shared_heads.h"
+#include "models/convert/pool_layer.h"
 #include "tests/support/catch_torch.h"
 #include "tests/support/numerical_gradient.h"
 
@@ -17,11 +16,9 @@ LayerProjections rotary_layer(int64_t n_head, int64_t n_kv_head, uint64_t seed =
   const auto weight = [&](int64_t rows, int64_t columns, uint64_t more) {
     return seeded_randn({rows, columns}, seed * 10 + more).to(torch::kFloat64);
   };
-  return {{n_head, n_kv_head, kRotaryDim},
-          weight(n_head * kRotaryDim, kWidth, 1),
-          weight(n_kv_head * kRotaryDim, kWidth, 2),
-          weight(n_kv_head * kRotaryDim, kWidth, 3),
-          weight(kWidth, n_head * kRotaryDim, 4)};
+  return {{n_head, n_kv_head, kRotaryDim},           kRotaryDim,
+          weight(n_head * kRotaryDim, kWidth, 1),    weight(n_kv_head * kRotaryDim, kWidth, 2),
+          weight(n_kv_head * kRotaryDim, kWidth, 3), weight(kWidth, n_head * kRotaryDim, 4)};
 }
 
 /// A random Σ: symmetric, positive definite.
@@ -68,12 +65,13 @@ Errors errors(const LayerProjections& original, const LayerProjections& pooled,
 
 LayerProjections converted(const char* method, const LayerProjections& layer, int64_t n_kv_head,
                            const Tensor& moment) {
-  return conversion_method(method).convert(layer, n_kv_head, {0, 0, moment});
+  return pool_layer(layer, neighbouring_heads(layer.shape.n_kv_head, n_kv_head),
+                    conversion_method(method), {.moments = {moment, moment}});
 }
 
 /// All K/V heads the first one, keys turned by an angle a plane and values by an orthogonal matrix
 /// of their own.
-LayerProjections turned_copies(int64_t n_head, int64_t n_kv_head) {
+LayerProjections turned_layer(int64_t n_head, int64_t n_kv_head) {
   auto layer = rotary_layer(n_head, n_kv_head);
   const auto key = as_planes(layer.k_proj.narrow(0, 0, kRotaryDim)),
              value = layer.v_proj.narrow(0, 0, kRotaryDim);
@@ -104,7 +102,7 @@ TEST_CASE("heads that are equal up to a rotation pool without loss under align a
   const auto* method = GENERATE("align", "pca");
   const int64_t n_kv_head = GENERATE(1, 2);
   const auto moment = random_second_moment();
-  const auto layer = turned_copies(8, 4);
+  const auto layer = turned_layer(8, 4);
   const auto lost = errors(layer, converted(method, layer, n_kv_head, moment), moment);
   const auto by_mean = errors(layer, converted("mean", layer, n_kv_head, moment), moment);
   CHECK(lost.scores < 1e-10 * by_mean.scores);

@@ -5,7 +5,7 @@
 
 #include "framework/error.h"
 #include "framework/tensor_folder.h"
-#include "models/convert/methods.h"
+#include "models/convert/pool_layer.h"
 #include "tests/support/catch_torch.h"
 #include "tests/support/numerical_gradient.h"
 #include "tests/support/temp_folder.h"
@@ -31,10 +31,23 @@ LayerProjections random_layer(int64_t n_head, int64_t n_kv_head,
     return seeded_randn({rows, columns}, seed).to(dtype);
   };
   return {{n_head, n_kv_head, kHeadDim},
+          /*rotary_dim=*/2,
           weight(n_head * kHeadDim, kDModel, 1),
           weight(n_kv_head * kHeadDim, kDModel, 2),
           weight(n_kv_head * kHeadDim, kDModel, 3),
           weight(kDModel, n_head * kHeadDim, 4)};
+}
+
+LayerProjections pooled_layer(const char* method, const LayerProjections& layer, int64_t n_kv_head,
+                              const MethodContext& context = {}) {
+  return pool_layer(layer, neighbouring_heads(layer.shape.n_kv_head, n_kv_head),
+                    conversion_method(method), context);
+}
+
+void write_converted(const ModelFolder& source, const ConversionPlan& plan,
+                     const std::filesystem::path& folder) {
+  std::filesystem::create_directory(folder);
+  Conversion(source, plan).write(folder);
 }
 
 /// Pooling written out: every number of every new head by itself.
@@ -58,7 +71,7 @@ TEST_CASE("mean pooling equals a plain loop for every number of heads", "[conver
     for (int64_t after = 1; after <= before; ++after) {
       if (before % after != 0) continue;
       const auto layer = random_layer(12, before, dtype);
-      const auto pooled = mean_heads(layer, after, {0, 0});
+      const auto pooled = pooled_layer("mean", layer, after);
       CHECK(pooled.shape.n_kv_head == after);
       CHECK_THAT(pooled.k_proj, AllClose(plain_mean(layer.k_proj, after), 1e-7,
                                          dtype == torch::kFloat32 ? 1e-6 : 0.01));
@@ -72,17 +85,18 @@ TEST_CASE("mean pooling equals a plain loop for every number of heads", "[conver
 
 TEST_CASE("pooling in two steps equals pooling in one", "[convert]") {
   const auto layer = random_layer(12, 12);
-  const auto once = mean_heads(layer, 2, {0, 0}),
-             twice = mean_heads(mean_heads(layer, 6, {0, 0}), 2, {0, 0});
+  const auto once = pooled_layer("mean", layer, 2),
+             twice = pooled_layer("mean", pooled_layer("mean", layer, 6), 2);
   CHECK_THAT(twice.k_proj, AllClose(once.k_proj, 1e-6));
-  CHECK_THAT(first_heads(first_heads(layer, 6, {0, 0}), 2, {0, 0}).v_proj,
-             AllClose(first_heads(layer, 2, {0, 0}).v_proj));
+  CHECK_THAT(pooled_layer("first", pooled_layer("first", layer, 6), 2).v_proj,
+             AllClose(pooled_layer("first", layer, 2).v_proj));
 }
 
 TEST_CASE("the mean of identical heads is that head bit for bit", "[convert]") {
   const auto dtype = GENERATE(torch::kFloat32, torch::kBFloat16, torch::kFloat16);
   const int64_t copies = GENERATE(1, 2, 3, 7, 12);
-  const auto few = random_layer(12, 12 / copies == 0 ? 1 : 12 / copies, dtype);
+  const int64_t n_few = 12 / copies;
+  const auto few = random_layer(n_few * copies, n_few, dtype);
   auto many = few;
   const auto repeat = [&](const Tensor& weight) {
     return weight.unflatten(0, {-1, kHeadDim}).repeat_interleave(copies, 0).flatten(0, 1);
@@ -90,14 +104,14 @@ TEST_CASE("the mean of identical heads is that head bit for bit", "[convert]") {
   many.shape.n_kv_head *= copies;
   many.k_proj = repeat(few.k_proj);
   many.v_proj = repeat(few.v_proj);
-  const auto pooled = mean_heads(many, few.shape.n_kv_head, {0, 0});
+  const auto pooled = pooled_layer("mean", many, few.shape.n_kv_head);
   CHECK(torch::equal(pooled.k_proj, few.k_proj));
   CHECK(torch::equal(pooled.v_proj, few.v_proj));
 }
 
 TEST_CASE("first keeps the first head of each group", "[convert]") {
   const auto layer = random_layer(6, 6);
-  const auto pooled = first_heads(layer, 2, {0, 0});
+  const auto pooled = pooled_layer("first", layer, 2);
   const auto kept = [&](const Tensor& weight) {
     return torch::cat({weight.narrow(0, 0, kHeadDim), weight.narrow(0, 3 * kHeadDim, kHeadDim)});
   };
@@ -108,21 +122,24 @@ TEST_CASE("first keeps the first head of each group", "[convert]") {
 TEST_CASE("random heads have the source's scale and depend on seed and layer", "[convert]") {
   auto layer = random_layer(256, 256);
   layer.k_proj = layer.k_proj * 0.02;
-  const auto drawn = random_heads(layer, 128, {7, 3});
+  const auto drawn = pooled_layer("random", layer, 128, {.seed = 7, .layer = 3});
   CHECK(drawn.k_proj.sizes() == torch::IntArrayRef({128 * kHeadDim, kDModel}));
   CHECK(drawn.k_proj.std().item<double>() == Approx(0.02).epsilon(0.1));
   CHECK(drawn.v_proj.std().item<double>() == Approx(1).epsilon(0.1));
   CHECK(std::abs(drawn.v_proj.mean().item<double>()) < 0.1);
-  CHECK(torch::equal(random_heads(layer, 128, {7, 3}).k_proj, drawn.k_proj));
-  CHECK_FALSE(torch::equal(random_heads(layer, 128, {8, 3}).k_proj, drawn.k_proj));
-  CHECK_FALSE(torch::equal(random_heads(layer, 128, {7, 4}).k_proj, drawn.k_proj));
+  CHECK(torch::equal(pooled_layer("random", layer, 128, {.seed = 7, .layer = 3}).k_proj,
+                     drawn.k_proj));
+  CHECK_FALSE(torch::equal(pooled_layer("random", layer, 128, {.seed = 8, .layer = 3}).k_proj,
+                           drawn.k_proj));
+  CHECK_FALSE(torch::equal(pooled_layer("random", layer, 128, {.seed = 7, .layer = 4}).k_proj,
+                           drawn.k_proj));
   CHECK_FALSE(torch::allclose(drawn.k_proj / 0.02, drawn.v_proj, 0.1, 0.1));
 }
 
 TEST_CASE("an unknown method is refused with the known ones", "[convert]") {
   CHECK_THROWS_WITH(conversion_method("median"),
                     Contains("\"median\"") && Contains("mean, first, random"));
-  CHECK(conversion_method("mean").convert == mean_heads);
+  CHECK(conversion_method("mean").pool == mean_heads);
 }
 
 TEST_CASE("converted heads must divide what each layer has", "[convert]") {
@@ -144,15 +161,14 @@ TEST_CASE("a conversion leaves everything but keys and values bit for bit", "[co
   const TempFolder folder;
   const auto dtype = GENERATE(torch::kFloat32, torch::kBFloat16, torch::kFloat16);
   write_tiny_model(folder / "mha", tiny_decoder(tiny_config({4, 4}), dtype));
-  std::filesystem::create_directory(folder / "gqa");
   folder.write("mha/tokenizer.json", "{}");
   const auto source = ModelFolder::open(folder / "mha");
-  convert_model(source, {.n_kv_head = {2, 1}}, folder / "gqa");
+  write_converted(source, {.n_kv_head = {2, 1}}, folder / "gqa");
 
   const auto converted = ModelFolder::open(folder / "gqa");
   CHECK(converted.dtype() == dtype);
   CHECK(converted.config() == converted_config(source.config(), {2, 1}));
-  CHECK(converted.provenance().method == "mean");
+  CHECK(converted.provenance().conversion.method == "mean");
   CHECK(converted.provenance().original->name == "mha");
   CHECK(converted.provenance().original->hash == weights_hash(source));
   CHECK(converted.provenance().original->n_kv_head == std::vector<int64_t>{4, 4});
@@ -177,9 +193,8 @@ TEST_CASE("a model whose groups hold identical heads keeps its logits when it is
   const auto gqa = tiny_decoder(tiny_config(n_kv_head), torch::kFloat32);
   auto mha = with_repeated_kv_heads(gqa, 4);
   write_tiny_model(folder / "mha", mha);
-  std::filesystem::create_directory(folder / "gqa");
-  convert_model(ModelFolder::open(folder / "mha"), {.n_kv_head = n_kv_head, .method = method},
-                folder / "gqa");
+  write_converted(ModelFolder::open(folder / "mha"), {.n_kv_head = n_kv_head, .method = method},
+                  folder / "gqa");
   auto converted = load_decoder(ModelFolder::open(folder / "gqa"), torch::kFloat32);
   for (size_t i = 0; i < gqa.blocks().size(); ++i) {
     CHECK(torch::equal(converted.blocks()[i].flat(), gqa.blocks()[i].flat()));

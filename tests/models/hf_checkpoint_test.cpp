@@ -86,7 +86,7 @@ TEST_CASE("what made a model survives writing and reading", "[hf]") {
   const auto decoder = tiny_decoder(tiny_config(), torch::kFloat32);
   Provenance provenance;
   provenance.original = Provenance::Original{"llama", "0123456789abcdef", {4, 4}};
-  provenance.method = "mean";
+  provenance.conversion.method = "mean";
   provenance.pretrain_steps = 1000;
   provenance.uptrain_steps = 50;
   provenance.tokens_seen = 12345;

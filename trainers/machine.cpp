@@ -1,4 +1,4 @@
-#include "trainers/flops.h"
+#include "trainers/machine.h"
 
 #include <sys/resource.h>
 #include <torch/types.h>
@@ -11,25 +11,6 @@
 #include "framework/progress.h"
 
 namespace regroup {
-
-double forward_flops_per_token(const DecoderConfig& config, int64_t seq_len) {
-  double weights =
-      static_cast<double>(config.vocab_size * config.d_model);  // the head, tied or not
-  for (const auto& block : decoder_blocks(config)) {
-    for (const auto& parameter : block.parameters) {
-      const bool is_layer_matrix =
-          parameter.shape.size() == 2 && parameter.name.starts_with("layers.");
-      if (is_layer_matrix) weights += static_cast<double>(c10::multiply_integers(parameter.shape));
-    }
-  }
-  const auto attention =
-      static_cast<double>(2 * config.n_layer * config.n_head * config.head_dim * seq_len);
-  return 2 * weights + attention;
-}
-
-double training_flops_per_token(const DecoderConfig& config, int64_t seq_len) {
-  return 3 * forward_flops_per_token(config, seq_len);
-}
 
 double measured_peak_flops(torch::TensorOptions options) {
   constexpr int64_t kSize = 1024;

@@ -1,0 +1,43 @@
+#include "framework/functions/likeness.h"
+
+#include <torch/types.h>
+#include <torch/utils.h>
+
+#include "framework/matmul.h"
+
+namespace regroup {
+namespace {
+
+using torch::Tensor;
+
+Tensor log_probabilities(const Predictions& predictions, int64_t first, int64_t n_rows) {
+  const auto logits = matmul_nt(predictions.hidden.narrow(0, first, n_rows), predictions.head);
+  return torch::log_softmax(logits.to(torch::kFloat32), -1);
+}
+
+double sum_of(const Tensor& x) { return x.sum(torch::kFloat64).item<double>(); }
+
+}  // namespace
+
+void LikenessMeter::add(const Predictions& model, const Predictions& reference,
+                        const Tensor& targets) {
+  const torch::NoGradGuard no_grad;
+  const int64_t n = targets.size(0);
+  for_each_logit_chunk(n, model.head.size(0), [&](int64_t first, int64_t n_rows) {
+    const auto log_p = log_probabilities(reference, first, n_rows);
+    const auto log_q = log_probabilities(model, first, n_rows);
+    const auto target = targets.narrow(0, first, n_rows).unsqueeze(-1);
+    sums_.loss -= sum_of(log_q.gather(-1, target));
+    sums_.reference_loss -= sum_of(log_p.gather(-1, target));
+    sums_.agreement += sum_of(log_p.argmax(-1).eq(log_q.argmax(-1)));
+    sums_.kl += sum_of(log_p.exp() * (log_p - log_q));
+  });
+  n_tokens_ += n;
+}
+
+Likeness LikenessMeter::mean() const {
+  const auto n = static_cast<double>(std::max<int64_t>(1, n_tokens_));
+  return {sums_.loss / n, sums_.reference_loss / n, sums_.agreement / n, sums_.kl / n};
+}
+
+}  // namespace regroup

@@ -1,0 +1,35 @@
+// framework/functions/likeness.h: how near a model's next-token distributions are to a reference's,
+// a chunk of rows at a time, so that the logits of a batch are never held.
+#pragma once
+
+#include <torch/types.h>
+
+#include <cstdint>
+
+#include "framework/functions/cross_entropy.h"
+
+namespace regroup {
+
+/// Means over predicted tokens.
+struct Likeness {
+  double loss = 0;            // cross-entropy of the model in nats
+  double reference_loss = 0;  // of the reference
+  double agreement = 0;       // share of tokens whose most likely next token is the same
+  double kl = 0;              // KL(reference || model) in nats
+};
+
+class LikenessMeter {
+ public:
+  /// targets: [N] int64, each below vocab_size; the two may differ in d and dtype, not in N and
+  /// vocabulary.
+  void add(const Predictions& model, const Predictions& reference, const torch::Tensor& targets);
+  int64_t n_tokens() const { return n_tokens_; }
+  /// Of all tokens so far; zeros where there were none.
+  Likeness mean() const;
+
+ private:
+  Likeness sums_{};
+  int64_t n_tokens_ = 0;
+};
+
+}  // namespace regroup

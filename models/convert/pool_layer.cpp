@@ -1,0 +1,138 @@
+#include "models/convert/pool_layer.h"
+
+#include <numeric>
+
+#include "models/convert/partition.h"
+
+namespace regroup {
+namespace {
+
+using torch::Tensor;
+
+PooledGroup pool_group(const LayerProjections& layer, const std::vector<int64_t>& kv_heads,
+                       const ConversionMethod& method, const MethodContext& context) {
+  const auto group = head_group(layer, kv_heads);
+  const bool stays = group.size() == 1 && !method.draws_anew;
+  return stays ? group : method.pool(group, context);
+}
+
+std::vector<int64_t> all_heads(const LayerProjections& layer) {
+  std::vector<int64_t> heads(static_cast<size_t>(layer.shape.n_kv_head));
+  std::iota(heads.begin(), heads.end(), 0);
+  return heads;
+}
+
+/// What pooling any group of a layer loses. Inputs are whitened once: with Σ = L Lᵀ, a product
+/// under Σ of rows a and b is one of a L and b L under the identity.
+class GroupLoss {
+ public:
+  GroupLoss(const LayerProjections& layer, const ConversionMethod& method, MethodContext context)
+      : layer_(whitened(layer, context.moments)), method_(method), context_(context) {
+    context_.moments = {};
+    energy_ = group_energy(head_group(layer_, all_heads(layer_)), {});
+  }
+
+  double operator()(const std::vector<int64_t>& kv_heads) const {
+    const auto group = head_group(layer_, kv_heads);
+    const auto lost =
+        pooling_error(group, pool_group(layer_, kv_heads, method_, context_), InputMoments());
+    return share(lost.scores, energy_.scores) + share(lost.outputs, energy_.outputs);
+  }
+
+ private:
+  static double share(double part, double whole) { return whole > 0 ? part / whole : 0; }
+
+  static LayerProjections whitened(LayerProjections layer, const InputMoments& moments) {
+    const auto whiten = [](Tensor& weight, const Tensor& moment) {
+      if (!moment.defined()) return;
+      // A little of the identity keeps a moment that is singular decomposable.
+      const auto mean = moment.diagonal().mean().item<double>();
+      const auto identity = torch::eye(moment.size(0), moment.options());
+      const auto root = torch::linalg_cholesky(moment + 1e-9 * mean * identity);
+      weight = weight.to(torch::kFloat64).matmul(root);
+    };
+    whiten(layer.q_proj, moments.seen);
+    whiten(layer.k_proj, moments.seen);
+    whiten(layer.v_proj, moments.attended);
+    return layer;
+  }
+
+  LayerProjections layer_;
+  const ConversionMethod& method_;
+  MethodContext context_;
+  GroupError energy_;
+};
+
+}  // namespace
+
+HeadGroup head_group(const LayerProjections& layer, const std::vector<int64_t>& kv_heads) {
+  const auto& [n_head, n_kv_head, head_dim] = layer.shape;
+  const auto index = torch::tensor(kv_heads, torch::kInt64);
+  const auto heads = [&](const Tensor& weight, at::IntArrayRef shape) {
+    return weight.view(shape).index_select(0, index).to(torch::kFloat64);
+  };
+  const int64_t s = n_head / n_kv_head;
+  return {heads(layer.k_proj, {n_kv_head, head_dim, -1}),
+          heads(layer.v_proj, {n_kv_head, head_dim, -1}),
+          heads(layer.q_proj, {n_kv_head, s, head_dim, -1}),
+          heads(layer.o_proj.t().contiguous(), {n_kv_head, s, head_dim, -1}).mT(),
+          layer.rotary_dim};
+}
+
+Tensor LayerProjections::*find_projection(const std::string& parameter) {
+  const std::pair<const char*, Tensor LayerProjections::*> projections[] = {
+      {".q_proj.weight", &LayerProjections::q_proj},
+      {".k_proj.weight", &LayerProjections::k_proj},
+      {".v_proj.weight", &LayerProjections::v_proj},
+      {".o_proj.weight", &LayerProjections::o_proj}};
+  for (const auto& [suffix, member] : projections) {
+    if (parameter.ends_with(suffix)) return member;
+  }
+  return nullptr;
+}
+
+LayerProjections pool_layer(const LayerProjections& layer, const Partition& partition,
+                            const ConversionMethod& method, const MethodContext& context) {
+  std::vector<Tensor> keys, values, queries, outputs;
+  for (size_t g = 0; g < partition.size(); ++g) {
+    auto group_context = context;
+    group_context.group = static_cast<int64_t>(g);
+    const auto pooled = pool_group(layer, partition[g], method, group_context);
+    keys.push_back(pooled.k.flatten(0, 1));
+    values.push_back(pooled.v.flatten(0, 1));
+    queries.push_back(pooled.q.flatten(0, 2));       // [n * s * head_dim, d]
+    outputs.push_back(pooled.o.mT().flatten(0, 2));  // the same, of columns
+  }
+  const auto joined = [](const std::vector<Tensor>& parts, const Tensor& like) {
+    return torch::cat(parts).to(like.scalar_type());
+  };
+  const auto n_groups = static_cast<int64_t>(partition.size());
+  return {{layer.shape.n_head, n_groups, layer.shape.head_dim},
+          layer.rotary_dim,
+          joined(queries, layer.q_proj),
+          joined(keys, layer.k_proj),
+          joined(values, layer.v_proj),
+          joined(outputs, layer.o_proj).t().contiguous()};
+}
+
+Partition neighbouring_heads(int64_t n_kv_head, int64_t n_groups) {
+  Partition partition(static_cast<size_t>(n_groups));
+  for (int64_t head = 0; head < n_kv_head; ++head)
+    partition[static_cast<size_t>(head * n_groups / n_kv_head)].push_back(head);
+  return partition;
+}
+
+Partition similar_heads(const LayerProjections& layer, int64_t n_groups,
+                        const ConversionMethod& method, const MethodContext& context) {
+  const GroupLoss loss(layer, method, context);
+  return best_partition(neighbouring_heads(layer.shape.n_kv_head, n_groups), loss);
+}
+
+double relative_pooling_error(const LayerProjections& layer, const Partition& partition,
+                              const ConversionMethod& method, const MethodContext& context) {
+  const GroupLoss loss(layer, method, context);
+  return std::transform_reduce(partition.begin(), partition.end(), 0.0, std::plus<>(),
+                               [&](const auto& kv_heads) { return loss(kv_heads); });
+}
+
+}  // namespace regroup

@@ -1,0 +1,164 @@
+#include "models/convert/refit.h"
+
+#include <torch/types.h>
+#include <torch/utils.h>
+
+#include "framework/adamw.h"
+#include "framework/lr_schedule.h"
+
+namespace regroup {
+namespace {
+
+using torch::Tensor;
+
+constexpr int kPasses = 12;  // of training over the text
+constexpr double kLr = 1e-3;
+
+size_t index_of(const FlatParameters& block, const std::string& suffix) {
+  for (size_t i = 0; i < block.parameters().size(); ++i) {
+    if (block.parameters()[i].name.ends_with(suffix)) return i;
+  }
+  TORCH_CHECK(false, "the block has no parameter ", suffix);
+}
+
+Tensor after_attention(const FlatParameters& block, const AttentionTask& task,
+                       const TextChunk& chunk) {
+  const DecoderLayer layer(task.config, task.layer, block.gather());
+  const auto x = rows_of(task.stream, task.text, chunk);
+  return layer.after_attention(layer.attended(x, chunk.n_windows, task.angles), x);
+}
+
+/// Sum over the chunk's tokens of ||error||² / ||target||².
+Tensor relative_error(const FlatParameters& block, const AttentionTask& task,
+                      const TextChunk& chunk) {
+  const auto targets = rows_of(task.targets, task.text, chunk);
+  const auto error = after_attention(block, task, chunk) - targets;
+  return (error * token_scale(targets)).square().sum();
+}
+
+double held_out_error(const FlatParameters& block, const AttentionTask& task) {
+  const torch::NoGradGuard no_grad;
+  double sum = 0;
+  for (const auto& chunk : chunks(task.text)) {
+    if (chunk.held_out) sum += relative_error(block, task, chunk).item<double>();
+  }
+  return sum / static_cast<double>(task.text.n_held_out * task.text.positions());
+}
+
+/// Adam on the relative squared error, the norm's gain held.
+void train_projections(FlatParameters& block, const AttentionTask& task) {
+  block.enable_gradient();
+  std::vector<FlatParameters> blocks{block};
+  AdamW optimizer(blocks, {.beta1 = 0.9, .beta2 = 0.99, .eps = 1e-10, .weight_decay = 0});
+  const size_t norm = index_of(block, ".attention_norm.weight");
+  const auto norm_gradient =
+      block.gradient().narrow(0, block.offset(norm), block.parameter(norm).numel());
+  auto text_chunks = chunks(task.text);
+  std::erase_if(text_chunks, [](const TextChunk& chunk) { return chunk.held_out; });
+  LrSchedule schedule;
+  schedule.lr = kLr;
+  schedule.min_lr = 0;
+  schedule.warmup_steps = static_cast<int64_t>(text_chunks.size());
+  schedule.steps = kPasses * static_cast<int64_t>(text_chunks.size());
+  const double before = held_out_error(block, task);
+  int64_t step = 0;
+  for (int pass = 0; pass < kPasses; ++pass) {
+    for (const auto& chunk : text_chunks) {
+      block.zero_gradient();
+      const torch::AutoGradMode with_gradients(true);
+      const auto n_tokens = static_cast<double>(chunk.n_windows * task.text.positions());
+      (relative_error(block, task, chunk) / (before * n_tokens)).backward();
+      norm_gradient.zero_();
+      optimizer.step(schedule.at(++step), 1.0);
+    }
+  }
+}
+
+/// Calls change; where the held-out error is not less for it, the block is as before.
+template <typename Change>
+double keep_if_better(FlatParameters& block, const AttentionTask& task, double error,
+                      const Change& change) {
+  const auto before = block.flat().clone();
+  change();
+  const double after = held_out_error(block, task);
+  if (after < error) return after;
+  block.flat().copy_(before);
+  return error;
+}
+
+}  // namespace
+
+Tensor token_scale(const Tensor& targets) {
+  return targets.square().sum(1, /*keepdim=*/true).sqrt().clamp_min(1e-30).reciprocal();
+}
+
+const EnumNames<RefitKind>& refit_kinds() {
+  static const EnumNames<RefitKind> kinds{
+      {"none", RefitKind::kNone}, {"output", RefitKind::kOutput}, {"block", RefitKind::kBlock}};
+  return kinds;
+}
+
+RefitOutcome refit_attention(FlatParameters& block, const AttentionTask& task, RefitKind kind) {
+  const torch::NoGradGuard no_grad;
+  RefitOutcome outcome{held_out_error(block, task), 0};
+  outcome.error_after = outcome.error_before;
+  if (kind == RefitKind::kNone) return outcome;
+  if (kind == RefitKind::kBlock) {
+    outcome.error_after =
+        keep_if_better(block, task, outcome.error_after, [&] { train_projections(block, task); });
+  }
+  const int64_t m = task.config.n_head * task.config.head_dim, d = task.config.d_model;
+  RegressionSums fit(m, d), held_out(m, d);
+  for (const auto& chunk : chunks(task.text)) {
+    const DecoderLayer layer(task.config, task.layer, block.gather());
+    const auto x = rows_of(task.stream, task.text, chunk);
+    const auto heads = layer.attended(x, chunk.n_windows, task.angles);
+    const auto targets = rows_of(task.targets, task.text, chunk);
+    const auto scale = token_scale(targets);
+    const auto residual = targets - layer.after_attention(heads, x);
+    (chunk.held_out ? held_out : fit).add(heads * scale, residual * scale);
+  }
+  const auto refit = refit_output(fit, held_out);
+  block.parameter(index_of(block, ".attention.o_proj.weight")).add_(refit.change);
+  outcome.error_after = held_out.mean_error(refit.change);
+  outcome.strength = refit.strength;
+  return outcome;
+}
+
+RegressionSums::RegressionSums(int64_t m, int64_t d)
+    : heads_moment(torch::zeros({m, m}, torch::kFloat64)),
+      product(torch::zeros({m, d}, torch::kFloat64)) {}
+
+void RegressionSums::add(const Tensor& heads, const Tensor& residual) {
+  heads_moment += heads.t().matmul(heads);
+  product += heads.t().matmul(residual);
+  residual_square += residual.square().sum(torch::kFloat64).item<double>();
+  n_tokens += heads.size(0);
+}
+
+double RegressionSums::mean_error(const Tensor& change) const {
+  const double sum = residual_square - 2 * (change.t() * product).sum().item<double>() +
+                     (change.matmul(heads_moment) * change).sum().item<double>();
+  return sum / static_cast<double>(n_tokens);
+}
+
+OutputRefit refit_output(const RegressionSums& fit, const RegressionSums& held_out) {
+  constexpr double kStrengths[] = {1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1, 3};
+  OutputRefit best{torch::zeros_like(fit.product).t(), 0};
+  double least = held_out.mean_error(best.change);
+  const auto mean_square = fit.heads_moment.diagonal().mean();
+  const auto identity = torch::eye(fit.heads_moment.size(0), fit.heads_moment.options());
+  for (const double strength : kStrengths) {
+    const auto regularised = fit.heads_moment + strength * mean_square * identity;
+    const auto [root, failed] = torch::linalg_cholesky_ex(regularised);
+    if (failed.item<int>() != 0) continue;  // too small a strength for what the text spans
+    const auto change = torch::cholesky_solve(fit.product, root).t();
+    const double error = held_out.mean_error(change);
+    if (error >= least) continue;
+    least = error;
+    best = {change, strength};
+  }
+  return best;
+}
+
+}  // namespace regroup
