@@ -1,18 +1,22 @@
 #include "framework/memory.h"
 
+#include <c10/core/CPUAllocator.h>
+#include <c10/core/CPUAllocator.h>
 #include <malloc.h>
 
-#include <cstdlib>
 #include <limits>
+
+#include "framework/caching_allocator.h"
 
 namespace regroup {
 
 void keep_memory_between_steps() {
-  constexpr int kGrowthBytes = 64 << 20;
-  mallopt(M_MMAP_MAX, 0);  // large blocks too come from the heap, where they stay
+  constexpr int kLargestOnHeap = 64 << 20;
+  constexpr int kGrowthBytes = 4 << 20;
+  mallopt(M_MMAP_THRESHOLD, kLargestOnHeap);  // what libraries ask for by themselves stays too
   mallopt(M_TRIM_THRESHOLD, std::numeric_limits<int>::max());
   mallopt(M_TOP_PAD, kGrowthBytes);
-  setenv("THP_MEM_ALLOC_ENABLE", "1", /*overwrite=*/0);
+  c10::SetCPUAllocator(&CachingAllocator::instance(), /*priority=*/1);
 }
 
 }  // namespace regroup

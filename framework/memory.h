@@ -4,8 +4,9 @@
 
 namespace regroup {
 
-/// Tells the C library to keep freed memory for the next step, and LibTorch to ask for huge pages.
-/// Call it first in main: it counts for what is allocated afterwards.
+/// Lets large tensors keep their pages when they are freed (caching_allocator.h), in huge pages, and
+/// the C library what else is freed. Call it first in main: it counts for what is allocated
+/// afterwards.
 void keep_memory_between_steps();
 
 }  // namespace regroup

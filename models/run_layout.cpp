@@ -25,6 +25,13 @@ std::string checkpoint_name(int64_t step) {
   return name;
 }
 
+bool is_run(const fs::path& folder) {
+  std::error_code ignored;
+  const auto has = [&](const char* name) { return fs::exists(folder / name, ignored); };
+  return (has(kRunConfig) && (has(kMetrics) || has(kCheckpoints))) ||
+         !checkpoints_of(folder).empty();
+}
+
 std::vector<fs::path> checkpoints_of(const fs::path& run) {
   std::vector<fs::path> found;
   if (!fs::is_directory(run / kCheckpoints)) return found;

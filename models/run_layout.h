@@ -10,8 +10,10 @@
 namespace regroup {
 
 /// Names in a run's folder.
+inline constexpr const char* kRunConfig = "config.ini";
+inline constexpr const char* kMetrics = "metrics.jsonl";
 inline constexpr const char* kCheckpoints = "checkpoints";  // holds step_NNNNNNNN and latest
-inline constexpr const char* kLatestLink = "latest";            // a link to the newest checkpoint
+inline constexpr const char* kLatestLink = "latest";        // a link to the newest checkpoint
 inline constexpr const char* kConverted = "converted";      // the model that uptraining starts from
 inline constexpr const char* kFinal = "final";              // the trained model
 
@@ -20,6 +22,9 @@ std::string checkpoint_name(int64_t step);
 
 /// The checkpoints in a run's folder, newest first; none where it has none.
 std::vector<std::filesystem::path> checkpoints_of(const std::filesystem::path& run);
+
+/// Whether a folder is a training run's: its config beside metrics or checkpoints, or checkpoints.
+bool is_run(const std::filesystem::path& folder);
 
 /// The folder that MODEL stands for: itself, or a run's newest checkpoint. Throws Error for a run
 /// that has none.

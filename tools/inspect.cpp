@@ -89,6 +89,11 @@ std::string kv_heads_sentence(const DecoderConfig& config) {
   return heads + (n_kv_head == config.n_head ? " (MHA)" : n_kv_head == 1 ? " (MQA)" : " (GQA)");
 }
 
+/// Whether anything of a model's making was recorded, by Regroup.
+bool is_known(const Provenance& made) {
+  return made.original || made.pretrain_steps || made.tokens_seen > 0;
+}
+
 std::string history(const Provenance& made) {
   std::string text;
   if (made.original) {
@@ -121,28 +126,25 @@ Finding model_finding(const fs::path& path) {
       {"K/V heads", kv_heads_sentence(config)},
       {"K/V cache", human_bytes(static_cast<double>(kv_bytes)) + " a token in " + dtype},
       {"history", history(model.provenance())}};
-  finding.json = {{"family", model.family().name},
-                  {"parameters", config.n_parameters()},
-                  {"dtype", dtype},
-                  {"bytes", model.bytes()},
-                  {"n_layer", config.n_layer},
-                  {"d_model", config.d_model},
-                  {"d_ff", config.d_ff},
-                  {"vocab_size", config.vocab_size},
-                  {"max_seq_len", config.max_seq_len},
-                  {"n_head", config.n_head},
-                  {"head_dim", config.head_dim},
-                  {"n_kv_head", config.n_kv_head},
-                  {"kv_bytes_per_token", kv_bytes},
-                  {"regroup", model.provenance().to_json(config)}};
+  finding.json = {
+      {"family", model.family().name},
+      {"parameters", config.n_parameters()},
+      {"dtype", dtype},
+      {"bytes", model.bytes()},
+      {"n_layer", config.n_layer},
+      {"d_model", config.d_model},
+      {"d_ff", config.d_ff},
+      {"vocab_size", config.vocab_size},
+      {"max_seq_len", config.max_seq_len},
+      {"n_head", config.n_head},
+      {"head_dim", config.head_dim},
+      {"n_kv_head", config.n_kv_head},
+      {"kv_bytes_per_token", kv_bytes},
+      {"regroup", is_known(model.provenance()) ? model.provenance().to_json(config) : Json()}};
   return finding;
 }
 
 // Runs
-
-bool is_run(const fs::path& folder) {
-  return fs::exists(folder / "config.ini") || fs::is_directory(folder / kCheckpoints);
-}
 
 /// Oldest first.
 std::vector<std::string> checkpoint_names(const fs::path& run) {
@@ -156,7 +158,7 @@ std::vector<std::string> checkpoint_names(const fs::path& run) {
 /// The last whole metrics line that has this field; null where none has.
 Json last_metrics_with(const fs::path& run, const std::string& field) {
   Json last;
-  std::ifstream lines(run / "metrics.jsonl");
+  std::ifstream lines(run / kMetrics);
   for (std::string line; std::getline(lines, line);) {
     const Json record = Json::parse(line, nullptr, /*allow_exceptions=*/false);
     if (record.is_object() && record.contains(field) && record.contains("step")) last = record;

@@ -19,10 +19,7 @@ bool has_regroup_config(const fs::path& folder) {
 }  // namespace
 
 bool is_regroup_folder(const fs::path& folder) {
-  std::error_code ignored;
-  const auto has = [&](const char* name) { return fs::exists(folder / name, ignored); };
-  return (has("config.ini") && (has("metrics.jsonl") || has(kCheckpoints))) ||
-         has_regroup_config(folder);
+  return is_run(folder) || has_regroup_config(folder);
 }
 
 void check_output_folder(const fs::path& folder, bool force) {

@@ -5,15 +5,12 @@
 #include "framework/atomic_write.h"
 #include "framework/console.h"
 #include "framework/error.h"
-#include "models/run_layout.h"
 #include "trainers/output_folder.h"
 
 namespace regroup {
 namespace {
 
 namespace fs = std::filesystem;
-
-constexpr const char* kConfigFile = "config.ini";
 
 bool is_occupied(const fs::path& folder) {
   if (!fs::exists(folder)) return false;
@@ -36,9 +33,7 @@ void point_latest_at(const fs::path& checkpoints, const fs::path& name) {
 void check_run_start(const RunStart& start) {
   if (!is_occupied(start.folder)) return;
   if (start.resume) {
-    const bool is_run =
-        fs::exists(start.folder / kConfigFile) || !checkpoints_of(start.folder).empty();
-    if (is_run) return;
+    if (is_run(start.folder)) return;
     throw request_error(start.folder.string(), "holds something that is no training run",
                         "Name the run's folder.");
   }
@@ -58,8 +53,8 @@ RunFolder::RunFolder(const RunStart& start, const std::string& config)
   if (!resume_ && is_occupied(path_)) set_aside_old_run();
   fs::create_directories(path_);
   lock_.emplace(path_);
-  if (!resumes()) write_config(config);  // at once: a run that is stopped early can be told for one
   fs::create_directories(path_ / kCheckpoints);
+  if (!resumes()) write_config(config);  // at once: a run that is stopped early can be told for one
   remove_leftovers(path_);
   remove_leftovers(path_ / kCheckpoints);
 }
@@ -80,7 +75,7 @@ fs::path RunFolder::final_folder() const { return path_ / kFinal; }
 fs::path RunFolder::converted_folder() const { return path_ / kConverted; }
 
 void RunFolder::write_config(const std::string& config) const {
-  write_file_atomically(path_ / kConfigFile, config);
+  write_file_atomically(path_ / kRunConfig, config);
 }
 
 /// Of a forced run that was not completed nothing is kept: what it replaces is the run before it.

@@ -9,6 +9,7 @@
 #include <string>
 
 #include "framework/folder_lock.h"
+#include "models/run_layout.h"
 
 namespace regroup {
 
@@ -36,7 +37,7 @@ class RunFolder {
   RunFolder& operator=(const RunFolder&) = delete;
 
   const std::filesystem::path& path() const { return path_; }
-  std::filesystem::path metrics_file() const { return path_ / "metrics.jsonl"; }
+  std::filesystem::path metrics_file() const { return path_ / kMetrics; }
   std::filesystem::path final_folder() const;
   std::filesystem::path converted_folder() const;
   std::filesystem::path evaluation_file() const { return path_ / "evaluation.json"; }

@@ -116,6 +116,11 @@ class Trainer {
       note(c10::str("resuming from ", checkpoint.string()));
     });
     saved_step_ = state_.step;
+    if (state_.step <= job_.steps) return;
+    throw request_error(run_.path().string(),
+                        c10::str("has been trained for ", state_.step, " steps, more than the ",
+                                 job_.steps, " that are asked for"),
+                        "Ask for more steps, or start a new run.");
   }
 
   /// Forward and backward over the step's micro-batches, then one update of the weights.

@@ -157,7 +157,7 @@ const EnumNames<Grouping>& groupings() {
 
 bool ConversionPlan::gains_from_text() const {
   return conversion_method(method).uses_moments || grouping == Grouping::kSimilar ||
-         refit != RefitKind::kNone || kv_budget;
+         refit != RefitKind::kNone || kv_budget || verify;
 }
 
 DecoderConfig converted_config(const DecoderConfig& source, const std::vector<int64_t>& n_kv_head) {
@@ -189,7 +189,9 @@ Conversion::Conversion(const ModelFolder& source, ConversionPlan plan)
   const auto data = TokenData::open(plan_.calibration);
   const auto& train = data.split("train");
   data.check_vocabulary(train, source.config().vocab_size);
-  text_ = read_calibration_text(train, plan_.calibration_tokens, source.config());
+  const auto text = read_calibration_text(train, plan_.calibration_tokens, source.config());
+  if (!plan_.gains_from_text()) return;
+  text_ = text;
   calibration_fingerprint_ = train.fingerprint();
 }
 
