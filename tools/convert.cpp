@@ -98,7 +98,7 @@ ExitCode run_convert(const std::vector<std::string>& arguments) {
   bool force = false;
   std::optional<std::filesystem::path> json_file;
   CommandLine line({.verb = "convert",
-                    .usage = "--from MODEL --to DIR --kv-heads N [options]",
+                    .usage = "--from MODEL --to DIR (--kv-heads N | --kv-budget SHARE) [options]",
                     .summary = "Pools the K/V heads of a checkpoint; trains nothing.",
                     .example = "regroup convert --from llama-2-7b --to llama-2-7b-gqa8 "
                                "--kv-heads 8 \\\n    --method pca --calibration data.h5 "

@@ -93,7 +93,8 @@ std::optional<Conversion> requested_conversion(const TrainConfig& config,
   if (!converts_now(config)) return std::nullopt;
   auto plan = config.convert.plan;
   plan.seed = static_cast<uint64_t>(config.train.seed);
-  if (plan.calibration.empty() && plan.gains_from_text()) plan.calibration = config.data.train;
+  const bool looks = plan.gains_from_text() || plan.calibration_tokens;
+  if (plan.calibration.empty() && looks) plan.calibration = config.data.train;
   return std::optional<Conversion>(std::in_place, original, plan);
 }
 

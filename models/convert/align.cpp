@@ -51,7 +51,6 @@ Tensor head_rotations(const Tensor& heads, const Tensor& second_moment) {
   const auto rotations = torch::eye(dims, heads.options()).repeat({n, 1, 1});
   double before = 0;
   for (int round = 0; round < kMostRounds; ++round) {
-    double together = 0;
     for (int64_t h = 0; h < n; ++h) {
       auto others = torch::zeros({dims, dims}, heads.options());  // (sum of R_k V_k) Σ V_hᵀ
       for (int64_t k = 0; k < n; ++k) {
@@ -60,8 +59,9 @@ Tensor head_rotations(const Tensor& heads, const Tensor& second_moment) {
       const auto [u, singular, wt] =
           torch::linalg_svd(others, /*full_matrices=*/false, /*driver=*/{});
       rotations[h].copy_(u.matmul(wt));
-      together += singular.sum().item<double>();
     }
+    const auto turned = rotations.matmul(heads).sum(0);
+    const double together = weighted_products(turned, turned, second_moment).trace().item<double>();
     if (together - before <= kConverged * together) break;
     before = together;
   }

@@ -113,11 +113,14 @@ InputMoments CalibrationPass::input_moments() const {
     attended += x.t().matmul(weighted.mT().matmul(weighted).sum(0).matmul(x));
   }
   const auto normalised = [&](const Tensor& sum) { return sum / sum.diagonal().mean(); };
-  const InputMoments moments{normalised(seen), normalised(attended)};
-  if (moments.seen.isfinite().all().item<bool>() && moments.attended.isfinite().all().item<bool>())
-    return moments;
+  return {normalised(seen), normalised(attended)};
+}
+
+void CalibrationPass::require_finite(const Tensor& stream, const char* whose, int64_t layer) const {
+  if (stream.sum().isfinite().item<bool>()) return;
   throw Error(source_.path().string(),
-              c10::str("the inputs of layer ", layer_, " are not finite on the calibration text"),
+              c10::str("the activations of ", whose, " after layer ", layer,
+                       " are not finite on the calibration text"),
               "The model's weights are damaged, or it overflows float32.");
 }
 
@@ -145,8 +148,10 @@ LayerError CalibrationPass::layer_error(const LayerProjections& pooled,
         (difference.square().sum(1) / y.square().sum(1)).sum(torch::kFloat64).item<double>();
   }
   const auto n_tokens = static_cast<double>(text_.n_held_out * text_.positions());
-  return {std::sqrt(score_error / scores), std::sqrt(output_error / outputs),
-          stream_share / n_tokens};
+  const auto share = [](double part, double whole) {
+    return part > 0 ? std::sqrt(part / whole) : 0;
+  };
+  return {share(score_error, scores), share(output_error, outputs), stream_share / n_tokens};
 }
 
 void CalibrationPass::advance() {
@@ -157,6 +162,7 @@ void CalibrationPass::advance() {
     const auto y = layer.after_attention(layer.attended(x, chunk.n_windows, angles_), x);
     if (targets_.defined()) rows_of(targets_, text_, chunk).copy_(y);
     x.copy_(layer.after_mlp(y));
+    require_finite(x, "the original", layer_);
   }
   begin_layer(layer_ + 1);
 }
@@ -186,6 +192,7 @@ RefitOutcome CalibrationPass::advance_beside(LayerProjections& pooled, RefitKind
     auto x = rows_of(converted_, text_, chunk);
     const auto y = layer.after_attention(layer.attended(x, chunk.n_windows, angles_), x);
     x.copy_(layer.after_mlp(y));
+    require_finite(x, "the converted model", index);
   }
   return outcome;
 }

@@ -32,12 +32,13 @@ class CalibrationPass {
 
   /// Of the normed inputs of the layer that comes next, over the text that is not held out; each
   /// position's attended mean counts in inverse proportion to the square of its residual stream,
-  /// as errors do. Throws Error where an activation is not finite.
+  /// as errors do.
   InputMoments input_moments() const;
   /// Of that layer. partition: which of the original's heads became which of pooled's.
   LayerError layer_error(const LayerProjections& pooled, const Partition& partition) const;
 
-  /// Moves on to the next layer, the original alone.
+  /// Moves on to the next layer, the original alone. Throws Error where an activation is not
+  /// finite.
   void advance();
   /// The same with the converted model at its side, which sees the text through its own layers so
   /// far, all of them. Refits the pooled layer; changes only its projections.
@@ -51,6 +52,7 @@ class CalibrationPass {
   DecoderConfig config_with(const LayerProjections& pooled) const;
   DecoderLayer original_layer() const;
   void begin_layer(int64_t layer);
+  void require_finite(const torch::Tensor& stream, const char* whose, int64_t layer) const;
   torch::Tensor new_stream() const;
   torch::Tensor embedded() const;
 

@@ -23,8 +23,7 @@ int64_t least_tokens(const DecoderConfig& model, int64_t positions) {
 CalibrationText read_calibration_text(const TokenSplit& split, std::optional<int64_t> n_tokens,
                                       const DecoderConfig& model) {
   const int64_t positions = std::min(kLongestWindow, model.max_seq_len);
-  Batches windows(split, positions, kOrderSeed);
-  const int64_t there_are = windows.n_windows() * positions;
+  const int64_t there_are = (split.n_tokens() - 1) / positions * positions;
   const int64_t wanted = n_tokens.value_or(std::min(kCalibrationTokens, there_are));
   const int64_t least = least_tokens(model, positions);
   if (wanted < least) {
@@ -37,6 +36,7 @@ CalibrationText read_calibration_text(const TokenSplit& split, std::optional<int
                 "Give more text, or fewer calibration tokens.");
   }
   const int64_t n_windows = wanted / positions;
+  Batches windows(split, positions, kOrderSeed);
   return {windows.gather(0, n_windows), std::max<int64_t>(1, n_windows / kWindowsPerHeldOut)};
 }
 

@@ -20,7 +20,15 @@ namespace fs = std::filesystem;
 LayerProjections layer_projections(const ModelFolder& source, int64_t layer) {
   const auto& config = source.config();
   const auto projection = [&](const char* name) {
-    return source.parameter(c10::str("layers.", layer, ".attention.", name, ".weight"));
+    const auto parameter = c10::str("layers.", layer, ".attention.", name, ".weight");
+    const auto values = source.parameter(parameter);
+    if (!values.isfinite().all().item<bool>()) {
+      throw Error(source.path().string(),
+                  c10::str("tensor ", source.family().file_name(parameter),
+                           " holds numbers that are not finite"),
+                  "The file is damaged, or its training diverged.");
+    }
+    return values;
   };
   return {{config.n_head, config.n_kv_head[static_cast<size_t>(layer)], config.head_dim},
           config.head_dim,
@@ -141,7 +149,10 @@ void check_budget(const ModelFolder& source, double kv_budget) {
 
 void check_needs_of_text(const ConversionPlan& plan) {
   if (!plan.calibration.empty()) return;
-  const char* needs = plan.refit != RefitKind::kNone ? "refit" : plan.verify ? "verify" : nullptr;
+  const char* needs = plan.refit != RefitKind::kNone ? "refit"
+                      : plan.verify                  ? "verify"
+                      : plan.calibration_tokens      ? "calibration_tokens"
+                                                     : nullptr;
   if (!needs) return;
   throw request_error(needs, "needs calibration text",
                       "Give a token file: calibration = FILE.h5 (--calibration FILE.h5).");
@@ -176,8 +187,9 @@ DecoderConfig converted_config(const DecoderConfig& source, const std::vector<in
 Conversion::Conversion(const ModelFolder& source, ConversionPlan plan)
     : source_(source), plan_(std::move(plan)) {
   if (plan_.kv_budget.has_value() == !plan_.n_kv_head.empty()) {
-    throw request_error("n_kv_head", "or kv_budget: exactly one says how many heads to keep",
-                        "Give N or N,N,... K/V heads, or a share of the K/V bytes.");
+    throw request_error("n_kv_head and kv_budget", "exactly one of them must be given",
+                        "Say how many K/V heads to keep, N or N,N,... one a layer, or a share of "
+                        "the K/V bytes.");
   }
   if (plan_.kv_budget) {
     check_budget(source, *plan_.kv_budget);

@@ -143,22 +143,25 @@ double RegressionSums::mean_error(const Tensor& change) const {
 }
 
 OutputRefit refit_output(const RegressionSums& fit, const RegressionSums& held_out) {
-  constexpr double kStrengths[] = {1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1, 3};
-  OutputRefit best{torch::zeros_like(fit.product).t(), 0};
-  double least = held_out.mean_error(best.change);
+  constexpr double kStrengths[] = {3, 1, 0.3, 0.1, 3e-2, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4};
+  constexpr double kEnough = 0.9;  // of the best strength's improvement
   const auto mean_square = fit.heads_moment.diagonal().mean();
   const auto identity = torch::eye(fit.heads_moment.size(0), fit.heads_moment.options());
+  std::vector<OutputRefit> refits;  // strongest first
+  std::vector<double> gains;
+  const double before = held_out.mean_error(torch::zeros_like(fit.product).t());
   for (const double strength : kStrengths) {
     const auto regularised = fit.heads_moment + strength * mean_square * identity;
     const auto [root, failed] = torch::linalg_cholesky_ex(regularised);
     if (failed.item<int>() != 0) continue;  // too small a strength for what the text spans
-    const auto change = torch::cholesky_solve(fit.product, root).t();
-    const double error = held_out.mean_error(change);
-    if (error >= least) continue;
-    least = error;
-    best = {change, strength};
+    refits.push_back({torch::cholesky_solve(fit.product, root).t(), strength});
+    gains.push_back(before - held_out.mean_error(refits.back().change));
   }
-  return best;
+  const double best = gains.empty() ? 0 : *std::max_element(gains.begin(), gains.end());
+  for (size_t i = 0; i < refits.size(); ++i) {
+    if (best > 0 && gains[i] >= kEnough * best) return refits[i];
+  }
+  return {torch::zeros_like(fit.product).t(), 0};
 }
 
 }  // namespace regroup

@@ -128,7 +128,33 @@ TEST_CASE("activations that are not finite are refused with their layer", "[conv
   scene.decoder.parameter("layers.0.mlp.up_proj.weight").fill_(1e30);
   write_tiny_model(scene.folder / "original", scene.decoder);
   CHECK_THROWS_WITH(scene.convert({.n_kv_head = {1}, .method = "pca", .calibration = scene.text}),
-                    Contains("layer 1") && Contains("not finite"));
+                    Contains("layer 0") && Contains("not finite"));
+}
+
+TEST_CASE("weights that are not finite are refused with their tensor", "[convert]") {
+  Scene scene;
+  scene.decoder.parameter("layers.1.attention.k_proj.weight")[3][3] = NAN;
+  write_tiny_model(scene.folder / "original", scene.decoder);
+  CHECK_THROWS_WITH(scene.convert({.n_kv_head = {1}}),
+                    Contains("layers.1.self_attn.k_proj.weight") && Contains("not finite"));
+}
+
+TEST_CASE("a layer that attends to everything alike has errors that are numbers", "[convert]") {
+  Scene scene;
+  scene.decoder.parameter("layers.0.attention.q_proj.weight").zero_();
+  scene.decoder.parameter("layers.1.attention.v_proj.weight").zero_();
+  write_tiny_model(scene.folder / "original", scene.decoder);
+  const auto* method = GENERATE("mean", "align", "pca");
+  const auto report = scene
+                          .convert({.n_kv_head = {1},
+                                    .method = method,
+                                    .calibration = scene.text,
+                                    .calibration_tokens = 512,
+                                    .verify = true})
+                          .report;
+  CHECK(report.layers[0].error->scores == 0);
+  CHECK(report.layers[1].error->outputs == 0);
+  CHECK(std::isfinite(report.likeness->kl));
 }
 
 TEST_CASE("a conversion that keeps all heads keeps the predictions", "[convert]") {

@@ -42,12 +42,21 @@ TEST_CASE("regression sums give the error of a change", "[convert]") {
   CHECK(sums_of(data).mean_error(change) == Approx(error.item<double>()));
 }
 
-TEST_CASE("a refit recovers a change of the output projection that the text shows", "[convert]") {
+TEST_CASE("a refit takes the strongest regularisation that keeps most of what can be won",
+          "[convert]") {
   const auto change = seeded_randn({kWidth, kHeads}, 1);
-  const auto refit =
-      refit_output(sums_of(sample(400, change, 0, 2)), sums_of(sample(60, change, 0, 3)));
-  CHECK(refit.strength == 1e-4);
-  CHECK_THAT(refit.change, AllClose(change, 1e-3));
+  const auto fit = sums_of(sample(400, change, 0, 2)), held_out = sums_of(sample(60, change, 0, 3));
+  const auto refit = refit_output(fit, held_out);
+  const auto error_at = [&](double strength) {
+    const auto lambda = strength * fit.heads_moment.diagonal().mean();
+    const auto regularised = fit.heads_moment + lambda * torch::eye(kHeads, torch::kFloat64);
+    return held_out.mean_error(torch::linalg_solve(regularised, fit.product).t());
+  };
+  const double before = held_out.mean_error(torch::zeros_like(change));
+  REQUIRE(refit.strength < 3);
+  CHECK(held_out.mean_error(refit.change) == Approx(error_at(refit.strength)));
+  CHECK(before - error_at(refit.strength) >= 0.9 * (before - error_at(1e-4)));
+  CHECK(before - error_at(refit.strength * 3.5) < 0.9 * (before - error_at(1e-4)));
 }
 
 TEST_CASE("a refit is the ridge solution of its strength", "[convert]") {

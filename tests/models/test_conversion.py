@@ -697,7 +697,7 @@ def test_activations_that_overflow_leave_no_trace(shared, tmp_path):
         getattr(model.model.layers[0].mlp, name).weight.data.fill_(1e30)
     model.save_pretrained(tmp_path / "original")
     words = (*KEEP_2, "--method", "pca", "--calibration", shared / "text.h5")
-    assert_refused_without_a_trace(tmp_path / "outputs", tmp_path / "original", words, 1, ("layer 1", "not finite"),
+    assert_refused_without_a_trace(tmp_path / "outputs", tmp_path / "original", words, 1, ("layer 0", "not finite"),
                                    tmp_path)
 
 
