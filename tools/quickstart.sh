@@ -33,21 +33,26 @@ if [[ ! -d $runs/mha/final ]]; then
   $regroup pretrain --run "$runs/mha" "${common[@]}"
 fi
 
-uptrain() {  # RUN K/V-HEADS
-  [[ -f $runs/$1/evaluation.json ]] && return
-  say "uptraining $1: $2 K/V heads"
-  $regroup uptrain --run "$runs/$1" "${common[@]}" --convert.from="$runs/mha/final" --convert.n_kv_head="$2" \
-    --optim.warmup_steps=10 --optim.lr=5e-4
+uptrain() {  # RUN K/V-HEADS [MORE KEYS...]
+  local run=$1 heads=$2
+  shift 2
+  [[ -f $runs/$run/evaluation.json ]] && return
+  say "uptraining $run: $heads K/V heads"
+  $regroup uptrain --run "$runs/$run" "${common[@]}" --convert.from="$runs/mha/final" --convert.n_kv_head="$heads" \
+    --optim.warmup_steps=10 --optim.lr=5e-4 "$@"
 }
+best=(--convert.method=pca --convert.refit=output)
 uptrain control 8  # nothing pooled: the original, trained on for as long
-uptrain gqa2 2
+uptrain gqa2 2     # heads pooled as in the paper, by their mean
 uptrain mqa 1
+uptrain gqa2-pca 2 "${best[@]}"
+uptrain mqa-pca 1 "${best[@]}"
 
 say "all models side by side"
 models=(--model "$runs/mha/final")
-for run in control gqa2 mqa; do models+=(--model "$runs/$run/final"); done
+for run in control gqa2 mqa gqa2-pca mqa-pca; do models+=(--model "$runs/$run/final"); done
 $regroup eval "${models[@]}" --reference "$runs/mha/final" --data "$data" --choices "$data" --speed \
   --json "$runs/evaluation.json"
-$python tools/report.py "$runs/gqa2" "$runs/mqa" "$runs/control" "$runs/mha" --baselines "$runs/ngrams.json" \
+$python tools/report.py "$runs/gqa2" "$runs/mqa" "$runs/gqa2-pca" "$runs/mqa-pca" "$runs/control" "$runs/mha" --baselines "$runs/ngrams.json" \
   --out "$runs/report.html"
 say "the report: $runs/report.html"
