@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
-"""Regroup beside transformers on the same random Llama: training and decoding, alternating, several rounds.
+"""Regroup beside transformers on the same random Llama, alternating, several rounds.
 
-Prints medians and ratios for training tokens/s and peak memory (eager and compiled peer) and for decoding at batch 1
-and 16. Each measurement is a process of its own, so that peak memory is that of one program.
+Prints medians and ratios for training tokens/s and peak memory (eager and compiled peer) and for
+decoding at batch 1 and 16. Each measurement is a process of its own, so that peak memory is that of
+one program.
 
     tools/bench_peers.py --size 27m --dtype bf16 --rounds 3
 """
@@ -14,8 +15,11 @@ import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
+
+from script_support import Problem, run_script, write_text
 
 SIZES = {
     "5m": dict(n_layer=4, d_model=256, n_head=8, d_ff=688, vocab_size=4096, seq_len=256, batch=16),
@@ -25,7 +29,7 @@ PROMPT, NEW = 512, 64
 BATCHES = (1, 16)
 
 
-def parse_arguments():
+def parse_arguments(words):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--binary", type=Path, default=Path("build/release/regroup"))
     parser.add_argument("--size", choices=SIZES, default="5m")
@@ -39,7 +43,7 @@ def parse_arguments():
     parser.add_argument("--peer", choices=("train", "decode"), help=argparse.SUPPRESS)
     parser.add_argument("--compiled", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--batch", type=int, default=1, help=argparse.SUPPRESS)
-    return parser.parse_args()
+    return parser.parse_args(words)
 
 
 # The peer: runs in a process of its own and prints one JSON line.
@@ -118,10 +122,15 @@ def run_peer(arguments):
 
 def measured(command):
     """The JSON that a command prints on its last line of stdout."""
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return json.loads(output_of(command).strip().splitlines()[-1])
+
+
+def output_of(command):
+    words = [str(word) for word in command]
+    done = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     if done.returncode != 0:
-        sys.exit(f"bench_peers.py: error: {' '.join(map(str, command))} failed:\n{done.stderr[-2000:]}")
-    return json.loads(done.stdout.strip().splitlines()[-1])
+        raise Problem(" ".join(words), "failed", done.stderr.strip()[-2000:])
+    return done.stdout
 
 
 def peer_command(arguments, benchmark, *more):
@@ -132,19 +141,17 @@ def peer_command(arguments, benchmark, *more):
 
 def our_result(arguments, benchmark, *more):
     shape = SIZES[arguments.size]
-    result = Path(f"bench-{os.getpid()}.json")
-    config = Path(f"bench-{os.getpid()}.ini")
-    keys = [f"{key} = {shape[key]}" for key in ("n_layer", "d_model", "n_head", "d_ff", "vocab_size")]
+    keys = [
+        f"{key} = {shape[key]}" for key in ("n_layer", "d_model", "n_head", "d_ff", "vocab_size")
+    ]
     keys += [f"n_kv_head = {arguments.kv_heads}", "max_seq_len = 2048"]
-    config.write_text("[model]\n" + "\n".join(keys) + "\n")
-    command = [arguments.binary, "bench", benchmark, "--config", config, "--dtype", arguments.dtype]
-    command += ["--threads", arguments.threads, "--json", result, "--quiet", *more]
-    try:
-        subprocess.run([str(word) for word in command], check=True, stdout=subprocess.DEVNULL)
+    with tempfile.TemporaryDirectory() as folder:
+        result, config = Path(folder) / "bench.json", Path(folder) / "bench.ini"
+        config.write_text("[model]\n" + "\n".join(keys) + "\n")
+        command = [arguments.binary, "bench", benchmark, "--config", config]
+        command += ["--dtype", arguments.dtype, "--threads", arguments.threads]
+        output_of([*command, "--json", result, "--quiet", *more])
         return json.loads(result.read_text())
-    finally:
-        for file in (config, result):
-            file.unlink(missing_ok=True)
 
 
 def train_contestants(arguments):
@@ -167,8 +174,9 @@ def decode_contestants(arguments, batch):
 
 def compare(title, contestants, key, rounds):
     results = {name: [] for name in contestants}
-    for _ in range(rounds):  # alternating, so that a slow minute of the machine hits all
+    for number in range(rounds):  # alternating, so that a slow minute of the machine hits all
         for name, run in contestants.items():
+            print(f"{title}: round {number + 1} of {rounds}, {name}", file=sys.stderr)
             results[name].append(run())
     medians = {
         name: {field: statistics.median(r[field] for r in runs) for field in (key, "peak_rss_bytes")}
@@ -192,8 +200,8 @@ def processor():
     return "unknown processor"
 
 
-def main():
-    arguments = parse_arguments()
+def main(words):
+    arguments = parse_arguments(words)
     if arguments.peer:
         return run_peer(arguments)
     print(f"{processor()}, {arguments.threads} threads, {arguments.size}, {arguments.dtype}, {arguments.kv_heads} K/V heads")
@@ -206,8 +214,8 @@ def main():
             contestants = decode_contestants(arguments, batch)
             everything[f"decode {batch}"] = compare(title, contestants, "decode_tokens_per_s", arguments.rounds)
     if arguments.json:
-        arguments.json.write_text(json.dumps(everything, indent=2) + "\n")
+        write_text(arguments.json, json.dumps(everything, indent=2) + "\n")
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -5,7 +5,7 @@
 #include "framework/kernels/formulas.h"
 #include "framework/kernels/loops.h"
 #include "framework/kernels/operands.h"
-#include "framework/kernels/parallel_rows.h"
+#include "framework/kernels/target_rows.h"
 
 namespace regroup::kernels {
 namespace {
@@ -52,26 +52,13 @@ torch::Tensor cross_entropy_(torch::Tensor& logits, const torch::Tensor& targets
   require("cross_entropy_: logits", logits, {n_rows, vocab_size}, logits.options());
   require("cross_entropy_: targets", targets, {n_rows}, logits.options().dtype(torch::kInt64));
   if (!logits.is_cpu()) return formulas::cross_entropy_(logits, targets, gradient_scale);
-  auto loss = torch::empty({n_rows}, logits.options().dtype(sum_type(logits)));
+  torch::Tensor loss;
   REGROUP_DISPATCH(logits, "cross_entropy", [&] {
-    using Acc = AccumulatorOf<scalar_t>;
-    auto* data = logits.mutable_data_ptr<scalar_t>();
-    const auto* target = targets.const_data_ptr<int64_t>();
-    auto* out = loss.mutable_data_ptr<Acc>();
-    parallel_rows(n_rows, vocab_size, [&](int64_t begin, int64_t end) {
-      for (int64_t row = begin; row < end; ++row) {
-        auto* row_logits = data + row * vocab_size;
-        TORCH_CHECK(target[row] < vocab_size, "target ", target[row], " in a vocabulary of ",
-                    vocab_size);
-        if (target[row] >= 0) {
-          out[row] =
-              row_loss(row_logits, vocab_size, target[row], static_cast<Acc>(gradient_scale));
-        } else {
-          out[row] = 0;
-          if (gradient_scale != 0) std::fill_n(row_logits, vocab_size, scalar_t(0));
-        }
-      }
-    });
+    const auto scale = static_cast<AccumulatorOf<scalar_t>>(gradient_scale);
+    loss = target_rows<scalar_t>(logits, targets, gradient_scale != 0,
+                                 [&](int64_t, scalar_t* row, int64_t target) {
+                                   return row_loss(row, vocab_size, target, scale);
+                                 });
   });
   return loss;
 }

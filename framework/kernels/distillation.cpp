@@ -1,12 +1,11 @@
 #include <torch/types.h>
 
-#include <algorithm>
 #include <cmath>
 
 #include "framework/kernels/formulas.h"
 #include "framework/kernels/loops.h"
 #include "framework/kernels/operands.h"
-#include "framework/kernels/parallel_rows.h"
+#include "framework/kernels/target_rows.h"
 
 namespace regroup::kernels {
 namespace {
@@ -90,30 +89,17 @@ torch::Tensor distillation_(torch::Tensor& logits, const torch::Tensor& teacher_
   require("distillation_: targets", targets, {n_rows}, logits.options().dtype(torch::kInt64));
   if (!logits.is_cpu())
     return formulas::distillation_(logits, teacher_logits, targets, distillation, gradient_scale);
-  auto loss = torch::empty({n_rows}, logits.options().dtype(sum_type(logits)));
+  torch::Tensor loss;
   REGROUP_DISPATCH(logits, "distillation", [&] {
     using Acc = AccumulatorOf<scalar_t>;
     const RowOptions<Acc> options{static_cast<Acc>(distillation.weight),
                                   static_cast<Acc>(distillation.temperature),
                                   static_cast<Acc>(gradient_scale)};
-    auto* data = logits.mutable_data_ptr<scalar_t>();
     const auto* teacher = teacher_logits.const_data_ptr<scalar_t>();
-    const auto* target = targets.const_data_ptr<int64_t>();
-    auto* out = loss.mutable_data_ptr<Acc>();
-    parallel_rows(n_rows, vocab_size, [&](int64_t begin, int64_t end) {
-      for (int64_t row = begin; row < end; ++row) {
-        auto* row_logits = data + row * vocab_size;
-        TORCH_CHECK(target[row] < vocab_size, "target ", target[row], " in a vocabulary of ",
-                    vocab_size);
-        if (target[row] >= 0) {
-          out[row] = distilled_row(row_logits, teacher + row * vocab_size, vocab_size, target[row],
-                                   options);
-        } else {
-          out[row] = 0;
-          if (gradient_scale != 0) std::fill_n(row_logits, vocab_size, scalar_t(0));
-        }
-      }
-    });
+    loss = target_rows<scalar_t>(
+        logits, targets, gradient_scale != 0, [&](int64_t index, scalar_t* row, int64_t target) {
+          return distilled_row(row, teacher + index * vocab_size, vocab_size, target, options);
+        });
   });
   return loss;
 }
