@@ -114,7 +114,7 @@ class Evaluation {
     } else {
       const int64_t window = decoder.config().max_seq_len;
       loss = mean_loss(score_tokens(decoder, split_, {window, window}, pass.report()), tokens);
-      if (reference_) likeness = Likeness{loss, 1, 0};  // of itself
+      if (reference_) likeness = Likeness{loss, loss, 1, 0};  // of itself
     }
     json["tokens"] = tokens;
     json["loss"] = loss;
