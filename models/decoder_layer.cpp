@@ -41,6 +41,11 @@ Tensor DecoderLayer::after_attention(const Tensor& attended, const Tensor& x) co
   return regroup::linear(attended, weights_[kOProj], x);
 }
 
+Tensor DecoderLayer::after_attention(const Tensor& x, int64_t batch,
+                                     const RopeAngles& angles) const {
+  return after_attention(attended(x, batch, angles), x);
+}
+
 Tensor DecoderLayer::after_mlp(const Tensor& x) const {
   const auto gate_up = rms_norm_linear(x, weights_[kMlpNorm], norm_eps_, weights_[kGateUpProj]);
   return swiglu_linear(gate_up, weights_[kDownProj], x);

@@ -40,6 +40,9 @@ class DecoderLayer {
                          const CachedPositions& cached) const;
   /// x + the output projection of what the heads made: [B * T, d].
   torch::Tensor after_attention(const torch::Tensor& attended, const torch::Tensor& x) const;
+  /// The same from x alone.
+  torch::Tensor after_attention(const torch::Tensor& x, int64_t batch,
+                                const RopeAngles& angles) const;
   /// The residual stream after the layer, from that after attention: [B * T, d].
   torch::Tensor after_mlp(const torch::Tensor& x) const;
 

@@ -15,16 +15,11 @@ namespace {
 template <typename T, typename Acc>
 REGROUP_INLINE Acc cross_entropy_row(T* logits, int64_t vocab_size, int64_t target,
                                      Acc gradient_scale) {
-  Acc highest = load(logits, 0);
-#pragma omp simd reduction(max : highest)
-  for (int64_t i = 1; i < vocab_size; ++i) {
-    const Acc value = load(logits, i);
-    highest = value > highest ? value : highest;
-  }
+  const Acc high = highest(logits, vocab_size);
   Acc sum = 0;
 #pragma omp simd reduction(+ : sum)
-  for (int64_t i = 0; i < vocab_size; ++i) sum += fast_exp(load(logits, i) - highest);
-  const Acc log_sum = std::log(sum) + highest;
+  for (int64_t i = 0; i < vocab_size; ++i) sum += fast_exp(load(logits, i) - high);
+  const Acc log_sum = std::log(sum) + high;
   const Acc target_logit = load(logits, target);
   if (gradient_scale != 0) {
 #pragma omp simd

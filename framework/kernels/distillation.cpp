@@ -15,17 +15,6 @@ struct RowOptions {
   Acc weight, temperature, gradient_scale;
 };
 
-template <typename T>
-REGROUP_INLINE auto highest(const T* x, int64_t n) {
-  auto high = load(x, 0);
-#pragma omp simd reduction(max : high)
-  for (int64_t i = 1; i < n; ++i) {
-    const auto value = load(x, i);
-    high = value > high ? value : high;
-  }
-  return high;
-}
-
 /// One row: returns its loss and leaves the gradient in logits.
 template <typename T, typename Acc>
 REGROUP_INLINE Acc distillation_row(T* logits, const T* teacher, int64_t vocab_size, int64_t target,

@@ -67,4 +67,16 @@ REGROUP_INLINE float fast_exp(float x) {
 }
 REGROUP_INLINE double fast_exp(double x) { return __builtin_exp(x); }
 
+/// The largest of n values, n at least 1.
+template <typename T>
+REGROUP_INLINE auto highest(const T* x, int64_t n) {
+  auto high = load(x, 0);
+#pragma omp simd reduction(max : high)
+  for (int64_t i = 1; i < n; ++i) {
+    const auto value = load(x, i);
+    high = value > high ? value : high;
+  }
+  return high;
+}
+
 }  // namespace regroup::kernels

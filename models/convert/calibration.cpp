@@ -140,8 +140,8 @@ LayerError CalibrationPass::layer_error(const LayerProjections& pooled,
     const auto s = causal_scores(layer, x, angles_).index_select(0, order);
     score_error += square_sum(causal_scores(converted, x, angles_) - s);
     scores += square_sum(s);
-    const auto y = layer.after_attention(layer.attended(x, 1, angles_), x);
-    const auto difference = converted.after_attention(converted.attended(x, 1, angles_), x) - y;
+    const auto y = layer.after_attention(x, 1, angles_);
+    const auto difference = converted.after_attention(x, 1, angles_) - y;
     output_error += square_sum(difference);
     outputs += square_sum(y - x);
     stream_share +=
@@ -159,7 +159,7 @@ void CalibrationPass::advance() {
   const auto layer = original_layer();
   for (const auto& chunk : chunks(text_)) {
     auto x = rows_of(stream_, text_, chunk);
-    const auto y = layer.after_attention(layer.attended(x, chunk.n_windows, angles_), x);
+    const auto y = layer.after_attention(x, chunk.n_windows, angles_);
     if (targets_.defined()) rows_of(targets_, text_, chunk).copy_(y);
     x.copy_(layer.after_mlp(y));
     require_finite(x, "the original", layer_);
@@ -190,7 +190,7 @@ RefitOutcome CalibrationPass::advance_beside(LayerProjections& pooled, RefitKind
   const DecoderLayer layer(config, index, block.gather());
   for (const auto& chunk : chunks(text_)) {
     auto x = rows_of(converted_, text_, chunk);
-    const auto y = layer.after_attention(layer.attended(x, chunk.n_windows, angles_), x);
+    const auto y = layer.after_attention(x, chunk.n_windows, angles_);
     x.copy_(layer.after_mlp(y));
     require_finite(x, "the converted model", index);
   }

@@ -25,7 +25,7 @@ Tensor after_attention(const FlatParameters& block, const AttentionTask& task,
                        const TextChunk& chunk) {
   const DecoderLayer layer(task.config, task.layer, block.gather());
   const auto x = rows_of(task.stream, task.text, chunk);
-  return layer.after_attention(layer.attended(x, chunk.n_windows, task.angles), x);
+  return layer.after_attention(x, chunk.n_windows, task.angles);
 }
 
 /// Sum over the chunk's tokens of ||error||² / ||target||².
@@ -45,8 +45,8 @@ double held_out_error(const FlatParameters& block, const AttentionTask& task) {
   return sum / static_cast<double>(task.text.n_held_out * task.text.positions());
 }
 
-/// Adam on the relative squared error, the norm's gain held.
-void train_projections(FlatParameters& block, const AttentionTask& task) {
+/// Adam on the squared error as a share of `before`, the norm's gain held.
+void train_projections(FlatParameters& block, const AttentionTask& task, double before) {
   block.enable_gradient();
   std::vector<FlatParameters> blocks{block};
   AdamW optimizer(blocks, {.beta1 = 0.9, .beta2 = 0.99, .eps = 1e-10, .weight_decay = 0});
@@ -60,7 +60,6 @@ void train_projections(FlatParameters& block, const AttentionTask& task) {
   schedule.min_lr = 0;
   schedule.warmup_steps = static_cast<int64_t>(text_chunks.size());
   schedule.steps = kPasses * static_cast<int64_t>(text_chunks.size());
-  const double before = held_out_error(block, task);
   int64_t step = 0;
   for (int pass = 0; pass < kPasses; ++pass) {
     for (const auto& chunk : text_chunks) {
@@ -74,22 +73,17 @@ void train_projections(FlatParameters& block, const AttentionTask& task) {
   }
 }
 
-/// Calls change; where the held-out error is not less for it, the block is as before.
-template <typename Change>
-double keep_if_better(FlatParameters& block, const AttentionTask& task, double error,
-                      const Change& change) {
-  const auto before = block.flat().clone();
-  change();
-  const double after = held_out_error(block, task);
-  if (after < error) return after;
-  block.flat().copy_(before);
-  return error;
+/// Trains the projections; where the held-out error, `before`, is not less for it, they stay.
+void train_if_better(FlatParameters& block, const AttentionTask& task, double before) {
+  const auto pooled = block.flat().clone();
+  train_projections(block, task, before);
+  if (!(held_out_error(block, task) < before)) block.flat().copy_(pooled);
 }
 
 }  // namespace
 
-Tensor token_scale(const Tensor& targets) {
-  return targets.square().sum(1, /*keepdim=*/true).sqrt().clamp_min(1e-30).reciprocal();
+Tensor token_scale(const Tensor& stream) {
+  return stream.square().sum(1, /*keepdim=*/true).sqrt().clamp_min(1e-30).reciprocal();
 }
 
 const EnumNames<RefitKind>& refit_kinds() {
@@ -100,13 +94,9 @@ const EnumNames<RefitKind>& refit_kinds() {
 
 RefitOutcome refit_attention(FlatParameters& block, const AttentionTask& task, RefitKind kind) {
   const torch::NoGradGuard no_grad;
-  RefitOutcome outcome{held_out_error(block, task), 0};
-  outcome.error_after = outcome.error_before;
-  if (kind == RefitKind::kNone) return outcome;
-  if (kind == RefitKind::kBlock) {
-    outcome.error_after =
-        keep_if_better(block, task, outcome.error_after, [&] { train_projections(block, task); });
-  }
+  const double before = held_out_error(block, task);
+  if (kind == RefitKind::kNone) return {before, before};
+  if (kind == RefitKind::kBlock) train_if_better(block, task, before);
   const int64_t m = task.config.n_head * task.config.head_dim, d = task.config.d_model;
   RegressionSums fit(m, d), held_out(m, d);
   for (const auto& chunk : chunks(task.text)) {
@@ -120,9 +110,7 @@ RefitOutcome refit_attention(FlatParameters& block, const AttentionTask& task, R
   }
   const auto refit = refit_output(fit, held_out);
   block.parameter(index_of(block, ".attention.o_proj.weight")).add_(refit.change);
-  outcome.error_after = held_out.mean_error(refit.change);
-  outcome.strength = refit.strength;
-  return outcome;
+  return {before, held_out.mean_error(refit.change), refit.strength};
 }
 
 RegressionSums::RegressionSums(int64_t m, int64_t d)
