@@ -1,226 +1,44 @@
-"""Conversion from end to end: written models against plain NumPy methods and against transformers, what the verb
-`convert` says, and uptraining from what it makes."""
+"""Conversion from end to end: written models against plain NumPy methods and against transformers."""
 
 import json
 import re
-import signal
-import subprocess
-import sys
-import time
 from dataclasses import dataclass
 from itertools import product
-from pathlib import Path
 
-import h5py
 import numpy as np
 import pytest
 import torch
-from safetensors.numpy import load_file
-from test_hf_conformance import ONE_THREAD, TOKENS, load_there, logits_here, logits_there, random_llama
+from plain_methods import (
+    METHODS,
+    NO_TEXT,
+    TOLERANCE,
+    assert_heads_see,
+    distance,
+    expected_forms,
+    forms,
+    heads_of,
+    heads_per_layer,
+    neighbours,
+)
+from small_models import (
+    CONTEXT,
+    D_MODEL,
+    HEAD_DIM,
+    LEAST_TOKENS,
+    N_HEAD,
+    N_LAYER,
+    convert,
+    convert_json,
+    kv_heads_of,
+    make_every_second_alike,
+    random_windows,
+    small_llama,
+    weights_of,
+    write_windows,
+)
+from test_hf_conformance import load_there, logits_here, logits_there
+from tiny_runs import assert_done, regroup, weights_bytes
 from transformers import LlamaForCausalLM
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
-
-from tiny_runs import (REGROUP, assert_done, assert_refused, everything_in, losses, make_workplace, pretrain, regroup,
-                       uptrain, weights_bytes, words_of, write_split, write_tokens)
-
-D_MODEL, N_HEAD, HEAD_DIM, N_LAYER = 24, 4, 10, 2
-VOCAB_SIZE, CONTEXT = 97, 64  # of random_llama
-LEAST_TOKENS = 2 * CONTEXT  # for calibration of this model
-TOLERANCE = 1e-4  # relative
-
-
-def small_llama(n_kv_head=N_HEAD):
-    return random_llama(hidden_size=D_MODEL, intermediate_size=40, num_hidden_layers=N_LAYER,
-                        num_attention_heads=N_HEAD, num_key_value_heads=n_kv_head, head_dim=HEAD_DIM)
-
-
-def kv_heads_of(model):
-    """The weights of every key and value projection, by head, to be changed in place."""
-    for layer in model.model.layers:
-        for projection in (layer.self_attn.k_proj, layer.self_attn.v_proj):
-            yield projection.weight.data.view(-1, HEAD_DIM, D_MODEL)
-
-
-def make_every_second_alike(model, noise):
-    """K/V heads 2 and 3 become 0 and 1 again, disturbed."""
-    for heads in kv_heads_of(model):
-        heads[2:] = heads[:2] + noise * heads[2:]
-    return model
-
-
-def write_text(path, tokens, split="train"):
-    """A token file of one document."""
-    with h5py.File(path, "w") as file:
-        file.attrs.update(vocab_size=VOCAB_SIZE, eos_id=0, tokenizer="", source="a test", format_version=1)
-        write_split(file, split, [tokens])
-
-
-def random_windows(n):
-    return np.random.default_rng(5).integers(VOCAB_SIZE, size=(n, CONTEXT))
-
-
-def write_windows(path, windows):
-    """Text that is cut into exactly these windows, and the target of the last token."""
-    write_text(path, np.append(windows.flatten(), windows[0, 0]))
-
-
-def convert(source, to, *words, **options):
-    return assert_done(regroup("convert", "--from", source, "--to", to, *words, env=ONE_THREAD, **options))
-
-
-def convert_json(source, to, *words):
-    file = to.with_name(to.name + ".json")
-    convert(source, to, "--json", file, *words)
-    return json.loads(file.read_text())
-
-
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory):
-    """Originals by name, and text.h5; no test changes them."""
-    folder = tmp_path_factory.mktemp("conversion")
-    small_llama().save_pretrained(folder / "mha")
-    small_llama(n_kv_head=2).save_pretrained(folder / "gqa")
-    make_every_second_alike(small_llama(), noise=0.2).save_pretrained(folder / "alike")
-    write_tokens(folder / "text.h5")
-    return folder
-
-
-# Methods, written plainly from the equations in models/convert/methods.h. Each takes the group's K/V heads and the
-# moments of inputs, and gives what stands in the place of every one of these heads: keys, [n, planes, d] complex, and
-# values, [n, HEAD_DIM, d].
-
-@dataclass
-class Heads:
-    """Of a layer or a group, the planes that RoPE turns as complex rows: n K/V heads and s query heads to each."""
-
-    q: np.ndarray  # [n, s, planes, d]
-    k: np.ndarray  # [n, planes, d]
-    v: np.ndarray  # [n, HEAD_DIM, d]
-    o: np.ndarray  # [n, s, d, HEAD_DIM]
-
-    def __getitem__(self, heads):
-        return Heads(self.q[heads], self.k[heads], self.v[heads], self.o[heads])
-
-
-def mean_heads(heads, seen, attended):
-    return np.broadcast_to(heads.k.mean(0), heads.k.shape), np.broadcast_to(heads.v.mean(0), heads.v.shape)
-
-
-def first_heads(heads, seen, attended):
-    return np.broadcast_to(heads.k[0], heads.k.shape), np.broadcast_to(heads.v[0], heads.v.shape)
-
-
-def align_heads(heads, seen, attended):
-    """Generalised Procrustes: every head in turn is turned towards the sum of the others."""
-    turns = np.ones(heads.k.shape[:2], complex)
-    rotations = np.stack([np.eye(HEAD_DIM)] * len(heads.v))
-    for _, h in product(range(200 if len(heads.k) > 1 else 0), range(len(heads.k))):
-        others = sum(turns[g, :, None] * heads.k[g] for g in range(len(heads.k)) if g != h)
-        toward = np.sum(others @ seen * heads.k[h].conj(), axis=1)
-        turns[h] = toward / abs(toward)
-        others = sum(rotations[g] @ heads.v[g] for g in range(len(heads.v)) if g != h)
-        u, _, w = np.linalg.svd(others @ attended @ heads.v[h].T)
-        rotations[h] = u @ w
-    key, value = (turns[:, :, None] * heads.k).mean(0), (rotations @ heads.v).mean(0)
-    return turns.conj()[:, :, None] * key, rotations.swapaxes(1, 2) @ value
-
-
-def root(matrix):
-    values, vectors = np.linalg.eigh(matrix)
-    return vectors * np.sqrt(values) @ vectors.T
-
-
-def pca_heads(heads, seen, attended):
-    keys = np.empty_like(heads.k)
-    for plane in range(keys.shape[1]):
-        q, z = heads.q[:, :, plane], heads.k[:, plane]
-        w = np.sum(q @ seen * q.conj(), axis=(1, 2)).real
-        weighted = np.sqrt(w)[:, None] * z
-        u = np.linalg.eigh(weighted @ seen @ weighted.conj().T)[1][:, -1]
-        keys[:, plane] = np.outer(u / np.sqrt(w), u.conj() @ weighted)
-    roots = [root(sum(o.T @ o for o in of_head)) for of_head in heads.o]
-    stacked = np.concatenate([matrix @ v for matrix, v in zip(roots, heads.v)])
-    u = np.linalg.eigh(stacked @ attended @ stacked.T)[1][:, -HEAD_DIM:]
-    maps = [np.linalg.solve(matrix, rows) for matrix, rows in zip(roots, np.split(u, len(roots)))]
-    return keys, np.stack([matrix @ u.T @ stacked for matrix in maps])
-
-
-METHODS = {"mean": mean_heads, "first": first_heads, "align": align_heads, "pca": pca_heads}
-NO_TEXT = (np.eye(D_MODEL), np.eye(D_MODEL))
-
-
-def weights_of(folder):
-    return load_file(folder / "model.safetensors")
-
-
-def heads_of(folder, layer):
-    """The heads of a layer as they stand in a folder."""
-    weights = weights_of(folder)
-
-    def by_head(name):
-        weight = weights[f"model.layers.{layer}.self_attn.{name}_proj.weight"].astype(np.float64)
-        return (weight.T if name == "o" else weight).reshape(-1, HEAD_DIM, D_MODEL)
-
-    def planes(heads):
-        return heads[:, : HEAD_DIM // 2] + 1j * heads[:, HEAD_DIM // 2 :]
-
-    k, v, q, o = planes(by_head("k")), by_head("v"), planes(by_head("q")), by_head("o").swapaxes(1, 2)
-    return Heads(q.reshape(len(k), -1, *q.shape[1:]), k, v, o.reshape(len(k), -1, *o.shape[1:]))
-
-
-@dataclass
-class Forms:
-    """All that depends on a choice of basis is gone: scores, conj(q)ᵀ k, [n_head, planes, d, d], and outputs, O V,
-    [n_head, d, d], by query head."""
-
-    scores: np.ndarray
-    outputs: np.ndarray
-
-    def __sub__(self, other):
-        return Forms(self.scores - other.scores, self.outputs - other.outputs)
-
-    def energy(self, seen, attended):
-        """Expected squares, added over query heads."""
-        left, right = np.linalg.cholesky(seen), np.linalg.cholesky(attended)
-        return np.array([np.sum(abs(left.T @ self.scores @ left) ** 2), np.sum((self.outputs @ right) ** 2)])
-
-
-def forms(heads, keys=None, values=None):
-    """What query heads see, of the heads' own keys and values or of these."""
-    keys, values = heads.k if keys is None else keys, heads.v if values is None else values
-    scores = np.einsum("nspd,npe->nspde", heads.q.conj(), keys)
-    outputs = np.einsum("nsdi,nie->nsde", heads.o, values)
-    return Forms(scores.reshape(-1, *scores.shape[2:]), outputs.reshape(-1, *outputs.shape[2:]))
-
-
-def expected_forms(heads, groups, method, moments=NO_TEXT):
-    """What the query heads of the groups, in this order, are to see after conversion."""
-    pooled = [METHODS[method](heads[group], *moments) for group in groups]
-    keys, values = (np.concatenate(parts) for parts in zip(*pooled))
-    return forms(heads[np.concatenate(groups)], keys, values)
-
-
-def distance(found, expected):
-    """The largest relative error of any form."""
-    def worst(x, y):
-        return (np.linalg.norm(x - y, axis=(-2, -1)) / np.linalg.norm(y, axis=(-2, -1))).max()
-    return max(worst(found.scores, expected.scores), worst(found.outputs, expected.outputs))
-
-
-def assert_heads_see(folder, layer, expected):
-    error = distance(forms(heads_of(folder, layer)), expected)
-    assert error <= TOLERANCE
-
-
-def neighbours(n_kv_head, n_groups):
-    return np.arange(n_kv_head).reshape(n_groups, -1).tolist()
-
-
-def heads_per_layer(n):
-    counts = [int(count) for count in n.split(",")]
-    return counts if len(counts) == N_LAYER else counts * N_LAYER
-
 
 KEPT = [*product(["mha"], ["1", "2", "2,1", "1,4", "4,2"]), *product(["gqa"], ["1", "2", "2,1", "1,2"])]
 
@@ -570,220 +388,3 @@ def test_verification_measures_what_transformers_measures(shared, repeated, tmp_
     assert list(numbers) == [f"{held_out['loss']['before']:.4f}", f"{held_out['loss']['after']:.4f}",
                              f"{held_out['kl']:.4f}", f"{100 * held_out['agreement']:.1f}"]
     assert "4 -> 2" in last and str(tmp_path / "out") in last
-
-
-FIELDS = {"from", "to", "method", "grouping", "refit", "calibration_tokens", "n_kv_head", "parameters",
-          "kv_bytes_per_token", "layers", "seconds", "peak_rss_bytes"}
-
-
-def test_the_account_of_a_conversion_without_text(shared, tmp_path):
-    report = convert_json(shared / "mha", tmp_path / "out", "--kv-heads", "2,1")
-    assert set(report) == FIELDS
-    assert (report["from"], report["to"]) == (str(shared / "mha"), str(tmp_path / "out"))
-    assert (report["method"], report["grouping"], report["refit"]) == ("mean", "neighbours", "none")
-    assert report["calibration_tokens"] == 0
-    assert report["n_kv_head"] == {"before": [4, 4], "after": [2, 1]}
-    assert report["kv_bytes_per_token"] == {"before": 2 * 8 * HEAD_DIM * 4, "after": 2 * 3 * HEAD_DIM * 4}
-    for when, folder in (("before", shared / "mha"), ("after", tmp_path / "out")):
-        assert report["parameters"][when] == sum(values.size for values in weights_of(folder).values())
-    assert report["layers"] == [{"groups": [[0, 1], [2, 3]]}, {"groups": [[0, 1, 2, 3]]}]
-    assert report["seconds"] > 0 and report["peak_rss_bytes"] > 1e6
-
-
-@pytest.mark.parametrize("refit", ["none", "output", "block"])
-def test_the_account_of_a_verified_refit(shared, tmp_path, refit):
-    words = ("--kv-heads", "2", "--method", "align", "--calibration", shared / "text.h5", "--refit", refit)
-    report = convert_json(shared / "mha", tmp_path / "out", *words, "--verify")
-    assert set(report) == FIELDS | {"held_out"}
-    assert report["refit"] == refit
-    assert set(report["held_out"]) == {"loss", "kl", "agreement"}
-    assert set(report["held_out"]["loss"]) == {"before", "after"}
-    for layer in report["layers"]:
-        assert set(layer) == {"groups", "score_error", "output_error", "stream_error", "refit_strength"}
-        pooled, mended = layer["stream_error"]["pooled"], layer["stream_error"]["refit"]
-        assert 0 < mended < 0.9 * pooled if refit != "none" else mended == pooled > 0
-        assert layer["refit_strength"] > 0 if refit != "none" else layer["refit_strength"] == 0
-    if refit != "none":
-        unmended = convert_json(shared / "mha", tmp_path / "unmended", *words[:-1], "none", "--verify")
-        assert report["held_out"]["kl"] < unmended["held_out"]["kl"]
-
-
-@pytest.mark.parametrize("refit", ["output", "block"])
-def test_a_conversion_is_deterministic(shared, tmp_path, refit):
-    words = ("--kv-budget", "0.75", "--method", "pca", "--calibration", shared / "text.h5", "--grouping", "similar",
-             "--refit", refit, "--verify", "--force")
-    reports = []
-    for _ in range(2):
-        report = convert_json(shared / "mha", tmp_path / "out", *words)
-        del report["seconds"], report["peak_rss_bytes"]
-        reports.append((report, everything_in(tmp_path / "out")))
-    assert reports[0] == reports[1]
-
-
-@pytest.mark.parametrize("words, is_noted", [
-    (("--method", "mean"), False), (("--method", "first"), False), (("--method", "random"), False),
-    (("--method", "align"), True), (("--method", "pca"), True),
-    (("--method", "pca", "--calibration", "text.h5"), False), (("--method", "pca", "--quiet"), False)],
-    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "")
-def test_methods_that_would_gain_from_text_say_so_once(shared, tmp_path, words, is_noted):
-    result = convert(shared / "mha", tmp_path / "out", "--kv-heads", "2", *words, cwd=shared)
-    notes = [line for line in result.stderr.splitlines() if "calibration" in line or "weights alone" in line]
-    assert len(notes) == is_noted
-    for note in notes:
-        assert words[1] in note and "--calibration" in note and "weights alone" in note
-    assert len(result.stdout.splitlines()) == 1
-
-
-KEEP_2 = ("--kv-heads", "2")
-REFUSED = {  # words, exit code, parts of the message
-    "refit without text": ((*KEEP_2, "--refit", "output"), 2, ("refit", "--calibration")),
-    "verify without text": ((*KEEP_2, "--verify"), 2, ("verify", "--calibration")),
-    "heads and budget": ((*KEEP_2, "--kv-budget", "0.5"), 2, ("kv_budget", "exactly one")),
-    "neither heads nor budget": ((), 2, ("kv_budget", "exactly one")),
-    "a budget below one head a layer": (("--kv-budget", "0.2"), 2, ("0.2", "2 layers", "0.25")),
-    "a budget above all": (("--kv-budget", "1.5"), 2, ("--kv-budget=1.5", "0 to 1")),
-    "heads that do not divide": (("--kv-heads", "3"), 2, ("3", "4")),
-    "an unknown grouping": ((*KEEP_2, "--grouping", "alike"), 2, ("alike", "similar")),
-    "too few tokens asked for": ((*KEEP_2, "--calibration", "text.h5", "--calibration-tokens", "127"), 2,
-                                 ("127", LEAST_TOKENS)),
-    "more tokens asked for than there are": (
-        (*KEEP_2, "--calibration", "text.h5", "--calibration-tokens", "1000000"), 1, ("text.h5", "1000000", "tokens")),
-    "text of less than two windows": ((*KEEP_2, "--calibration", "short.h5"), 2, ("short.h5", LEAST_TOKENS)),
-    "text of less than a window": ((*KEEP_2, "--calibration", "tiny.h5"), 2, ("tiny.h5", LEAST_TOKENS)),
-    "text of another vocabulary": ((*KEEP_2, "--calibration", "wide.h5"), 1, ("wide.h5", "200", VOCAB_SIZE)),
-    "ids beyond the vocabulary": ((*KEEP_2, "--calibration", "beyond.h5"), 1, ("beyond.h5", VOCAB_SIZE)),
-    "text that is not there": ((*KEEP_2, "--calibration", "absent.h5"), 1, ("absent.h5",)),
-    "text that is no token file": ((*KEEP_2, "--calibration", "notes.txt"), 1, ("notes.txt", "HDF5")),
-    "text without a training split": ((*KEEP_2, "--calibration", "val.h5"), 1, ("val.h5", "train")),
-}
-
-
-@pytest.fixture(scope="module")
-def texts(shared, tmp_path_factory):
-    """The folder of the token files that REFUSED names."""
-    folder = tmp_path_factory.mktemp("texts")
-    tokens = random_windows(40).flatten()
-    write_text(folder / "text.h5", tokens)
-    write_text(folder / "short.h5", tokens[: 2 * CONTEXT])
-    write_text(folder / "tiny.h5", tokens[: CONTEXT // 2])
-    write_text(folder / "beyond.h5", np.append(tokens, VOCAB_SIZE))
-    write_text(folder / "val.h5", tokens, split="val")
-    write_tokens(folder / "wide.h5", vocab_size=200)
-    (folder / "notes.txt").write_text("no tokens")
-    return folder
-
-
-def assert_refused_without_a_trace(folder, source, words, exit_code, parts, cwd):
-    """One short block, and a folder for outputs as empty as before."""
-    folder.mkdir()
-    result = regroup("convert", "--from", source, "--to", folder / "out", "--json", folder / "report.json", *words,
-                     "--quiet", cwd=cwd, env=ONE_THREAD)
-    assert_refused(result, exit_code, *parts)
-    assert result.stderr.startswith("regroup: error: ") and len(result.stderr.splitlines()) == 1
-    assert list(folder.iterdir()) == []
-
-
-@pytest.mark.parametrize("name", REFUSED)
-@pytest.mark.parametrize("method", ["mean", "pca"])
-def test_a_request_that_cannot_be_met_is_refused_without_a_trace(shared, texts, tmp_path, method, name):
-    words, exit_code, parts = REFUSED[name]
-    assert_refused_without_a_trace(tmp_path / "outputs", shared / "mha", (*words, "--method", method), exit_code, parts,
-                                   texts)
-
-
-def test_activations_that_overflow_leave_no_trace(shared, tmp_path):
-    model = small_llama()
-    for name in ("up_proj", "down_proj"):
-        getattr(model.model.layers[0].mlp, name).weight.data.fill_(1e30)
-    model.save_pretrained(tmp_path / "original")
-    words = (*KEEP_2, "--method", "pca", "--calibration", shared / "text.h5")
-    assert_refused_without_a_trace(tmp_path / "outputs", tmp_path / "original", words, 1, ("layer 0", "not finite"),
-                                   tmp_path)
-
-
-# Uptraining: a conversion with all that text gives, then distillation
-
-LONG_STEPS = 150  # enough that a signal after the first steps comes in time
-CONVERT = {"convert__from": "mha", "convert__n_kv_head": 2, "convert__method": "pca", "convert__refit": "output",
-           "convert__grouping": "similar"}
-DISTILL = {"distill__weight": 0.5, "distill__temperature": 2}
-SHORT = {**CONVERT, "uptrain__alpha": 0.5}  # of 6 steps
-LONG = {**CONVERT, **DISTILL, "uptrain__alpha": LONG_STEPS / 6, "data__val": ""}
-
-
-@pytest.fixture(scope="module")
-def workplace(tmp_path_factory):
-    """mha, and runs of 3 steps from it with and without distillation; tests add runs of their own."""
-    folder = make_workplace(tmp_path_factory.mktemp("uptraining"))
-    assert_done(pretrain(folder, "mha"))
-    assert_done(uptrain(folder, "plain", **SHORT))
-    assert_done(uptrain(folder, "distilled", **SHORT, **DISTILL))
-    return folder
-
-
-def compute_fraction(run):
-    rows = json.loads((run / "evaluation.json").read_text())["models"]
-    return next(row["compute_fraction"] for row in rows if row["name"] == "uptrained")
-
-
-def test_distillation_counts_the_teacher_s_work(workplace):
-    plain, distilled = (compute_fraction(workplace / run) for run in ("plain", "distilled"))
-    # half of the original's steps, each with its forward pass: a third of what training one took
-    assert distilled - plain == pytest.approx(0.5 / 3, rel=1e-6)
-
-
-def test_distillation_trains_another_model_from_the_same_conversion(workplace):
-    plain, distilled = workplace / "plain", workplace / "distilled"
-    assert weights_bytes(plain / "converted") == weights_bytes(distilled / "converted")
-    assert weights_bytes(plain / "final") != weights_bytes(distilled / "final")
-    assert [step for step, _ in losses(distilled)] == [1, 2, 3]
-    assert np.isfinite([loss for _, loss in losses(distilled)]).all()
-    ours = json.loads((distilled / "final/config.json").read_text())["regroup"]
-    assert (ours["method"], ours["grouping"], ours["refit"]) == ("pca", "similar", "output")
-    assert load_there(distilled / "final").config.num_key_value_heads == 2
-
-
-def test_a_run_converts_as_the_verb_does_from_its_training_text(workplace, tmp_path):
-    convert(workplace / "mha", tmp_path / "out", "--kv-heads", 2, "--method", "pca", "--refit", "output", "--grouping",
-            "similar", "--calibration", workplace / "tokens.h5")
-    found, expected = weights_of(workplace / "plain/converted"), weights_of(tmp_path / "out")
-    for name, values in expected.items():
-        np.testing.assert_allclose(found[name], values, rtol=1e-4, atol=1e-5, err_msg=name)
-
-
-@pytest.mark.parametrize("name, keys", [
-    ("distill.weight", {"distill__weight": 0.25}), ("distill.weight", {"distill__weight": 0}),
-    ("distill.temperature", {"distill__temperature": 1}), ("convert", {"convert__refit": "none"}),
-    ("convert", {"convert__method": "align"}), ("convert", {"convert__grouping": "neighbours"})],
-    ids=lambda value: "".join(f"{key}={number}" for key, number in value.items()) if isinstance(value, dict) else "")
-def test_another_distillation_or_conversion_is_refused_on_resuming(workplace, name, keys):
-    before = everything_in(workplace / "distilled")
-    assert_refused(uptrain(workplace, "distilled", "--resume", **{**SHORT, **DISTILL, **keys}), 2, name)
-    assert everything_in(workplace / "distilled") == before
-
-
-@pytest.fixture(scope="module")
-def long_run(workplace):
-    assert_done(uptrain(workplace, "long", **LONG))
-    return workplace / "long"
-
-
-@pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGKILL])
-def test_an_interrupted_distillation_resumes_bit_identically(workplace, long_run, signal_number):
-    name = f"interrupted_{signal_number.name}"
-    run = workplace / name
-    process = subprocess.Popen([REGROUP, *words_of("uptrain", name, **LONG)], cwd=workplace, stdout=subprocess.PIPE,
-                               stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 60
-    while not (run / "checkpoints/latest").exists():
-        assert process.poll() is None, process.stderr.read()
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
-    process.send_signal(signal_number)
-    _, stderr = process.communicate(timeout=60)
-    assert process.returncode == (130 if signal_number == signal.SIGINT else -signal_number), stderr
-    assert losses(run)[-1][0] < LONG_STEPS and not (run / "final").exists()
-    assert_done(uptrain(workplace, name, "--resume", **LONG))
-    assert losses(run) == losses(long_run)
-    assert weights_bytes(run / "final") == weights_bytes(long_run / "final")
-    assert (run / "final/config.json").read_text() == (long_run / "final/config.json").read_text()
