@@ -2,14 +2,12 @@
 
 #include <torch/types.h>
 
-#include <cmath>
-
 #include "framework/kernels/kernels.h"
 
 namespace regroup {
 namespace {
 
-/// A run of neighbouring parameters with the same weight decay.
+/// A run of neighbouring elements of a block's part with the same weight decay.
 struct Segment {
   int64_t begin, end;
   bool weight_decay;
@@ -17,11 +15,15 @@ struct Segment {
 
 std::vector<Segment> segments(const FlatParameters& block) {
   std::vector<Segment> result;
+  const auto held = block.range();
   for (size_t i = 0; i < block.parameters().size(); ++i) {
     const bool decay = block.parameters()[i].weight_decay;
-    const int64_t end = i + 1 < block.parameters().size() ? block.offset(i + 1) : block.numel();
+    const int64_t next = i + 1 < block.parameters().size() ? block.offset(i + 1) : block.numel();
+    const int64_t begin = std::max(block.offset(i), held.begin) - held.begin;
+    const int64_t end = std::min(next, held.end) - held.begin;
+    if (begin >= end) continue;
     if (result.empty() || result.back().weight_decay != decay) {
-      result.push_back({block.offset(i), end, decay});
+      result.push_back({begin, end, decay});
     } else {
       result.back().end = end;
     }
@@ -34,10 +36,10 @@ std::vector<Segment> segments(const FlatParameters& block) {
 AdamW::AdamW(std::vector<FlatParameters>& blocks, const AdamWOptions& options)
     : blocks_(blocks), options_(options) {
   for (const auto& block : blocks) {
-    const auto flat = block.flat();
-    const auto wide = flat.options().dtype(torch::kFloat32);
-    state_.push_back({flat.to(torch::kFloat32), torch::zeros({block.numel()}, wide),
-                      torch::zeros({block.numel()}, wide)});
+    const auto part = block.part();
+    const auto wide = part.options().dtype(torch::kFloat32);
+    state_.push_back(
+        {part.to(torch::kFloat32), torch::zeros_like(part, wide), torch::zeros_like(part, wide)});
   }
 }
 
@@ -45,24 +47,24 @@ void AdamW::step(double lr, double gradient_scale) {
   ++steps_;
   for (size_t i = 0; i < blocks_.size(); ++i) {
     const auto& block = blocks_[i];
-    const bool copied = block.flat().scalar_type() != torch::kFloat32;
+    const bool copied = block.part().scalar_type() != torch::kFloat32;
     for (const auto& segment : segments(block)) {
-      const auto part = [&](const torch::Tensor& flat) {
-        return flat.narrow(0, segment.begin, segment.end - segment.begin);
+      const auto part = [&](const torch::Tensor& tensor) {
+        return tensor.narrow(0, segment.begin, segment.end - segment.begin);
       };
       const double decay = segment.weight_decay ? options_.weight_decay : 0;
       kernels::adamw_(
           part(state_[i].master), part(block.gradient()), part(state_[i].first_moment),
-          part(state_[i].second_moment), copied ? part(block.flat()) : torch::Tensor(),
+          part(state_[i].second_moment), copied ? part(block.part()) : torch::Tensor(),
           {lr, options_.beta1, options_.beta2, options_.eps, decay, gradient_scale, steps_});
     }
   }
 }
 
-double gradient_norm(const std::vector<FlatParameters>& blocks) {
+double gradient_square(const std::vector<FlatParameters>& blocks) {
   double squares = 0;
   for (const auto& block : blocks) squares += kernels::sum_of_squares(block.gradient());
-  return std::sqrt(squares);
+  return squares;
 }
 
 }  // namespace regroup

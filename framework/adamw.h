@@ -15,8 +15,8 @@ struct AdamWOptions {
   double beta1 = 0.9, beta2 = 0.95, eps = 1e-8, weight_decay = 0.1;
 };
 
-/// The optimizer's state of one block, all [numel] float32. master is the block's own flat tensor
-/// where that is float32 already.
+/// The optimizer's state of what this process holds of one block, all [range().size()] float32.
+/// master is the block's own part where that is float32 already.
 struct AdamWState {
   torch::Tensor master, first_moment, second_moment;
 };
@@ -44,7 +44,7 @@ class AdamW {
   int64_t steps_ = 0;
 };
 
-/// The Euclidean norm of all blocks' gradients together.
-double gradient_norm(const std::vector<FlatParameters>& blocks);
+/// Sum of the squares of all blocks' gradients, as far as this process holds them.
+double gradient_square(const std::vector<FlatParameters>& blocks);
 
 }  // namespace regroup

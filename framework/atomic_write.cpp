@@ -152,9 +152,18 @@ AtomicFolder::AtomicFolder(const fs::path& target) : target_(resolved(target)) {
   if (made != 0) fail(target_, "make a folder beside it", errno);
 }
 
+AtomicFolder::AtomicFolder(const fs::path& target, bool commits)
+    : target_(resolved(target)), is_ours_(commits) {
+  const auto name = std::string(kTemporaryPrefix) + target_.filename().string() + "-joint";
+  temporary_ = target_.parent_path() / name;
+  std::error_code error;
+  fs::create_directories(temporary_, error);
+  if (error) fail(target_, "make a folder beside it", error.value());
+}
+
 AtomicFolder::~AtomicFolder() {
   std::error_code ignored;
-  if (!committed_) fs::remove_all(temporary_, ignored);
+  if (is_ours_ && !committed_) fs::remove_all(temporary_, ignored);
 }
 
 void AtomicFolder::commit() {

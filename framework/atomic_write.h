@@ -46,7 +46,10 @@ class AtomicFolder {
  public:
   /// Makes the temporary folder (and missing parents of the target).
   explicit AtomicFolder(const std::filesystem::path& target);
-  /// Removes the temporary folder unless it was committed.
+  /// A folder that several processes fill, each through an AtomicFolder of the same target, one of
+  /// which commits it when all are done.
+  AtomicFolder(const std::filesystem::path& target, bool commits);
+  /// Removes the temporary folder unless it was committed, or another process is to commit it.
   ~AtomicFolder();
   AtomicFolder(const AtomicFolder&) = delete;
   AtomicFolder& operator=(const AtomicFolder&) = delete;
@@ -66,6 +69,7 @@ class AtomicFolder {
  private:
   std::filesystem::path target_;
   std::filesystem::path temporary_;
+  bool is_ours_ = true;
   bool committed_ = false;
 };
 

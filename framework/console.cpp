@@ -55,7 +55,7 @@ void Console::note(const std::string& text) {
 
 void Console::warn(const std::string& text) {
   const std::lock_guard lock(mutex_);
-  write_line("warning: " + text);
+  if (verbosity_ != Verbosity::kNothing) write_line("warning: " + text);
 }
 
 void Console::live(const std::string& text) {

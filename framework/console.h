@@ -6,7 +6,7 @@
 
 namespace regroup {
 
-enum class Verbosity { kAll, kWarnings };
+enum class Verbosity { kAll, kWarnings, kNothing };
 
 /// Writes to one file descriptor from any thread. On a terminal the live line is redrawn in place,
 /// and lines written meanwhile go above it. A closed pipe is not an error: the work goes on
@@ -16,7 +16,7 @@ class Console {
   Console(int descriptor, bool is_terminal) : descriptor_(descriptor), is_terminal_(is_terminal) {}
 
   bool is_terminal() const { return is_terminal_; }
-  /// kWarnings silences note() and progress.
+  /// kWarnings silences note() and progress, kNothing warn() too.
   void set_verbosity(Verbosity verbosity);
   bool shows_progress();
 

@@ -10,6 +10,8 @@ namespace regroup {
 class FileDescriptor {
  public:
   FileDescriptor() = default;
+  /// Takes over what a system call gave; negative: none.
+  explicit FileDescriptor(int value) : value_(value) {}
   /// open(2) with O_CLOEXEC. Where that fails is_open() is false and errno says why.
   FileDescriptor(const std::filesystem::path& file, int flags);
   FileDescriptor(FileDescriptor&& other) noexcept : value_(std::exchange(other.value_, -1)) {}

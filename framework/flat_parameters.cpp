@@ -29,36 +29,55 @@ std::vector<Tensor> views(const Tensor& flat, const Shapes& shapes,
   return result;
 }
 
-/// Gives views of the flat tensor; backward adds their gradients to the block's buffer.
-struct Gather : Function<Gather> {
-  static variable_list forward(AutogradContext* context, const Tensor& flat, const Tensor& gradient,
-                               const Shapes& shapes, const std::vector<int64_t>& offsets) {
-    context->saved_data["gradient"] = gradient;
+}  // namespace
+
+struct FlatParameters::Storage {
+  std::shared_ptr<Sharing> sharing;  // null: one process
+  size_t block = 0;                  // the sharing's number for it
+  Tensor values, gradient;           // of this process's part, with the sharing's padding
+  Tensor anchor;                     // what gather()'s graph hangs on
+  int uses = 0;                      // gathers of this pass whose gradients are yet to come
+
+  Tensor gradient_buffer() const { return sharing ? sharing->gradient_buffer(block) : gradient; }
+};
+
+/// Gives views of the whole block; backward adds their gradients to its buffer.
+struct FlatParameters::Gather : Function<Gather> {
+  struct Kept : torch::CustomClassHolder {
+    explicit Kept(std::shared_ptr<Storage> storage_) : storage(std::move(storage_)) {}
+    std::shared_ptr<Storage> storage;
+  };
+
+  static variable_list forward(AutogradContext* context, const Tensor&, const Tensor& whole,
+                               const c10::intrusive_ptr<Kept>& kept, const Shapes& shapes,
+                               const std::vector<int64_t>& offsets) {
+    context->saved_data["kept"] = c10::IValue::make_capsule(kept);
     context->saved_data["offsets"] = offsets;
-    return views(flat.detach(), shapes, offsets);
+    ++kept->storage->uses;
+    return views(whole.detach(), shapes, offsets);
   }
 
   static variable_list backward(AutogradContext* context, variable_list grads) {
-    const auto gradient = context->saved_data["gradient"].toTensor();
+    const auto capsule = context->saved_data["kept"].toCapsule();
+    auto& storage = *static_cast<const Kept&>(*capsule).storage;
     const auto offsets = context->saved_data["offsets"].toIntVector();
+    const auto sum = storage.gradient_buffer();
     for (size_t i = 0; i < grads.size(); ++i) {
       if (!grads[i].defined()) continue;
-      kernels::accumulate_(gradient.narrow(0, offsets[i], grads[i].numel()), grads[i].flatten());
+      kernels::accumulate_(sum.narrow(0, offsets[i], grads[i].numel()), grads[i].flatten());
     }
-    return {Tensor(), Tensor(), Tensor(), Tensor()};
+    if (--storage.uses == 0 && storage.sharing) storage.sharing->reduce(storage.block);
+    return {Tensor(), Tensor(), Tensor(), Tensor(), Tensor()};
   }
 };
 
-}  // namespace
-
 FlatParameters::FlatParameters(const std::vector<ParameterSpec>& parameters,
                                const std::vector<OperandSpec>& operands,
-                               torch::TensorOptions options)
-    : parameters_(parameters) {
-  int64_t total = 0;
+                               torch::TensorOptions options, std::shared_ptr<Sharing> sharing)
+    : parameters_(parameters), storage_(std::make_shared<Storage>()) {
   for (const auto& parameter : parameters_) {
-    offsets_.push_back(total);
-    total += numel_of(parameter.shape);
+    offsets_.push_back(numel_);
+    numel_ += numel_of(parameter.shape);
   }
   size_t next = 0;
   for (const auto& operand : operands) {
@@ -78,36 +97,85 @@ FlatParameters::FlatParameters(const std::vector<ParameterSpec>& parameters,
   }
   TORCH_CHECK(next == parameters_.size(), "operands cover ", next, " of ", parameters_.size(),
               " parameters");
-  flat_ = torch::empty({total}, options.requires_grad(false));
+  storage_->sharing = std::move(sharing);
+  const auto& shared = storage_->sharing;
+  storage_->values =
+      torch::empty({shared ? shared->part_size(numel_) : numel_}, options.requires_grad(false));
+  if (!shared) return;
+  storage_->values.narrow(0, range().size(), storage_->values.numel() - range().size()).zero_();
+  storage_->block = shared->add(storage_->values);
 }
 
 std::vector<Tensor> FlatParameters::gather() const {
   if (!has_gradient() || !torch::GradMode::is_enabled()) {
-    return views(flat_, operand_shapes_, operand_offsets_);
+    return views(whole(), operand_shapes_, operand_offsets_);
   }
-  return Gather::apply(flat_, gradient_, operand_shapes_, operand_offsets_);
+  return Gather::apply(storage_->anchor, whole(), c10::make_intrusive<Gather::Kept>(storage_),
+                       operand_shapes_, operand_offsets_);
+}
+
+Tensor FlatParameters::whole() const {
+  return storage_->sharing ? storage_->sharing->whole(storage_->block) : storage_->values;
+}
+
+Range FlatParameters::range() const {
+  return storage_->sharing ? storage_->sharing->part(numel_) : Range{0, numel_};
+}
+
+std::pair<int, int> FlatParameters::replica() const {
+  const auto& sharing = storage_->sharing;
+  return sharing ? std::pair(sharing->replica(), sharing->n_replicas()) : std::pair(0, 1);
+}
+
+Tensor FlatParameters::part() const { return storage_->values.narrow(0, 0, range().size()); }
+
+Tensor FlatParameters::flat() const { return whole().narrow(0, 0, numel_); }
+
+void FlatParameters::assign(size_t index, const Tensor& values) {
+  const auto& shape = parameters_.at(index).shape;
+  TORCH_CHECK(values.sizes() == shape, parameters_[index].name, " is ", torch::IntArrayRef(shape),
+              ", was given ", values.sizes());
+  const int64_t first = offsets_[index];
+  const auto held = range();
+  const int64_t begin = std::max(first, held.begin);
+  const int64_t end = std::min(first + values.numel(), held.end);
+  if (begin >= end) return;
+  storage_->values.narrow(0, begin - held.begin, end - begin)
+      .copy_(values.reshape({-1}).narrow(0, begin - first, end - begin));
 }
 
 Tensor FlatParameters::parameter(size_t index) const {
   const auto& shape = parameters_.at(index).shape;
-  return flat_.detach().narrow(0, offsets_[index], numel_of(shape)).view(shape);
+  TORCH_CHECK(range().size() == numel_, parameters_[index].name, " is divided over processes");
+  return storage_->values.narrow(0, offsets_[index], numel_of(shape)).view(shape);
 }
 
 void FlatParameters::enable_gradient() {
-  gradient_ = torch::zeros({numel()}, flat().options().dtype(kernels::sum_type(flat_)));
-  flat_.requires_grad_();
+  const auto& values = storage_->values;
+  storage_->gradient = torch::zeros_like(values, values.options().dtype(kernels::sum_type(values)));
+  storage_->anchor = torch::zeros({0}, values.options()).requires_grad_();
+  if (storage_->sharing) storage_->sharing->set_gradient(storage_->block, storage_->gradient);
+}
+
+bool FlatParameters::has_gradient() const { return storage_->gradient.defined(); }
+
+Tensor FlatParameters::gradient() const {
+  return has_gradient() ? storage_->gradient.narrow(0, 0, range().size()) : Tensor();
+}
+
+void FlatParameters::zero_gradient() {
+  storage_->gradient.zero_();
+  storage_->uses = 0;
 }
 
 void initialize(FlatParameters& block, uint64_t seed) {
   const torch::NoGradGuard no_grad;
   for (size_t i = 0; i < block.parameters().size(); ++i) {
     const auto& spec = block.parameters()[i];
-    auto values = block.parameter(i);
-    if (spec.init_std == 0) {
-      values.fill_(1);
-    } else {
-      values.copy_(torch::randn(spec.shape, seeded_generator(seed, spec.name)) * spec.init_std);
-    }
+    block.assign(i,
+                 spec.init_std == 0
+                     ? torch::ones(spec.shape)
+                     : torch::randn(spec.shape, seeded_generator(seed, spec.name)) * spec.init_std);
   }
 }
 

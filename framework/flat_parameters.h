@@ -1,13 +1,16 @@
 // framework/flat_parameters.h: the parameters of one block of a model in one flat tensor. Modules
 // receive views; gradients sum up in one flat float32 buffer; an optimizer, a file or a
-// communication sees one array a block.
+// communication sees one array a block. Several processes may divide it (distributed/sharing.h).
 #pragma once
 
 #include <torch/types.h>
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
+
+#include "framework/distributed/sharing.h"
 
 namespace regroup {
 
@@ -29,41 +32,57 @@ struct OperandSpec {
 /// The tensors are handles: a copy shares values and gradients with what it was copied from.
 class FlatParameters {
  public:
-  /// Parameters lie in the order given, their values yet to be written. Throws c10::Error unless
-  /// the operands, in order, take up every parameter once.
+  /// Parameters lie in the order given, their values yet to be written. With a sharing this process
+  /// holds its part of them. Throws c10::Error unless the operands, in order, take up every
+  /// parameter once.
   FlatParameters(const std::vector<ParameterSpec>& parameters,
-                 const std::vector<OperandSpec>& operands, torch::TensorOptions options);
+                 const std::vector<OperandSpec>& operands, torch::TensorOptions options,
+                 std::shared_ptr<Sharing> sharing = nullptr);
 
   /// Views for computing, one an OperandSpec: [sum of first axes, other axes]. Where there is a
-  /// gradient buffer and autograd is on, their gradients are added to gradient(); nothing reaches
-  /// the flat tensor's own grad.
+  /// gradient buffer and autograd is on, their gradients are added to gradient(), summed over the
+  /// processes as the sharing says. With several shards all processes call it alike.
   std::vector<torch::Tensor> gather() const;
 
   const std::vector<ParameterSpec>& parameters() const { return parameters_; }
-  /// Offset of a parameter's first element in flat().
+  /// Offset of a parameter's first element in the block.
   int64_t offset(size_t index) const { return offsets_.at(index); }
-  int64_t numel() const { return flat_.numel(); }
+  int64_t numel() const { return numel_; }
 
-  /// The values, without a graph: [numel].
-  torch::Tensor flat() const { return flat_.detach(); }
-  /// A parameter's values as a view of its shape, without a graph. Throws std::out_of_range.
+  /// The elements that this process holds: all of them, but for a sharing with several shards.
+  Range range() const;
+  /// Which of how many processes this is that hold the same elements.
+  std::pair<int, int> replica() const;
+  /// Their values, without a graph: [range().size()].
+  torch::Tensor part() const;
+  /// Writes a parameter's values as far as this process holds them. values: of its shape.
+  void assign(size_t index, const torch::Tensor& values);
+  /// All values, without a graph: [numel]. With several shards all processes call it alike.
+  torch::Tensor flat() const;
+  /// A parameter's values as a view of its shape, without a graph. Throws std::out_of_range, and
+  /// c10::Error where this process does not hold them all.
   torch::Tensor parameter(size_t index) const;
 
   /// Makes the gradient buffer, of zeros; without it the parameters are frozen and gather() builds
   /// no graph.
   void enable_gradient();
-  bool has_gradient() const { return gradient_.defined(); }
-  /// [numel], float32 (float64 for float64): the sum of the gradients since zero_gradient().
-  /// Undefined without a buffer.
-  const torch::Tensor& gradient() const { return gradient_; }
-  void zero_gradient() { gradient_.zero_(); }
+  bool has_gradient() const;
+  /// [range().size()], float32 (float64 for float64): the sum of the gradients since
+  /// zero_gradient(). Undefined without a buffer.
+  torch::Tensor gradient() const;
+  void zero_gradient();
 
  private:
+  struct Storage;
+  struct Gather;
+  torch::Tensor whole() const;
+
   std::vector<ParameterSpec> parameters_;
   std::vector<int64_t> offsets_;
   std::vector<std::vector<int64_t>> operand_shapes_;
   std::vector<int64_t> operand_offsets_;
-  torch::Tensor flat_, gradient_;
+  int64_t numel_ = 0;
+  std::shared_ptr<Storage> storage_;
 };
 
 /// Fills the parameters with their initialisation; each from its own generator, seeded by seed and

@@ -51,6 +51,7 @@ struct TensorSource {
   c10::ScalarType dtype;
   std::vector<int64_t> shape;
   std::function<at::Tensor()> load;  // gives a tensor of this dtype and shape, on any device
+  int writer = 0;                    // which of several processes writes it
 
   size_t bytes() const;
 };

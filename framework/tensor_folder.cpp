@@ -110,13 +110,15 @@ std::string shard_file_name(size_t number, size_t count) {
   return name;
 }
 
-/// Fills shards in order; the next one begins where a tensor would not fit.
+/// Fills shards in order; the next one begins where a tensor would not fit, or has another writer.
 std::vector<std::vector<TensorSource>> split_into_shards(const std::vector<TensorSource>& tensors,
                                                          size_t max_shard_bytes) {
   std::vector<std::vector<TensorSource>> shards(1);
   size_t filled = 0;
   for (const auto& tensor : tensors) {
-    if (filled + tensor.bytes() > max_shard_bytes && !shards.back().empty()) {
+    const bool fits = filled + tensor.bytes() <= max_shard_bytes &&
+                      (shards.back().empty() || shards.back().back().writer == tensor.writer);
+    if (!fits && !shards.back().empty()) {
       shards.emplace_back();
       filled = 0;
     }
@@ -167,20 +169,28 @@ const TensorEntry& TensorFolder::entry(const std::string& name) const {
 
 at::Tensor TensorFolder::tensor(const std::string& name) const { return shard(name).tensor(name); }
 
-void write_tensor_folder(const fs::path& folder, const std::vector<TensorSource>& tensors,
-                         int64_t max_shard_bytes) {
+std::vector<std::string> write_tensor_folder(const fs::path& folder,
+                                             const std::vector<TensorSource>& tensors,
+                                             int64_t max_shard_bytes, int writer) {
   const auto shards = split_into_shards(tensors, static_cast<size_t>(max_shard_bytes));
-  if (shards.size() == 1) return write_safetensors(folder / kSingleFile, tensors);
+  std::vector<std::string> written;
   nlohmann::ordered_json index;
   size_t total_bytes = 0;
   for (const auto& tensor : tensors) total_bytes += tensor.bytes();
   index["metadata"]["total_size"] = total_bytes;
   for (size_t i = 0; i < shards.size(); ++i) {
-    const std::string file = shard_file_name(i + 1, shards.size());
-    write_safetensors(folder / file, shards[i]);
+    const auto file =
+        shards.size() == 1 ? std::string(kSingleFile) : shard_file_name(i + 1, shards.size());
     for (const auto& tensor : shards[i]) index["weight_map"][tensor.name] = file;
+    if (!shards[i].empty() && shards[i].front().writer != writer) continue;
+    write_safetensors(folder / file, shards[i]);
+    written.push_back(file);
   }
-  write_json_file(folder / kIndexFile, index);
+  if (shards.size() > 1 && writer == 0) {
+    write_json_file(folder / kIndexFile, index);
+    written.push_back(kIndexFile);
+  }
+  return written;
 }
 
 }  // namespace regroup

@@ -4,7 +4,6 @@
 #include <torch/utils.h>
 
 #include "framework/functions/checkpoint.h"
-#include "framework/functions/cross_entropy.h"
 #include "framework/functions/embedding.h"
 #include "framework/functions/linear.h"
 #include "models/decoder_layer.h"
@@ -26,13 +25,15 @@ InputsAndTargets inputs_and_targets(const Tensor& tokens) {
 
 }  // namespace
 
-Decoder::Decoder(const DecoderConfig& config, torch::TensorOptions options)
-    : config_(config), options_(options), rope_(config, options) {
+Decoder::Decoder(const DecoderConfig& config, torch::TensorOptions options,
+                 std::shared_ptr<Sharing> sharing)
+    : config_(config), options_(options), sharing_(std::move(sharing)), rope_(config, options) {
   for (const auto& block : decoder_blocks(config))
-    blocks_.emplace_back(block.parameters, block.operands, options);
+    blocks_.emplace_back(block.parameters, block.operands, options, sharing_);
 }
 
-Tensor Decoder::hidden(const Tensor& tokens, KvCache* cache) {
+Predictions Decoder::predictions(const Tensor& tokens, KvCache* cache) {
+  if (sharing_ && !torch::GradMode::is_enabled()) sharing_->begin_pass(/*sums_up=*/false);
   const int64_t batch = tokens.size(0), positions = tokens.size(1);
   const int64_t past = cache ? cache->length() : 0;
   const auto angles = rope_.angles(past, positions);
@@ -45,7 +46,9 @@ Tensor Decoder::hidden(const Tensor& tokens, KvCache* cache) {
     x = checkpoint_activations_ ? checkpoint(block, x) : block(x);
   }
   if (cache) cache->advance(positions);
-  return regroup::rms_norm(x, blocks_.back().gather()[0], config_.norm_eps);
+  const auto last = blocks_.back().gather();  // final norm (and head)
+  const auto head = config_.tie_embeddings ? blocks_.front().gather()[0] : last[1];
+  return {regroup::rms_norm(x, last[0], config_.norm_eps), head};
 }
 
 Tensor Decoder::layer_forward(int64_t index, const Tensor& x, int64_t batch,
@@ -57,17 +60,15 @@ Tensor Decoder::layer_forward(int64_t index, const Tensor& x, int64_t batch,
   return layer.after_mlp(layer.after_attention(attended, x));
 }
 
-Tensor Decoder::head() const {
-  return config_.tie_embeddings ? blocks_.front().gather()[0] : blocks_.back().gather()[1];
-}
-
 Tensor Decoder::logits(const Tensor& tokens) {
-  return regroup::linear(hidden(tokens), head()).unflatten(0, {tokens.size(0), tokens.size(1)});
+  const auto [hidden, head] = predictions(tokens);
+  return regroup::linear(hidden, head).unflatten(0, {tokens.size(0), tokens.size(1)});
 }
 
 Tensor Decoder::loss(const Tensor& tokens, double scale) {
   const auto [inputs, targets] = inputs_and_targets(tokens);
-  return linear_cross_entropy(hidden(inputs), head(), targets, scale);
+  const auto [hidden, head] = predictions(inputs);
+  return linear_cross_entropy(hidden, head, targets, scale);
 }
 
 Tensor Decoder::distillation_loss(const Tensor& tokens, Decoder& teacher,
@@ -75,9 +76,10 @@ Tensor Decoder::distillation_loss(const Tensor& tokens, Decoder& teacher,
   const auto [inputs, targets] = inputs_and_targets(tokens);
   const auto taught = [&, inputs = inputs] {
     const torch::NoGradGuard no_grad;
-    return Predictions{teacher.hidden(inputs), teacher.head()};
+    return teacher.predictions(inputs);
   }();
-  return linear_distillation(hidden(inputs), head(), targets, taught, distillation, scale);
+  const auto [hidden, head] = predictions(inputs);
+  return linear_distillation(hidden, head, targets, taught, distillation, scale);
 }
 
 Tensor Decoder::parameter(const std::string& name) const {
@@ -92,6 +94,18 @@ Tensor Decoder::parameter(const std::string& name) const {
 void Decoder::enable_training(bool checkpoint_activations) {
   checkpoint_activations_ = checkpoint_activations;
   for (auto& block : blocks_) block.enable_gradient();
+}
+
+void Decoder::zero_gradients() {
+  for (auto& block : blocks_) block.zero_gradient();
+}
+
+void Decoder::begin_micro_batch(bool is_last) {
+  if (sharing_) sharing_->begin_pass(is_last);
+}
+
+void Decoder::finish_gradients() {
+  if (sharing_) sharing_->finish();
 }
 
 void initialize(Decoder& decoder, uint64_t seed) {

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "framework/flat_parameters.h"
+#include "framework/functions/cross_entropy.h"
 #include "framework/kernels/kernels.h"
 #include "models/decoder_config.h"
 #include "models/layers/kv_cache.h"
@@ -18,17 +19,18 @@ namespace regroup {
 /// A decoder over blocks of flat parameters. B is sequences, T positions; tokens are int64.
 class Decoder {
  public:
-  /// Uninitialised parameters of options' dtype and device. The config must have no problems().
-  Decoder(const DecoderConfig& config, torch::TensorOptions options);
+  /// Uninitialised parameters of options' dtype and device, divided over processes as the sharing
+  /// says. The config must have no problems().
+  Decoder(const DecoderConfig& config, torch::TensorOptions options,
+          std::shared_ptr<Sharing> sharing = nullptr);
 
   const DecoderConfig& config() const { return config_; }
   torch::TensorOptions options() const { return options_; }
 
-  /// tokens: [B, T] -> the last block's output after the final norm, [B * T, d_model]. With a cache
-  /// the tokens follow the positions that it holds and join it; T must fit its capacity.
-  torch::Tensor hidden(const torch::Tensor& tokens, KvCache* cache = nullptr);
-  /// The output projection, [vocab_size, d_model].
-  torch::Tensor head() const;
+  /// tokens: [B, T] -> the last block's output after the final norm, [B * T, d_model], and the
+  /// output projection. With a cache the tokens follow the positions that it holds and join it; T
+  /// must fit its capacity.
+  Predictions predictions(const torch::Tensor& tokens, KvCache* cache = nullptr);
   /// tokens: [B, T] -> logits [B, T, vocab_size] in the model's dtype.
   torch::Tensor logits(const torch::Tensor& tokens);
   /// tokens: [B, T + 1] -> scale * sum of the cross-entropies of tokens 1 .. T given those before:
@@ -49,6 +51,12 @@ class Decoder {
 
   /// Makes gradient buffers; checkpoint_activations keeps only the blocks' inputs for backward.
   void enable_training(bool checkpoint_activations);
+  /// A training step: zero_gradients, then begin_micro_batch, loss and its backward for every
+  /// micro-batch, then finish_gradients. On one process the first is all that is needed.
+  void zero_gradients();
+  void begin_micro_batch(bool is_last);
+  /// Returns when the gradients are summed over all processes.
+  void finish_gradients();
 
  private:
   torch::Tensor layer_forward(int64_t index, const torch::Tensor& x, int64_t batch,
@@ -56,6 +64,7 @@ class Decoder {
 
   DecoderConfig config_;
   torch::TensorOptions options_;
+  std::shared_ptr<Sharing> sharing_;  // null: one process
   std::vector<FlatParameters> blocks_;
   Rope rope_;
   bool checkpoint_activations_ = false;

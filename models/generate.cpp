@@ -35,8 +35,9 @@ Generation::Generation(Decoder& model, int64_t batch, int64_t capacity)
 
 Tensor Generation::advance(const Tensor& tokens) {
   const torch::NoGradGuard no_grad;
-  const auto hidden = model_.hidden(tokens, &cache_).view({tokens.size(0), tokens.size(1), -1});
-  return matmul_nt(hidden.select(1, -1).contiguous(), model_.head()).to(torch::kFloat32);
+  const auto [hidden, head] = model_.predictions(tokens, &cache_);
+  const auto last = hidden.view({tokens.size(0), tokens.size(1), -1}).select(1, -1);
+  return matmul_nt(last.contiguous(), head).to(torch::kFloat32);
 }
 
 Tensor sample(const Tensor& logits, const Sampling& sampling, at::Generator& generator) {

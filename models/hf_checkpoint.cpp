@@ -202,14 +202,18 @@ int64_t ModelFolder::bytes() const {
   return total;
 }
 
-Decoder load_decoder(const ModelFolder& folder, torch::TensorOptions options) {
-  Decoder decoder(folder.config(), options);
-  for (auto& block : decoder.blocks()) {
-    for (size_t i = 0; i < block.parameters().size(); ++i) {
-      block.parameter(i).copy_(folder.parameter(block.parameters()[i].name));
-    }
-  }
+Decoder load_decoder(const ModelFolder& folder, torch::TensorOptions options,
+                     std::shared_ptr<Sharing> sharing) {
+  Decoder decoder(folder.config(), options, std::move(sharing));
+  load_weights(folder, decoder);
   return decoder;
+}
+
+void load_weights(const ModelFolder& folder, Decoder& decoder) {
+  for (auto& block : decoder.blocks()) {
+    for (size_t i = 0; i < block.parameters().size(); ++i)
+      block.assign(i, folder.parameter(block.parameters()[i].name));
+  }
 }
 
 void write_description(const fs::path& folder, const ModelDescription& description) {
@@ -233,8 +237,9 @@ void write_description(const fs::path& folder, const ModelDescription& descripti
   }
 }
 
-void write_model(const fs::path& folder, const ModelDescription& description,
-                 const std::vector<ParameterSource>& parameters, int64_t max_shard_bytes) {
+std::vector<std::string> write_model(const fs::path& folder, const ModelDescription& description,
+                                     const std::vector<ParameterSource>& parameters,
+                                     int64_t max_shard_bytes, int writer) {
   std::map<std::string, std::vector<int64_t>> shapes;
   for (const auto& block : decoder_blocks(description.config)) {
     for (const auto& parameter : block.parameters) shapes[parameter.name] = parameter.shape;
@@ -243,11 +248,11 @@ void write_model(const fs::path& folder, const ModelDescription& description,
   for (const auto& parameter : parameters) {
     const auto dtype = parameter.dtype.value_or(description.dtype);
     const auto values = [&parameter, dtype] { return parameter.values().to(dtype).contiguous(); };
-    sources.push_back(
-        {description.family->file_name(parameter.name), dtype, shapes.at(parameter.name), values});
+    sources.push_back({description.family->file_name(parameter.name), dtype,
+                       shapes.at(parameter.name), values, parameter.writer});
   }
-  write_tensor_folder(folder, sources, max_shard_bytes);
-  write_description(folder, description);
+  if (writer == 0) write_description(folder, description);
+  return write_tensor_folder(folder, sources, max_shard_bytes, writer);
 }
 
 std::vector<ParameterSource> parameter_sources(const Decoder& decoder) {

@@ -88,8 +88,11 @@ class ModelFolder {
   torch::ScalarType dtype_;
 };
 
-/// Loads a decoder's weights, converted to options' dtype.
-Decoder load_decoder(const ModelFolder& folder, torch::TensorOptions options);
+/// A decoder with the folder's weights, converted to options' dtype.
+Decoder load_decoder(const ModelFolder& folder, torch::TensorOptions options,
+                     std::shared_ptr<Sharing> sharing = nullptr);
+/// The weights into a decoder that there is, as far as this process holds them.
+void load_weights(const ModelFolder& folder, Decoder& decoder);
 
 /// A parameter to write: by our name, made when its turn comes.
 struct ParameterSource {
@@ -97,6 +100,7 @@ struct ParameterSource {
   std::function<torch::Tensor()> values;
   std::optional<torch::ScalarType> dtype =
       std::nullopt;  // in the file; the description's unless told
+  int writer = 0;    // which of several processes writes it
 };
 
 /// What a model folder holds beside its weights.
@@ -111,9 +115,12 @@ struct ModelDescription {
 /// Writes config.json and the tokenizer into a folder that exists.
 void write_description(const std::filesystem::path& folder, const ModelDescription& description);
 
-/// The same, and the weights.
-void write_model(const std::filesystem::path& folder, const ModelDescription& description,
-                 const std::vector<ParameterSource>& parameters, int64_t max_shard_bytes);
+/// The same, and the weights; where these have several writers, only this one's, and the first
+/// writes all else. -> the names of the files of weights that were written.
+std::vector<std::string> write_model(const std::filesystem::path& folder,
+                                     const ModelDescription& description,
+                                     const std::vector<ParameterSource>& parameters,
+                                     int64_t max_shard_bytes, int writer = 0);
 
 /// The decoder's parameters as sources, in the decoder's order.
 std::vector<ParameterSource> parameter_sources(const Decoder& decoder);

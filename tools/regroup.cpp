@@ -1,21 +1,16 @@
 // tools/regroup.cpp: the program `regroup`: which verb runs, and what a failure looks like.
 #include <signal.h>
 
-#include <cstdlib>
-#include <cstring>
 #include <exception>
-#include <filesystem>
 #include <iostream>
-#include <new>
 #include <string>
 #include <vector>
-
-#include <c10/util/Exception.h>
 
 #include "framework/error.h"
 #include "framework/human.h"
 #include "framework/memory.h"
 #include "framework/nearest_name.h"
+#include "tools/failure.h"
 #include "tools/verbs.h"
 
 namespace regroup {
@@ -82,73 +77,21 @@ ExitCode run(const std::vector<std::string>& words) {
   return run_verb(words[0], {words.begin() + 1, words.end()});
 }
 
-bool is_debugging() {
-  const char* wanted = std::getenv("REGROUP_DEBUG");
-  return wanted && std::strcmp(wanted, "1") == 0;
-}
-
-/// One block on stderr, short whatever the message is.
-ExitCode fail(std::string message, ExitCode code) {
-  constexpr size_t kMostCharacters = 2900;
-  if (!is_debugging() && message.size() > kMostCharacters) {
-    message.resize(kMostCharacters);
-    message += "...";
-  }
-  std::cerr << "regroup: error: " << message << std::endl;
-  return code;
-}
-
-bool is_out_of_memory(const c10::Error& error) {
-  const std::string message = error.what_without_backtrace();
-  return dynamic_cast<const c10::OutOfMemoryError*>(&error) ||
-         message.find("can't allocate memory") != std::string::npos ||
-         message.find("not enough memory") != std::string::npos;
-}
-
-ExitCode fail_out_of_memory(const std::string& message) {
-  return fail(
-      "out of memory: " + message +
-          "\nTake a smaller batch (train.micro_batch), train.activation_checkpointing=full, "
-          "--dtype bf16 or a machine with more memory.",
-      ExitCode::kFailed);
-}
-
-ExitCode fail_defect(const std::string& message, const std::string& trace) {
-  return fail(
-      "this is a defect of Regroup: " + message +
-          (is_debugging() ? "\n" + trace
-                          : "\nPlease report it with the command; REGROUP_DEBUG=1 shows where."),
-      ExitCode::kFailed);
-}
-
-ExitCode fail_file(const std::filesystem::filesystem_error& error) {
-  return fail(error.path1().string() + ": " + error.code().message() + " (" + error.what() +
-                  ")\nCheck that the path is right, its permissions, and the room on the disk.",
-              ExitCode::kFailed);
-}
-
 /// What is written to stdout is the result: a full disk behind it is a failure.
 ExitCode flush_results(ExitCode code) {
   std::cout.flush();
   if (std::cout) return code;
-  return fail("stdout: the results could not be written. Is the disk full, or the reader gone?",
-              ExitCode::kFailed);
+  return print_failure(
+      "stdout: the results could not be written. Is the disk full, or the reader gone?",
+      ExitCode::kFailed);
 }
 
 ExitCode run_and_report(const std::vector<std::string>& words) {
   try {
     return flush_results(run(words));
-  } catch (const Error& error) {
-    return fail(error.what(), error.exit_code());
-  } catch (const c10::Error& error) {
-    if (is_out_of_memory(error)) return fail_out_of_memory(error.what_without_backtrace());
-    return fail_defect(error.what_without_backtrace(), error.what());
-  } catch (const std::filesystem::filesystem_error& error) {
-    return fail_file(error);
-  } catch (const std::bad_alloc&) {
-    return fail_out_of_memory("the system refused more");
-  } catch (const std::exception& error) {
-    return fail_defect(error.what(), "(no trace: not an error of LibTorch)");
+  } catch (...) {
+    const auto failure = describe_failure(std::current_exception());
+    return print_failure(failure.message, failure.exit_code);
   }
 }
 

@@ -8,20 +8,12 @@
 #include "framework/error.h"
 #include "framework/json.h"
 #include "models/run_layout.h"
+#include "tools/failure.h"
 #include "trainers/evaluation.h"
 
 namespace regroup {
 
 namespace {
-
-/// Several processes would write one run over one another.
-void refuse_several_processes() {
-  const char* world_size = std::getenv("WORLD_SIZE");
-  if (!world_size || std::string(world_size) == "1") return;
-  throw request_error("WORLD_SIZE",
-                      c10::str("is ", world_size, ", but this version trains in one process"),
-                      "Start one process.");
-}
 
 /// What training came to, for a run without an evaluation.
 nlohmann::ordered_json account(const TrainingOutcome& outcome, const std::filesystem::path& model) {
@@ -35,40 +27,95 @@ nlohmann::ordered_json account(const TrainingOutcome& outcome, const std::filesy
           {"val_loss", number(outcome.val_loss)}};
 }
 
+/// A training verb's command line.
+struct TrainingRequest {
+  TrainConfig config;
+  ConfigSchema schema;
+  RunStart start;
+  std::optional<std::filesystem::path> json_file;
+  bool only_help = false;
+
+  TrainingRequest(const VerbHelp& help, const std::vector<std::string>& arguments) {
+    declare(schema, config);
+    ResumeMode resume = ResumeMode::kLatest;
+    CommandLine line(help);
+    line.add_config(&schema);
+    line.add("run", &start.folder, "the run's folder").shown_as("DIR").required();
+    line.add("resume", &resume,
+             "continue from the newest checkpoint; auto passes over a damaged one",
+             EnumNames<ResumeMode>{{"latest", ResumeMode::kLatest}, {"auto", ResumeMode::kAuto}})
+        .without_value_means("latest");
+    line.add_force(&start.force);
+    line.add_json(&json_file);
+    line.add_quiet();
+    only_help = !line.parse(arguments);
+    if (line.given("resume")) start.resume = resume;
+  }
+  TrainingRequest(const TrainingRequest&) = delete;  // the schema refers to the config
+  TrainingRequest& operator=(const TrainingRequest&) = delete;
+};
+
+/// What the first process prints and writes of a run that came to its end.
+void give_results(const TrainingRequest& request, const RunResult& result) {
+  const auto& [outcome, evaluation] = result;
+  const auto model = request.start.folder / kFinal;
+  if (request.json_file) {
+    write_json_file(*request.json_file,
+                    evaluation.is_null() ? account(outcome, model) : evaluation);
+  }
+  if (!evaluation.is_null()) std::cout << evaluation_table(evaluation);
+  note("the model is in " + model.string());
+}
+
+ExitCode run_in(World& world, TrainingRun run, const TrainingRequest& request) {
+  const auto result = run(request.config, request.schema.to_ini(), request.start, world);
+  if (result.outcome.interrupted) {
+    note("interrupted; a checkpoint was saved. Go on with --resume.");
+    return ExitCode::kInterrupted;
+  }
+  if (world.is_first()) give_results(request, result);
+  return ExitCode::kDone;
+}
+
+/// One of several processes: only the first speaks, and when it goes wrong on any, the lowest that
+/// is left says so for all.
+ExitCode run_among_peers(const Launch& launch, TrainingRun run, const VerbHelp& help,
+                         const std::vector<std::string>& arguments) {
+  constexpr int64_t kJoining_s = 300;
+  std::optional<TrainingRequest> request;
+  std::exception_ptr problem;
+  try {
+    request.emplace(help, arguments);
+    if (request->only_help) return ExitCode::kDone;
+  } catch (const Error&) {
+    problem = std::current_exception();
+  }
+  if (!launch.is_first()) console().set_verbosity(Verbosity::kNothing);
+  const int64_t timeout_s = request ? request->config.dist.timeout_s : kJoining_s;
+  Peers peers(launch, std::chrono::seconds(timeout_s));
+  World world;  // outlives what fails: taking down its groups would wait for those who are gone
+  try {
+    if (problem) std::rethrow_exception(problem);
+    const auto& config = request->config;
+    world = World(peers, config.dist, config.train.device == "cuda" ? torch::kCUDA : torch::kCPU);
+    return run_in(world, run, *request);
+  } catch (...) {
+    const auto failure = describe_failure(std::current_exception());
+    if (const auto message = peers.settle(failure)) print_failure(*message, failure.exit_code);
+    peers.leave();
+    std::_Exit(static_cast<int>(failure.exit_code));
+  }
+}
+
 }  // namespace
 
 ExitCode run_training(const VerbHelp& help, TrainingRun run,
                       const std::vector<std::string>& arguments) {
-  TrainConfig config;
-  ConfigSchema schema;
-  declare(schema, config);
-  RunStart start;
-  ResumeMode resume = ResumeMode::kLatest;
-  std::optional<std::filesystem::path> json_file;
-  CommandLine line(help);
-  line.add_config(&schema);
-  line.add("run", &start.folder, "the run's folder").shown_as("DIR").required();
-  line.add("resume", &resume, "continue from the newest checkpoint; auto passes over a damaged one",
-           EnumNames<ResumeMode>{{"latest", ResumeMode::kLatest}, {"auto", ResumeMode::kAuto}})
-      .without_value_means("latest");
-  line.add_force(&start.force);
-  line.add_json(&json_file);
-  line.add_quiet();
-  if (!line.parse(arguments)) return ExitCode::kDone;
-  if (line.given("resume")) start.resume = resume;
-
-  refuse_several_processes();
-  const auto [outcome, evaluation] = run(config, schema.to_ini(), start);
-  if (outcome.interrupted) {
-    note("interrupted; a checkpoint was saved. Go on with --resume.");
-    return ExitCode::kInterrupted;
-  }
-  const auto model = start.folder / kFinal;
-  if (json_file)
-    write_json_file(*json_file, evaluation.is_null() ? account(outcome, model) : evaluation);
-  if (!evaluation.is_null()) std::cout << evaluation_table(evaluation);
-  note("the model is in " + model.string());
-  return ExitCode::kDone;
+  if (const auto launch = read_launch()) return run_among_peers(*launch, run, help, arguments);
+  const TrainingRequest request(help, arguments);
+  if (request.only_help) return ExitCode::kDone;
+  World alone;
+  return run_in(alone, run, request);
 }
 
 }  // namespace regroup

@@ -11,10 +11,10 @@
 namespace regroup {
 
 using TrainingRun = RunResult (*)(const TrainConfig& config, const std::string& resolved_config,
-                                  const RunStart& start);
+                                  const RunStart& start, World& world);
 
-/// Parses the config, its overrides and --run, --force, --resume; runs; prints the evaluation,
-/// where there is one.
+/// Parses the config, its overrides and --run, --force, --resume; runs, together with the other
+/// processes where a launcher started several; prints the evaluation, where there is one.
 ExitCode run_training(const VerbHelp& help, TrainingRun run,
                       const std::vector<std::string>& arguments);
 

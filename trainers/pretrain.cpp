@@ -18,18 +18,18 @@ TextHandling text_of(const TokenData& data) {
 }  // namespace
 
 RunResult pretrain(const TrainConfig& config, const std::string& resolved_config,
-                   const RunStart& start) {
+                   const RunStart& start, World& world) {
   const auto steps = configured_steps(config);
   if (!steps)
     throw request_error("[train]", "neither steps nor tokens is given", "Say how long to train.");
-  check_run_start(start);
-  const auto options = use_machine(config);
+  world.first_alone([&] { check_run_start(start); });
+  const auto options = use_machine(config, world);
   const auto data = open_run_data(config);
   const auto architecture = decoder_config(config, data.train.vocab_size());
   check_run_data(data, architecture);
 
-  RunFolder run(start, resolved_config);
-  Decoder model(architecture, options);
+  RunFolder run(start, resolved_config, world);
+  Decoder model(architecture, options, world.new_sharing());
   if (!run.resumes()) initialize(model, static_cast<uint64_t>(config.train.seed));
   const TrainingJob job{.label = "pretrain",
                         .config = config,
@@ -43,8 +43,8 @@ RunResult pretrain(const TrainConfig& config, const std::string& resolved_config
                         .val = data.val_split(),
                         .identity = run_identity(config, architecture, data, ""),
                         .resolved_config = resolved_config};
-  describe_run(job);
-  const auto outcome = train_to_the_end(std::move(model), run, job);
+  describe_run(job, world);
+  const auto outcome = train_to_the_end(std::move(model), run, job, world);
   if (!outcome.interrupted) run.finish();
   return {outcome, {}};
 }

@@ -5,6 +5,7 @@
 #include "framework/atomic_write.h"
 #include "framework/console.h"
 #include "framework/error.h"
+#include "trainers/checkpoint.h"
 #include "trainers/output_folder.h"
 
 namespace regroup {
@@ -45,23 +46,32 @@ void check_run_start(const RunStart& start) {
   check_output_folder(start.folder, start.force);
 }
 
-RunFolder::RunFolder(const RunStart& start, const std::string& config)
-    : path_(without_final_slash(start.folder)),
+RunFolder::RunFolder(const RunStart& start, const std::string& config, World& world)
+    : world_(world),
+      path_(without_final_slash(start.folder)),
       replaced_(path_.parent_path() / (".regroup-tmp-replaced-" + path_.filename().string())),
       resume_(start.resume) {
-  check_run_start(start);
+  world.first_alone([&] {
+    check_run_start(start);
+    start_run(config);
+  });
+  resumes_ = resume_ && newest_checkpoint();
+}
+
+void RunFolder::start_run(const std::string& config) {
   if (!resume_ && is_occupied(path_)) set_aside_old_run();
   fs::create_directories(path_);
   lock_.emplace(path_);
   fs::create_directories(path_ / kCheckpoints);
-  if (!resumes()) write_config(config);  // at once: a run that is stopped early can be told for one
+  const bool resumes = resume_ && newest_checkpoint();
+  if (!resumes) write_config(config);  // at once: a run that is stopped early can be told for one
   remove_leftovers(path_);
   remove_leftovers(path_ / kCheckpoints);
 }
 
 RunFolder::~RunFolder() {
   std::error_code ignored;
-  if (!fs::exists(replaced_, ignored)) return;
+  if (!world_.is_first() || !fs::exists(replaced_, ignored)) return;
   if (fs::exists(path_ / kCheckpoints / kLatestLink, ignored)) {
     note(c10::str("the run that this one replaces is kept in ", replaced_.string(),
                   " until this one is complete"));
@@ -75,7 +85,7 @@ fs::path RunFolder::final_folder() const { return path_ / kFinal; }
 fs::path RunFolder::converted_folder() const { return path_ / kConverted; }
 
 void RunFolder::write_config(const std::string& config) const {
-  write_file_atomically(path_ / kRunConfig, config);
+  if (world_.is_first()) write_file_atomically(path_ / kRunConfig, config);
 }
 
 /// Of a forced run that was not completed nothing is kept: what it replaces is the run before it.
@@ -98,8 +108,9 @@ void RunFolder::load_checkpoint(const std::function<void(const fs::path&)>& load
   for (size_t i = 0; i < found.size(); ++i) {
     try {
       load(found[i]);
+      if (i == 0 || !world_.is_first()) return;
       for (size_t damaged = 0; damaged < i; ++damaged) set_aside_damaged(found[damaged]);
-      if (i > 0) point_latest_at(path_ / kCheckpoints, found[i].filename());
+      point_latest_at(path_ / kCheckpoints, found[i].filename());
       return;
     } catch (const Error& error) {
       const bool is_last = i + 1 == found.size();
@@ -119,17 +130,28 @@ void RunFolder::set_aside_damaged(const fs::path& checkpoint) const {
   fs::rename(checkpoint, aside);
 }
 
-void RunFolder::save_checkpoint(int64_t step, int64_t keep,
-                                const std::function<void(const fs::path&)>& fill) {
+void RunFolder::save_checkpoint(int64_t step, int64_t keep, const Fill& fill) const {
   const auto checkpoints = path_ / kCheckpoints;
-  AtomicFolder folder(checkpoints / checkpoint_name(step));
-  fill(folder.path());
-  folder.commit_replacing();
+  AtomicFolder folder(checkpoints / checkpoint_name(step), world_.is_first());
+  const auto lines = checksum_lines(folder.path(), fill(folder.path()));
+  world_.collect(checkpoint_name(step), lines, [&](const std::vector<std::string>& all_lines) {
+    write_checksums(folder.path(), all_lines);
+    folder.commit_replacing();
+  });
+  if (!world_.is_first()) return;
   point_latest_at(checkpoints, checkpoint_name(step));
   const auto found = checkpoints_of(path_);
   for (size_t i = static_cast<size_t>(keep); i < found.size(); ++i) fs::remove_all(found[i]);
 }
 
-void RunFolder::finish() { fs::remove_all(replaced_); }
+void RunFolder::write_final(const Fill& fill) const {
+  AtomicFolder folder(final_folder(), world_.is_first());
+  fill(folder.path());
+  world_.collect(kFinal, "", [&](const auto&) { folder.commit_replacing(); });
+}
+
+void RunFolder::finish() {
+  if (world_.is_first()) fs::remove_all(replaced_);
+}
 
 }  // namespace regroup

@@ -7,7 +7,9 @@
 #include <functional>
 #include <optional>
 #include <string>
+#include <vector>
 
+#include "framework/distributed/world.h"
 #include "framework/folder_lock.h"
 #include "models/run_layout.h"
 
@@ -27,11 +29,11 @@ void check_run_start(const RunStart& start);
 
 class RunFolder {
  public:
-  /// Makes the folder, with config as its config.ini, or takes up the run in it. Throws as
-  /// check_run_start does, and a request Error when another process is at work in the run. What
-  /// force replaces is kept aside until finish(), and put back when this run ends without a
-  /// checkpoint.
-  RunFolder(const RunStart& start, const std::string& config);
+  /// Makes the folder, with config as its config.ini, or takes up the run in it: the first process
+  /// does, while the others wait. Throws as check_run_start does, and a request Error when another
+  /// run is at work in the folder. What force replaces is kept aside until finish(), and put back
+  /// when this run ends without a checkpoint. world must outlive this.
+  RunFolder(const RunStart& start, const std::string& config, World& world);
   ~RunFolder();
   RunFolder(const RunFolder&) = delete;
   RunFolder& operator=(const RunFolder&) = delete;
@@ -42,31 +44,40 @@ class RunFolder {
   std::filesystem::path converted_folder() const;
   std::filesystem::path evaluation_file() const { return path_ / "evaluation.json"; }
 
+  /// Of several processes, the first writes it.
   void write_config(const std::string& config) const;
 
-  /// True when the run is continued and has a checkpoint.
-  bool resumes() const { return resume_ && newest_checkpoint(); }
+  /// True when the run is continued and has a checkpoint to begin with.
+  bool resumes() const { return resumes_; }
   /// The checkpoint of the highest step; nothing where there is none.
   std::optional<std::filesystem::path> newest_checkpoint() const;
-  /// Calls load with the newest checkpoint. Where that throws an Error, kLatest passes it on; kAuto
-  /// names the damage, goes on to the one before and sets the damaged ones aside.
+  /// Calls load with the newest checkpoint. Where that throws an Error (on all processes alike),
+  /// kLatest passes it on; kAuto names the damage, goes on to the one before and sets the damaged
+  /// ones aside.
   void load_checkpoint(const std::function<void(const std::filesystem::path&)>& load);
 
-  /// Writes checkpoints/step_NNNNNNNN in one step, points latest at it, then removes all but the
-  /// newest `keep`.
-  void save_checkpoint(int64_t step, int64_t keep,
-                       const std::function<void(const std::filesystem::path&)>& fill);
+  /// Writes a process's files into a folder that all fill; gives their names.
+  using Fill = std::function<std::vector<std::string>(const std::filesystem::path& folder)>;
+  /// Writes checkpoints/step_NNNNNNNN in one step, once all processes have filled it, with its
+  /// checksums; points latest at it, then removes all but the newest `keep`. May run beside
+  /// training.
+  void save_checkpoint(int64_t step, int64_t keep, const Fill& fill) const;
+  /// Writes final/ likewise.
+  void write_final(const Fill& fill) const;
 
   /// The run is complete: removes what force kept aside.
   void finish();
 
  private:
+  void start_run(const std::string& config);
   void set_aside_old_run() const;
   void set_aside_damaged(const std::filesystem::path& checkpoint) const;
 
+  World& world_;
   std::filesystem::path path_;
   std::filesystem::path replaced_;  // where a run that force replaces waits
   std::optional<ResumeMode> resume_;
+  bool resumes_ = false;
   std::optional<FolderLock> lock_;
 };
 

@@ -3,13 +3,16 @@
 #include <torch/cuda.h>
 #include <torch/types.h>
 #include <torch/utils.h>
+#include <torch/version.h>
 
-#include "framework/atomic_write.h"
+#include <thread>
+
 #include "framework/console.h"
 #include "framework/data/batches.h"
 #include "framework/dtype.h"
 #include "framework/error.h"
 #include "framework/human.h"
+#include "models/weight_copy.h"
 
 namespace regroup {
 
@@ -18,6 +21,53 @@ namespace {
 /// Throws where the split has not one window of seq_len + 1 tokens.
 void check_length(const TokenSplit& split, int64_t seq_len) {
   const Batches windows(split, seq_len, std::nullopt);
+}
+
+/// A layer's weights, gathered for use, must be gone when the next layer's come.
+void check_strategy(const TrainConfig& config) {
+  if (config.dist.strategy == Strategy::kReplicate) return;
+  if (config.train.activation_checkpointing == ActivationCheckpointing::kFull) return;
+  throw request_error("dist.strategy",
+                      c10::str(name_of(strategies(), config.dist.strategy),
+                               " needs train.activation_checkpointing = full: without it backward "
+                               "would keep every gathered layer"),
+                      "Set it, or take strategy = replicate.");
+}
+
+/// As many as [train] says, else this process's share of the cores.
+void use_threads(const TrainConfig& config, const World& world) {
+  if (config.train.threads) {
+    torch::set_num_threads(static_cast<int>(*config.train.threads));
+  } else if (world.size() > 1) {
+    const int cores = static_cast<int>(std::thread::hardware_concurrency());
+    torch::set_num_threads(std::max(1, cores / world.local_size()));
+  }
+}
+
+torch::Device device_of(const TrainConfig& config, const World& world) {
+  if (config.train.device == "cpu") return torch::kCPU;
+  const auto n_gpus = static_cast<int>(torch::cuda::device_count());
+  if (n_gpus == 0) {
+    throw request_error("train.device",
+                        "cuda is asked for, but no GPU is there, or this is a CPU build",
+                        "Take device = cpu; regroup --version says what this build can use.");
+  }
+  if (world.local_rank() >= n_gpus) {
+    throw request_error(
+        "train.device",
+        c10::str("process ", world.local_rank(), " of this node has no GPU: there are ", n_gpus),
+        "Start as many processes on a node as it has GPUs.");
+  }
+  return torch::Device(torch::kCUDA, static_cast<c10::DeviceIndex>(world.local_rank()));
+}
+
+/// The whole job in words, to tell whether all processes have the same.
+std::map<std::string, std::string> job_in_words(const TrainingJob& job) {
+  auto words = job.identity;
+  words["program"] = c10::str("Regroup ", REGROUP_VERSION, ", LibTorch ", TORCH_VERSION);
+  words["steps"] = c10::str(job.steps);
+  words["config"] = job.resolved_config;
+  return words;
 }
 
 }  // namespace
@@ -43,17 +93,10 @@ void check_run_data(const RunData& data, const DecoderConfig& model) {
   if (data.choices) data.choices->check_fit(model.vocab_size, model.max_seq_len);
 }
 
-torch::TensorOptions use_machine(const TrainConfig& config) {
-  if (config.train.threads) torch::set_num_threads(static_cast<int>(*config.train.threads));
-  const bool wants_cuda = config.train.device == "cuda";
-  if (wants_cuda && !torch::cuda::is_available()) {
-    throw request_error("train.device",
-                        "cuda is asked for, but no GPU is there, or this is a CPU build",
-                        "Take device = cpu; regroup --version says what this build can use.");
-  }
-  return torch::TensorOptions()
-      .dtype(config.train.dtype)
-      .device(wants_cuda ? torch::kCUDA : torch::kCPU);
+torch::TensorOptions use_machine(const TrainConfig& config, const World& world) {
+  check_strategy(config);
+  use_threads(config, world);
+  return torch::TensorOptions().dtype(config.train.dtype).device(device_of(config, world));
 }
 
 RunIdentity run_identity(const TrainConfig& config, const DecoderConfig& model, const RunData& data,
@@ -92,18 +135,22 @@ RunIdentity run_identity(const TrainConfig& config, const DecoderConfig& model, 
   return identity;
 }
 
-TrainingOutcome train_to_the_end(Decoder model, RunFolder& run, const TrainingJob& job) {
-  const auto outcome = train(model, run, job);
+TrainingOutcome train_to_the_end(Decoder model, RunFolder& run, const TrainingJob& job,
+                                 World& world) {
+  world.require_alike(job_in_words(job));
+  const auto outcome = train(model, run, job, world);
   if (outcome.interrupted) return outcome;
   auto description = job.description;
   description.provenance = trained_provenance(job, outcome.state);
-  AtomicFolder folder(run.final_folder());
-  write_model(folder.path(), description, parameter_sources(model), kDefaultShardBytes);
-  folder.commit_replacing();
+  WeightCopy weights(world.rank(), world.size());
+  weights.take(model);
+  run.write_final([&](const std::filesystem::path& folder) {
+    return write_model(folder, description, weights.sources(), kDefaultShardBytes, world.rank());
+  });
   return outcome;
 }
 
-void describe_run(const TrainingJob& job) {
+void describe_run(const TrainingJob& job, const World& world) {
   const auto& config = job.config;
   const auto& model = job.description.config;
   note(c10::str(job.label, ": ", human_count(static_cast<double>(model.n_parameters())),
@@ -111,6 +158,10 @@ void describe_run(const TrainingJob& job) {
                 " query heads, K/V heads ", kv_heads_text(model.n_kv_head), "; ",
                 dtype_info(config.train.dtype).short_name, " on ", config.train.device, ", ",
                 torch::get_num_threads(), " threads"));
+  if (world.size() > 1) {
+    note(c10::str(job.label, ": ", world.size(), " processes, strategy ",
+                  name_of(strategies(), config.dist.strategy)));
+  }
   note(c10::str(
       job.label, ": ", job.steps, " steps of ", config.sequences_per_step(), " sequences of ",
       config.data.seq_len, " tokens (micro-batches of ", config.train.micro_batch, "), ",

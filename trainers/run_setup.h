@@ -28,9 +28,10 @@ RunData open_run_data(const TrainConfig& config);
 /// context.
 void check_run_data(const RunData& data, const DecoderConfig& model);
 
-/// Threads, device and dtype as [train] says. Throws a request Error for a device that is not
-/// there.
-torch::TensorOptions use_machine(const TrainConfig& config);
+/// Threads, device and dtype as [train] says: of several processes on a node each gets its share of
+/// the cores and a GPU of its own. Throws a request Error for a device that is not there, and for a
+/// strategy that [train] doesn't allow.
+torch::TensorOptions use_machine(const TrainConfig& config, const World& world);
 
 /// What must stay the same when a run is resumed. starting_weights: the hash of the weights it
 /// started from, or "".
@@ -38,10 +39,12 @@ RunIdentity run_identity(const TrainConfig& config, const DecoderConfig& model, 
                          const std::string& starting_weights);
 
 /// Trains the model and, unless the run was interrupted, writes it to final/. The model is gone
-/// afterwards: what follows has its memory.
-TrainingOutcome train_to_the_end(Decoder model, RunFolder& run, const TrainingJob& job);
+/// afterwards: what follows has its memory. Throws a request Error where the processes differ in
+/// program or job.
+TrainingOutcome train_to_the_end(Decoder model, RunFolder& run, const TrainingJob& job,
+                                 World& world);
 
 /// A short account of the run on stderr before it starts.
-void describe_run(const TrainingJob& job);
+void describe_run(const TrainingJob& job, const World& world);
 
 }  // namespace regroup

@@ -95,25 +95,32 @@ void for_each_batch(const TokenSplit& split, const ScoringWindows& windows,
 /// The model's losses of a batch's targets: [B, T] float32 on the CPU.
 Tensor batch_losses(Decoder& model, const PaddedBatch& batch) {
   const auto device = model.options().device();
-  const auto hidden = model.hidden(batch.inputs.to(device));
-  return linear_token_losses(hidden, model.head(), batch.targets.flatten().to(device))
+  const auto [hidden, head] = model.predictions(batch.inputs.to(device));
+  return linear_token_losses(hidden, head, batch.targets.flatten().to(device))
       .view(batch.targets.sizes())
       .cpu();
 }
 
 }  // namespace
 
-double window_loss(Decoder& model, Batches& windows, int64_t n_batches, int64_t batch) {
+double window_loss(Decoder& model, Batches& windows, int64_t n_batches, int64_t batch,
+                   World& world) {
   const torch::NoGradGuard no_grad;
   const int64_t n_sequences = std::min(n_batches * batch, windows.n_windows());
   double sum = 0;
-  for (int64_t first = 0; first < n_sequences; first += batch) {
-    const auto tokens = windows.gather(first, std::min(batch, n_sequences - first));
+  // A process without a batch of its own in the last round goes along with the first: where weights
+  // are divided the others wait for it.
+  for (int64_t round = 0; round < n_sequences; round += batch * world.size()) {
+    const int64_t first = round + batch * world.rank();
+    const bool counts = first < n_sequences;
+    const auto tokens =
+        windows.gather(counts ? first : 0, counts ? std::min(batch, n_sequences - first) : 1);
     const PaddedBatch full{tokens.narrow(1, 0, windows.seq_len()),
                            tokens.narrow(1, 1, windows.seq_len())};
-    sum += batch_losses(model, full).sum(torch::kFloat64).item<double>();
+    const double losses = batch_losses(model, full).sum(torch::kFloat64).item<double>();
+    if (counts) sum += losses;
   }
-  return sum / static_cast<double>(n_sequences * windows.seq_len());
+  return world.sum({sum})[0] / static_cast<double>(n_sequences * windows.seq_len());
 }
 
 Tensor score_tokens(Decoder& model, const TokenSplit& split, const ScoringWindows& windows,
@@ -145,9 +152,11 @@ Likeness compare_predictions(Decoder& model, Decoder& reference, const TokenSpli
                    const auto inputs = batch.inputs.to(device);
                    const auto targets = batch.targets.flatten().to(device);
                    const auto rows = targets.ge(0).nonzero().squeeze(-1);
-                   meter.add({model.hidden(inputs).index_select(0, rows), model.head()},
-                             {reference.hidden(inputs).index_select(0, rows), reference.head()},
-                             targets.index_select(0, rows));
+                   const auto of_rows = [&](const Predictions& all) {
+                     return Predictions{all.hidden.index_select(0, rows), all.head};
+                   };
+                   meter.add(of_rows(model.predictions(inputs)),
+                             of_rows(reference.predictions(inputs)), targets.index_select(0, rows));
                  });
   return meter.mean();
 }

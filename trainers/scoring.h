@@ -11,14 +11,16 @@
 
 #include "framework/data/batches.h"
 #include "framework/data/token_data.h"
+#include "framework/distributed/world.h"
 #include "framework/functions/likeness.h"
 #include "models/decoder.h"
 
 namespace regroup {
 
 /// Mean cross-entropy of the first n_batches * batch windows of seq_len tokens, packed as in
-/// training, in nats a token.
-double window_loss(Decoder& model, Batches& windows, int64_t n_batches, int64_t batch);
+/// training, in nats a token. The batches are divided over the processes, which call it alike.
+double window_loss(Decoder& model, Batches& windows, int64_t n_batches, int64_t batch,
+                   World& world);
 
 /// How a document longer than the model's context is scored: inputs of `window` tokens, each moved
 /// on by `stride`, and of a later window only the last `stride` targets counted.

@@ -3,6 +3,7 @@
 #include <torch/types.h>
 
 #include <algorithm>
+#include <cmath>
 #include <vector>
 
 #include "framework/adamw.h"
@@ -20,13 +21,13 @@ constexpr int64_t kFewestSteps = 3;
 constexpr double kLearningRate = 1e-4;
 
 void train_step(Decoder& model, AdamW& optimizer, const torch::Tensor& tokens) {
-  for (auto& block : model.blocks()) block.zero_gradient();
+  model.zero_gradients();
   const auto loss =
       model.loss(tokens, 1.0 / static_cast<double>(tokens.size(0) * (tokens.size(1) - 1)));
   loss.backward();
   loss.item<double>();  // waits for the device
-  optimizer.step(kLearningRate,
-                 1.0 / std::max(1.0, gradient_norm(model.blocks())));  // clipped at 1, as runs are
+  const double norm = std::sqrt(gradient_square(model.blocks()));
+  optimizer.step(kLearningRate, 1.0 / std::max(1.0, norm));  // clipped at 1, as runs are
 }
 
 }  // namespace

@@ -76,6 +76,19 @@ void declare_train(ConfigSchema& schema, TrainConfig::Train& train) {
              std::vector<std::string>{"cpu", "cuda"});
 }
 
+void declare_dist(ConfigSchema& schema, DistOptions& dist) {
+  schema.add("dist.strategy", &dist.strategy,
+             "every process holds the whole model, a part of it, or a part within its node",
+             strategies());
+  schema.add("dist.backend", &dist.backend, "what joins the processes (auto: by train.device)",
+             backend_kinds());
+  schema.add("dist.wire_dtype", &dist.wire_dtype, "in which gradients travel", compute_dtypes());
+  schema.add("dist.reduce_dtype", &dist.reduce_dtype, "in which they are added up",
+             compute_dtypes());
+  schema.add("dist.timeout_s", &dist.timeout_s, "after which a silent process counts as gone",
+             between(1, 1e6));
+}
+
 void declare_convert(ConfigSchema& schema, TrainConfig::Convert& convert) {
   schema.add("convert.from", &convert.from, "the original, to be converted now");
   schema.add("convert.n_kv_head", &convert.plan.n_kv_head,
@@ -130,6 +143,7 @@ void declare(ConfigSchema& schema, TrainConfig& config) {
              "of the original's predictions in uptraining (0: text alone)", between(0, 1));
   schema.add("distill.temperature", &config.distill.temperature,
              "that both models' logits are divided by", above(0));
+  declare_dist(schema, config.dist);
   schema.add("eval.every", &config.eval.every,
              "steps between validation losses (0: at the end only)", at_least(0));
   schema.add("eval.batches", &config.eval.batches, "micro-batches of a validation loss",

@@ -11,6 +11,7 @@
 
 #include "framework/adamw.h"
 #include "framework/config.h"
+#include "framework/distributed/world.h"
 #include "framework/lr_schedule.h"
 #include "models/convert/convert.h"
 #include "models/decoder_config.h"
@@ -72,6 +73,7 @@ struct TrainConfig {
   struct Checkpoint {
     int64_t every = 0, keep = 3;
   } checkpoint;
+  DistOptions dist;
   struct Log {
     int64_t every = 1;
   } log;

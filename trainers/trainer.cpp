@@ -4,7 +4,7 @@
 
 #include <cmath>
 
-#include "framework/atomic_write.h"
+#include "framework/background_task.h"
 #include "framework/console.h"
 #include "framework/data/batches.h"
 #include "framework/data/prefetch.h"
@@ -27,45 +27,57 @@ struct StepResult {
   double gradient_norm;
   double lr;
   bool finite;
+  bool stop_requested;  // on any process
 };
 
-/// Micro-batches in the order of training, made ahead on a background thread.
+/// This process's micro-batches in the order of training, made ahead on a background thread. Each
+/// process takes a share of a step's sequences, in order; all take as many micro-batches.
 class MicroBatches {
  public:
-  MicroBatches(const TrainingJob& job, int64_t first_step)
+  MicroBatches(const TrainingJob& job, int64_t first_step, const World& world)
       : batches_(job.train, job.config.data.seq_len, job.config.data.shuffle_seed),
-        per_step_(job.config.sequences_per_step()),
+        n_sequences_(job.config.sequences_per_step()),
+        begin_(n_sequences_ * world.rank() / world.size()),
+        end_(n_sequences_ * (world.rank() + 1) / world.size()),
         micro_batch_(job.config.train.micro_batch),
-        position_(first_step * per_step_),
+        per_step_(divided(divided(n_sequences_, world.size()), micro_batch_)),
+        next_(first_step * per_step_),
         prefetch_([this] { return produce(); }, kBatchesAhead) {}
 
-  /// [sequences, seq_len + 1]; the last of a step may be smaller.
+  /// [sequences, seq_len + 1]; the last of a step may be smaller, and where this process's share is
+  /// less than others' empty.
   torch::Tensor next() { return prefetch_.next(); }
-  int64_t per_step() const { return (per_step_ + micro_batch_ - 1) / micro_batch_; }
+  int64_t per_step() const { return per_step_; }
 
  private:
+  static int64_t divided(int64_t n, int64_t parts) { return (n + parts - 1) / parts; }
+
   torch::Tensor produce() {
-    const int64_t count = std::min(micro_batch_, per_step_ - position_ % per_step_);
-    const auto tokens = batches_.gather(position_, count);
-    position_ += count;
-    return tokens;
+    const int64_t step = next_ / per_step_, first = begin_ + next_ % per_step_ * micro_batch_;
+    ++next_;
+    const int64_t count = std::clamp<int64_t>(end_ - first, 0, micro_batch_);
+    if (count == 0) return torch::empty({0, batches_.seq_len() + 1}, torch::kInt64);
+    return batches_.gather(step * n_sequences_ + first, count);
   }
 
   Batches batches_;
-  int64_t per_step_, micro_batch_, position_;
+  int64_t n_sequences_, begin_, end_, micro_batch_, per_step_;
+  int64_t next_;  // micro-batch of this process, counted over all steps
   Prefetch prefetch_;
 };
 
 class Trainer {
  public:
-  Trainer(Decoder& model, RunFolder& run, const TrainingJob& job)
+  Trainer(Decoder& model, RunFolder& run, const TrainingJob& job, World& world)
       : model_(model),
         run_(run),
         job_(job),
+        world_(world),
+        snapshot_(world.rank(), world.size()),
         optimizer_(model.blocks(), job.config.optim.adamw),
         schedule_(schedule_of(job)),
         flops_per_token_(training_flops_per_token(model.config(), job.config.data.seq_len)),
-        peak_flops_(measured_peak_flops(model.options())) {
+        peak_flops_(world.size() * measured_peak_flops(model.options())) {
     if (job.val) val_windows_.emplace(*job.val, job.config.data.seq_len, std::nullopt);
   }
 
@@ -73,9 +85,11 @@ class Trainer {
     const StopSignals signals;
     if (run_.resumes()) load();
     run_.write_config(job_.resolved_config);  // the checkpoint accepts it
-    metrics_.emplace(MetricsLog::resume(run_.metrics_file(), state_.step));
-    batches_.emplace(job_, state_.step);
-    progress_.emplace(progress_options());
+    if (world_.is_first()) {
+      metrics_.emplace(MetricsLog::resume(run_.metrics_file(), state_.step));
+      progress_.emplace(progress_options());
+    }
+    batches_.emplace(job_, state_.step, world_);
     logged_at_ = steady_seconds();
     while (!is_finished() && !outcome_.interrupted) {
       const StepResult result = train_step();
@@ -83,10 +97,11 @@ class Trainer {
       refuse_divergence();
       if (is_due(job_.config.eval.every) || is_finished()) evaluate();
       if (is_due(job_.config.checkpoint.every)) save();
-      outcome_.interrupted = stop_requested() && !is_finished();
+      outcome_.interrupted = result.stop_requested && !is_finished();
     }
     save();
-    if (is_finished()) progress_->finish();
+    saving_.wait();
+    if (progress_ && is_finished()) progress_->finish();
     return outcome_;
   }
 
@@ -112,7 +127,7 @@ class Trainer {
 
   void load() {
     run_.load_checkpoint([&](const std::filesystem::path& checkpoint) {
-      state_ = load_train_state(checkpoint, job_.identity, model_, optimizer_);
+      state_ = load_checkpoint(checkpoint, job_.identity, model_, optimizer_, world_);
       note(c10::str("resuming from ", checkpoint.string()));
     });
     saved_step_ = state_.step;
@@ -125,22 +140,32 @@ class Trainer {
 
   /// Forward and backward over the step's micro-batches, then one update of the weights.
   StepResult train_step() {
+    saving_.check();
     ++state_.step;
-    for (auto& block : model_.blocks()) block.zero_gradient();
-    const double scale = 1.0 / static_cast<double>(job_.config.tokens_per_step());
+    model_.zero_gradients();
     double loss_sum = 0;
     for (int64_t i = 0; i < batches_->per_step(); ++i) {
-      const auto tokens = batches_->next().to(model_.options().device());
-      const auto loss = loss_of(tokens, scale);
+      model_.begin_micro_batch(/*is_last=*/i + 1 == batches_->per_step());
+      const auto loss = loss_of(batches_->next());
       loss.backward();
       loss_sum += loss.item<double>();
     }
-    const StepResult result{loss_sum, gradient_norm(model_.blocks()), schedule_.at(state_.step),
-                            true};
-    return update(result);
+    model_.finish_gradients();
+    const auto [replica, n_replicas] = model_.blocks().front().replica();
+    const auto sums = world_.sum(
+        {loss_sum, gradient_square(model_.blocks()) / n_replicas, stop_requested() ? 1.0 : 0.0});
+    return update({sums[0], std::sqrt(sums[1]), schedule_.at(state_.step), true, sums[2] > 0});
   }
 
-  torch::Tensor loss_of(const torch::Tensor& tokens, double scale) {
+  /// This process's contribution to the step's mean loss. Where it has no sequence left it goes
+  /// along with one that counts for nothing, since the others wait for it.
+  torch::Tensor loss_of(const torch::Tensor& tokens) {
+    if (tokens.size(0) == 0) return 0 * loss_of(torch::zeros({1, tokens.size(1)}, torch::kInt64));
+    const double scale = 1.0 / static_cast<double>(job_.config.tokens_per_step());
+    return model_loss(tokens.to(model_.options().device()), scale);
+  }
+
+  torch::Tensor model_loss(const torch::Tensor& tokens, double scale) {
     if (!job_.teacher) return model_.loss(tokens, scale);
     return model_.distillation_loss(tokens, *job_.teacher, job_.config.distill, scale);
   }
@@ -166,6 +191,7 @@ class Trainer {
   /// One line for people, and one for machines every log.every steps.
   void log(const StepResult& result) {
     outcome_.loss = result.loss;
+    if (!world_.is_first()) return;
     progress_->update(state_.step, static_cast<double>(tokens_since_start_),
                       {"loss " + fixed(result.loss, 4)},
                       {"MFU " + fixed(100 * pace() * flops_per_token_ / peak_flops_, 0) + " %"});
@@ -178,10 +204,16 @@ class Trainer {
                         {"tokens_per_s", pace()},
                         {"mfu", pace() * flops_per_token_ / peak_flops_},
                         {"rss_bytes", resident_bytes()}};
+    if (world_.size() > 1) fields.emplace_back("sent_bytes", world_.sent_bytes() - sent_logged_);
     if (state_.skipped_steps > 0) fields.emplace_back("skipped_steps", state_.skipped_steps);
     metrics_->append(fields);
+    begin_pace();
+  }
+
+  void begin_pace() {
     logged_at_ = steady_seconds();
     tokens_logged_ = tokens_since_start_;
+    sent_logged_ = world_.sent_bytes();
   }
 
   /// Tokens a second since the last logged step.
@@ -190,8 +222,9 @@ class Trainer {
            std::max(1e-9, steady_seconds() - logged_at_);
   }
 
-  void refuse_divergence() const {
+  void refuse_divergence() {
     if (state_.skipped_in_a_row < job_.config.train.max_skipped_steps) return;
+    saving_.wait();
     const auto checkpoint = run_.newest_checkpoint();
     throw Error(c10::str(run_.path().string(), ", step ", state_.step),
                 c10::str("loss or gradient was not finite in ", state_.skipped_in_a_row,
@@ -203,24 +236,30 @@ class Trainer {
 
   void evaluate() {
     if (!val_windows_) return;
-    const double loss =
-        window_loss(model_, *val_windows_, job_.config.eval.batches, job_.config.train.micro_batch);
+    const double loss = window_loss(model_, *val_windows_, job_.config.eval.batches,
+                                    job_.config.train.micro_batch, world_);
     outcome_.val_loss = loss;
+    if (!world_.is_first()) return;
     metrics_->append({{"step", state_.step}, {"tokens", state_.tokens}, {"val_loss", loss}});
     note(c10::str("step ", state_.step, ": validation loss ", fixed(loss, 4)));
-    logged_at_ = steady_seconds();  // evaluation is no part of the pace
-    tokens_logged_ = tokens_since_start_;
+    begin_pace();  // evaluation is no part of it
   }
 
+  /// Training waits for the copy to host memory (and for a save before that is not done yet), not
+  /// for the files.
   void save() {
     if (saved_step_ == state_.step) return;
-    run_.save_checkpoint(
-        state_.step, job_.config.checkpoint.keep, [&](const std::filesystem::path& folder) {
-          auto description = job_.description;
-          description.provenance = trained_provenance(job_, state_);
-          write_model(folder, description, parameter_sources(model_), kDefaultShardBytes);
-          save_train_state(folder, state_, job_.identity, model_, optimizer_);
-        });
+    saving_.wait();
+    snapshot_.take(state_, model_, optimizer_);
+    saving_.start([this] {
+      const auto& state = snapshot_.state();
+      run_.save_checkpoint(state.step, job_.config.checkpoint.keep,
+                           [&](const std::filesystem::path& folder) {
+                             auto description = job_.description;
+                             description.provenance = trained_provenance(job_, state);
+                             return snapshot_.write(folder, description, job_.identity);
+                           });
+    });
     saved_step_ = state_.step;
   }
 
@@ -230,6 +269,8 @@ class Trainer {
   Decoder& model_;
   RunFolder& run_;
   const TrainingJob& job_;
+  World& world_;
+  Snapshot snapshot_;
   AdamW optimizer_;
   LrSchedule schedule_;
   double flops_per_token_, peak_flops_;
@@ -244,14 +285,16 @@ class Trainer {
   int64_t tokens_since_start_ = 0;  // of this process
   int64_t tokens_logged_ = 0;
   double logged_at_ = 0;
+  int64_t sent_logged_ = 0;
+  BackgroundTask saving_;  // last: it ends before what it reads
 };
 
 }  // namespace
 
-TrainingOutcome train(Decoder& model, RunFolder& run, const TrainingJob& job) {
+TrainingOutcome train(Decoder& model, RunFolder& run, const TrainingJob& job, World& world) {
   model.enable_training(job.config.train.activation_checkpointing ==
                         ActivationCheckpointing::kFull);
-  return Trainer(model, run, job).run();
+  return Trainer(model, run, job, world).run();
 }
 
 Provenance trained_provenance(const TrainingJob& job, const TrainState& state) {

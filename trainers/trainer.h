@@ -8,9 +8,9 @@
 #include "framework/data/token_data.h"
 #include "models/decoder.h"
 #include "models/hf_checkpoint.h"
+#include "trainers/checkpoint.h"
 #include "trainers/run_folder.h"
 #include "trainers/train_config.h"
-#include "trainers/train_state.h"
 
 namespace regroup {
 
@@ -34,9 +34,9 @@ struct TrainingOutcome {
 };
 
 /// Trains the model until the job's last step, from the run's newest checkpoint where it resumes;
-/// writes metrics and checkpoints into the run's folder. Throws Error when max_skipped_steps steps
-/// in a row were not finite.
-TrainingOutcome train(Decoder& model, RunFolder& run, const TrainingJob& job);
+/// writes metrics and checkpoints into the run's folder. All processes of the world call it alike.
+/// Throws Error when max_skipped_steps steps in a row were not finite.
+TrainingOutcome train(Decoder& model, RunFolder& run, const TrainingJob& job, World& world);
 
 /// The model's provenance after training on: steps, tokens and FLOPs added to what it was before
 /// the run.

@@ -101,25 +101,27 @@ std::optional<Conversion> requested_conversion(const TrainConfig& config,
 /// Where the run's starting point stands: a folder given, or converted/ in the run, written here
 /// unless it is there.
 fs::path starting_folder(const TrainConfig& config, const std::optional<Conversion>& conversion,
-                         const RunFolder& run) {
+                         const RunFolder& run, World& world) {
   if (!conversion) return config.uptrain.from;
   const auto folder = run.converted_folder();
-  if (fs::exists(folder) && conversion->made(ModelFolder::open(folder))) return folder;
-  if (run.resumes()) {
-    throw request_error(run.path().string(), "was not trained from what [convert] asks for",
-                        "Resume with the [convert] keys of its config.ini, or start a new run.");
-  }
-  AtomicFolder writing(folder);
-  conversion->write(writing.path());
-  writing.commit_replacing();
+  world.first_alone([&] {
+    if (fs::exists(folder) && conversion->made(ModelFolder::open(folder))) return;
+    if (run.resumes()) {
+      throw request_error(run.path().string(), "was not trained from what [convert] asks for",
+                          "Resume with the [convert] keys of its config.ini, or start a new run.");
+    }
+    AtomicFolder writing(folder);
+    conversion->write(writing.path());
+    writing.commit_replacing();
+  });
   return folder;
 }
 
 /// The original in bfloat16, where [distill] asks for it.
 std::optional<Decoder> load_teacher(const TrainConfig& config, const ModelFolder& original,
-                                    torch::TensorOptions options) {
+                                    torch::TensorOptions options, const World& world) {
   if (config.distill.weight == 0) return std::nullopt;
-  return load_decoder(original, options.dtype(torch::kBFloat16));
+  return load_decoder(original, options.dtype(torch::kBFloat16), world.new_sharing());
 }
 
 nlohmann::ordered_json evaluate_run(const TrainConfig& config, const RunFolder& run,
@@ -141,10 +143,10 @@ nlohmann::ordered_json evaluate_run(const TrainConfig& config, const RunFolder& 
 }  // namespace
 
 RunResult uptrain(const TrainConfig& config, const std::string& resolved_config,
-                  const RunStart& start) {
+                  const RunStart& start, World& world) {
   check_request(config);
-  check_run_start(start);
-  const auto options = use_machine(config);
+  world.first_alone([&] { check_run_start(start); });
+  const auto options = use_machine(config, world);
   const auto original =
       ModelFolder::open(converts_now(config) ? config.convert.from : config.uptrain.original);
   check_originals(config, original);
@@ -153,10 +155,10 @@ RunResult uptrain(const TrainConfig& config, const std::string& resolved_config,
   check_run_data(data, original.config());
   const auto conversion = requested_conversion(config, original);
 
-  RunFolder run(start, resolved_config);
-  const auto converted = ModelFolder::open(starting_folder(config, conversion, run));
+  RunFolder run(start, resolved_config, world);
+  const auto converted = ModelFolder::open(starting_folder(config, conversion, run, world));
   const auto provenance = starting_provenance(config, original, converted);
-  auto teacher = load_teacher(config, original, options);
+  auto teacher = load_teacher(config, original, options, world);
   const TrainingJob job{
       .label = "uptrain",
       .config = config,
@@ -168,10 +170,11 @@ RunResult uptrain(const TrainConfig& config, const std::string& resolved_config,
       .teacher = teacher ? &*teacher : nullptr,
       .identity = run_identity(config, converted.config(), data, weights_hash(converted)),
       .resolved_config = resolved_config};
-  describe_run(job);
-  RunResult result{train_to_the_end(load_decoder(converted, options), run, job), {}};
+  describe_run(job, world);
+  RunResult result{
+      train_to_the_end(load_decoder(converted, options, world.new_sharing()), run, job, world), {}};
   teacher.reset();  // evaluation has its memory
-  if (result.outcome.interrupted) return result;
+  if (result.outcome.interrupted || !world.is_first()) return result;
   if (data.val) {
     result.evaluation = evaluate_run(config, run, original.path(), converted.path(), options);
   } else {

@@ -26,7 +26,7 @@ int main() {
                                      torch::kInt64);  // 8 sequences, 32 predictions each
   double first_loss = 0, loss = 0;
   for (int step = 0; step < 20; ++step) {
-    for (auto& block : decoder.blocks()) block.zero_gradient();
+    decoder.zero_gradients();
     const auto mean_loss = decoder.loss(tokens, /*scale=*/1.0 / (8 * 32));
     mean_loss.backward();
     optimizer.step(/*lr=*/3e-3, /*gradient_scale=*/1.0);

@@ -83,13 +83,6 @@ def test_a_run_that_another_process_works_on_is_refused(workplace):
     assert_done(pretrain(workplace, "mha", "--resume"))
 
 
-def test_several_processes_are_refused(workplace):
-    environment = {**os.environ, "WORLD_SIZE": "2", "RANK": "0"}
-    result = regroup(*words_of("pretrain", "new"), cwd=workplace, env=environment)
-    assert_refused(result, 2, "WORLD_SIZE")
-    assert not (workplace / "new").exists()
-
-
 def test_what_force_replaces_comes_back_when_the_new_run_fails(workplace):
     before = everything_in(workplace / "mha")
     result = pretrain(workplace, "mha", "--force", optim__lr=1e30, optim__warmup_steps=0, optim__grad_clip=0,

@@ -84,7 +84,7 @@ def test_a_run_folder_holds_what_is_promised(shared):
     assert checkpoints(run) == ["step_00000004", "step_00000006"]
     assert (run / "checkpoints/latest").resolve() == run / "checkpoints/step_00000006"
     files = sorted(path.name for path in (run / "checkpoints/latest").iterdir())
-    assert files == ["config.json", "model.safetensors", "training_state.h5"]
+    assert files == ["checksums.json", "config.json", "model.safetensors", "training_state.h5"]
     assert weights_bytes(run / "checkpoints/latest") == weights_bytes(run / "final")
 
 

@@ -89,9 +89,10 @@ TEST_CASE("the loss of packed windows is their cross-entropy in training", "[sco
   auto model = tiny_decoder(tiny_config());
   Batches windows(documents.split(), 10, std::nullopt);
   const auto tokens = windows.gather(0, 6);
+  World alone;
   const double expected = model.loss(tokens, 1.0 / 60).item<double>();
-  CHECK(window_loss(model, windows, 3, 2) == Approx(expected).epsilon(1e-6));
-  CHECK(window_loss(model, windows, 2, 3) == Approx(expected).epsilon(1e-6));
+  CHECK(window_loss(model, windows, 3, 2, alone) == Approx(expected).epsilon(1e-6));
+  CHECK(window_loss(model, windows, 2, 3, alone) == Approx(expected).epsilon(1e-6));
 }
 
 }  // namespace

@@ -27,6 +27,7 @@ macro(regroup_add_torch_target folder)
       Regroup::torch
       PROPERTIES
         INTERFACE_COMPILE_FEATURES cxx_std_20
+        INTERFACE_COMPILE_DEFINITIONS "USE_DISTRIBUTED;USE_C10D_GLOO"  # as torch itself was built
         INTERFACE_COMPILE_OPTIONS "$<$<COMPILE_LANGUAGE:CXX>:-fopenmp>"
         INTERFACE_INCLUDE_DIRECTORIES
         "${folder}/include;${folder}/include/torch/csrc/api/include"

@@ -1,0 +1,76 @@
+#include "framework/distributed/ranks.h"
+
+#include <torch/types.h>
+#include <torch/utils.h>
+
+#include "framework/distributed/peers.h"
+
+namespace regroup {
+namespace {
+
+using torch::Tensor;
+
+/// Moving numbers needs no arithmetic, so the engines need not know their dtype.
+Tensor as_bytes(const Tensor& tensor) { return tensor.view(torch::kUInt8); }
+
+int64_t bytes(const Tensor& tensor) { return static_cast<int64_t>(tensor.nbytes()); }
+
+/// An engine's message without its source line and its advice: "Connection closed by peer ...".
+std::string reason_in(const std::string& message) {
+  const auto begin = message.starts_with("[/") ? message.find("] ") + 2 : 0;
+  const auto end = message.find_first_of("\n", begin);
+  const auto text = message.substr(begin, end - begin);
+  return text.substr(0, text.find(". "));
+}
+
+/// Starts or waits, with every failure of the engine as a PeerFailure.
+template <typename Call>
+auto guarded(const Call& call) {
+  try {
+    return call();
+  } catch (const c10::Error& error) {
+    throw PeerFailure(reason_in(error.what_without_backtrace()));
+  } catch (const std::exception& error) {  // Gloo's own
+    throw PeerFailure(reason_in(error.what()));
+  }
+}
+
+}  // namespace
+
+void Pending::wait() {
+  if (!work_) return;
+  const auto work = std::move(work_);
+  if (!guarded([&] { return work->wait(); })) throw PeerFailure("an exchange was aborted");
+  tensors_.clear();
+}
+
+Pending Ranks::gather(const Tensor& whole, const Tensor& part) {
+  sent_bytes_ += bytes(part) * (size() - 1);
+  auto to = as_bytes(whole), from = as_bytes(part);
+  return guarded([&] { return Pending(backend_->_allgather_base(to, from), {to, from}); });
+}
+
+Pending Ranks::exchange(const Tensor& received, const Tensor& sent) {
+  sent_bytes_ += bytes(sent) / size() * (size() - 1);
+  auto to = as_bytes(received), from = as_bytes(sent);
+  return guarded([&] {
+    std::vector<int64_t> even;
+    return Pending(backend_->alltoall_base(to, from, even, even), {to, from});
+  });
+}
+
+Pending Ranks::sum(const Tensor& tensor) {
+  sent_bytes_ += 2 * bytes(tensor) / size() * (size() - 1);
+  std::vector<Tensor> tensors{tensor};
+  return guarded([&] { return Pending(backend_->allreduce(tensors), tensors); });
+}
+
+Pending Ranks::broadcast(const Tensor& tensor, int from) {
+  if (rank() == from) sent_bytes_ += bytes(tensor) * (size() - 1);
+  std::vector<Tensor> tensors{as_bytes(tensor)};
+  c10d::BroadcastOptions options;
+  options.rootRank = from;
+  return guarded([&] { return Pending(backend_->broadcast(tensors, options), tensors); });
+}
+
+}  // namespace regroup

@@ -1,0 +1,55 @@
+// framework/distributed/ranks.h: a group of processes that exchange tensors. Every call is made by
+// all of them, in the same order, with tensors of the same shapes and dtypes.
+#pragma once
+
+#include <torch/types.h>
+
+#include <cstdint>
+#include <torch/csrc/distributed/c10d/Backend.hpp>
+#include <vector>
+
+namespace regroup {
+
+/// An exchange that was started. What it reads and writes is kept until it is done.
+class Pending {
+ public:
+  Pending() = default;
+  Pending(c10::intrusive_ptr<c10d::Work> work, std::vector<torch::Tensor> tensors)
+      : work_(std::move(work)), tensors_(std::move(tensors)) {}
+
+  bool is_started() const { return bool(work_); }
+  /// Returns when it is done (on a GPU: when it is in the current stream's order). Throws
+  /// PeerFailure where a process is gone or the time is over.
+  void wait();
+
+ private:
+  c10::intrusive_ptr<c10d::Work> work_;
+  std::vector<torch::Tensor> tensors_;
+};
+
+class Ranks {
+ public:
+  explicit Ranks(c10::intrusive_ptr<c10d::Backend> backend) : backend_(std::move(backend)) {}
+
+  int rank() const { return backend_->getRank(); }
+  int size() const { return backend_->getSize(); }
+
+  /// whole: [size * n] <- everyone's part [n], in the order of ranks.
+  Pending gather(const torch::Tensor& whole, const torch::Tensor& part);
+  /// received: [size * n] <- what every rank sends to this one; sent: [size * n], n for each.
+  Pending exchange(const torch::Tensor& received, const torch::Tensor& sent);
+  /// tensor <- its sum over all ranks.
+  Pending sum(const torch::Tensor& tensor);
+  /// tensor <- rank `from`'s.
+  Pending broadcast(const torch::Tensor& tensor, int from);
+
+  /// Bytes that this process has sent on the wire: what a ring of gather or sum, a direct exchange,
+  /// and a broadcast from its root send.
+  int64_t sent_bytes() const { return sent_bytes_; }
+
+ private:
+  c10::intrusive_ptr<c10d::Backend> backend_;
+  int64_t sent_bytes_ = 0;
+};
+
+}  // namespace regroup

@@ -1,0 +1,162 @@
+#include "framework/distributed/world.h"
+
+#include <torch/types.h>
+#include <torch/utils.h>
+
+#include <nlohmann/json.hpp>
+
+#include "framework/error.h"
+
+namespace regroup {
+namespace {
+
+/// How the processes form shards and replicas: rank = replica * shards + shard.
+struct Mesh {
+  int shards, replicas;
+};
+
+Mesh mesh_of(Strategy strategy, const Launch& launch) {
+  switch (strategy) {
+    case Strategy::kReplicate:
+      return {1, launch.size};
+    case Strategy::kShard:
+      return {launch.size, 1};
+    case Strategy::kHybrid:
+      if (launch.has_equal_nodes()) return {launch.local_size, launch.size / launch.local_size};
+  }
+  throw request_error("dist.strategy",
+                      c10::str("hybrid needs nodes with equally many processes, ranks node by "
+                               "node; rank ",
+                               launch.rank, " is number ", launch.local_rank, " of ",
+                               launch.local_size, " on its node, of ", launch.size, " in all"),
+                      "Start as many on every node, or take strategy = shard.");
+}
+
+}  // namespace
+
+const EnumNames<Strategy>& strategies() {
+  static const EnumNames<Strategy> names{{"replicate", Strategy::kReplicate},
+                                         {"shard", Strategy::kShard},
+                                         {"hybrid", Strategy::kHybrid}};
+  return names;
+}
+
+World::World(Peers& peers, const DistOptions& options, torch::Device device)
+    : peers_(&peers), options_(options) {
+  const auto& launch = peers.launch();
+  const auto mesh = mesh_of(options.strategy, launch);
+  check_backend(options.backend, device);
+  const auto place = [&](const std::string& group, int rank, int size) {
+    return GroupPlace{peers.store(group), rank, size, std::chrono::seconds(options.timeout_s)};
+  };
+  const auto data_ranks = [&](const std::string& group, int rank, int size) {
+    return size == 1 ? nullptr
+                     : std::make_shared<Ranks>(
+                           make_backend(options.backend, device, place(group, rank, size), launch));
+  };
+  try {
+    control_ = std::make_unique<Ranks>(make_gloo(place("all", launch.rank, launch.size), launch));
+    const int shard = launch.rank % mesh.shards, replica = launch.rank / mesh.shards;
+    shards_ = data_ranks(c10::str("shards/", replica), shard, mesh.shards);
+    replicas_ = data_ranks(c10::str("replicas/", shard), replica, mesh.replicas);
+  } catch (const c10::Error& error) {
+    const std::string reason = error.what_without_backtrace();
+    throw PeerFailure("the processes could not connect: " + reason.substr(0, reason.find('\n')));
+  }
+}
+
+std::vector<double> World::sum(const std::vector<double>& numbers) {
+  if (!peers_) return numbers;
+  const auto part = torch::tensor(numbers, torch::kFloat64);
+  const auto all = torch::empty({size() * part.numel()}, torch::kFloat64);
+  control_->gather(all, part).wait();
+  std::vector<double> sums(numbers.size(), 0);
+  const auto* next = all.const_data_ptr<double>();
+  for (int rank = 0; rank < size(); ++rank) {
+    for (auto& sum : sums) sum += *next++;
+  }
+  return sums;
+}
+
+void World::together(const std::function<void()>& work) {
+  if (!peers_) return work();
+  std::optional<Error> failure;
+  try {
+    work();
+  } catch (const Error& error) {
+    failure = error;
+  }
+  std::vector<double> failed(static_cast<size_t>(size()), 0);
+  failed[static_cast<size_t>(rank())] = failure ? 1 : 0;
+  const auto all = sum(failed);
+  const auto name = next_name("error");
+  const auto first = std::find(all.begin(), all.end(), 1);
+  if (first == all.end()) return;
+  const int culprit = static_cast<int>(first - all.begin());
+  if (culprit == rank())
+    peers_->post(name, nlohmann::json{{"message", failure->what()},
+                                      {"exit_code", static_cast<int>(failure->exit_code())}}
+                           .dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
+  if (failure) throw *failure;
+  const auto told = nlohmann::json::parse(peers_->await(culprit, name));
+  throw Error(c10::str("rank ", culprit), told.at("message"), "The others stop with it.",
+              static_cast<ExitCode>(told.at("exit_code").get<int>()));
+}
+
+void World::first_alone(const std::function<void()>& work) {
+  const auto name = next_name("done");
+  if (is_first()) work();
+  if (!peers_) return;
+  if (is_first()) {
+    peers_->post(name, "");
+  } else {
+    peers_->await(0, name);
+  }
+}
+
+void World::require_alike(const std::map<std::string, std::string>& values) {
+  if (!peers_) return;
+  using Values = std::map<std::string, std::string>;
+  const auto name = next_name("values");
+  peers_->post(
+      name, nlohmann::json(values).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
+  Complaints complaints;
+  const auto first = nlohmann::json::parse(peers_->await(0, name)).get<Values>();
+  for (int other = 1; other < size(); ++other) {
+    const auto theirs = nlohmann::json::parse(peers_->await(other, name)).get<Values>();
+    for (const auto& [key, value] : first) {
+      const auto found = theirs.find(key);
+      const auto text = found == theirs.end() ? std::string("nothing") : found->second;
+      if (text == value) continue;
+      complaints.add(c10::str(key, " is ", value, " on rank 0, ", text, " on rank ", other));
+    }
+  }
+  complaints.throw_if_any("the processes differ",
+                          "Start all of them with the same program, config and data.",
+                          ExitCode::kBadRequest);
+}
+
+void World::collect(const std::string& name, const std::string& text,
+                    const std::function<void(const std::vector<std::string>&)>& use) {
+  if (!peers_) return use({text});
+  if (!is_first()) {
+    peers_->post(name, text);
+    peers_->await(0, name);
+    return peers_->withdraw(name);
+  }
+  std::vector<std::string> texts{text};
+  for (int other = 1; other < size(); ++other) texts.push_back(peers_->await(other, name));
+  use(texts);
+  peers_->post(name, "");
+}
+
+std::shared_ptr<Sharing> World::new_sharing() const {
+  if (!peers_) return nullptr;
+  return std::make_shared<Sharing>(shards_, replicas_, options_.wire_dtype, options_.reduce_dtype);
+}
+
+int64_t World::sent_bytes() const {
+  return (shards_ ? shards_->sent_bytes() : 0) + (replicas_ ? replicas_->sent_bytes() : 0);
+}
+
+}  // namespace regroup

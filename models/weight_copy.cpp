@@ -1,0 +1,58 @@
+#include "models/weight_copy.h"
+
+#include <torch/types.h>
+#include <torch/utils.h>
+
+namespace regroup {
+namespace {
+
+constexpr int64_t kBytesWorthAWriter = int64_t{256} << 20;  // a small model stays in one file
+
+int64_t bytes_of(const FlatParameters& block) {
+  return block.numel() * static_cast<int64_t>(block.part().element_size());
+}
+
+/// Which of n processes writes what begins at a byte: stretches of like size, in order.
+int writer_of(int64_t first_byte, int64_t total_bytes, int n_processes) {
+  const int64_t n_writers = std::clamp<int64_t>(total_bytes / kBytesWorthAWriter, 1, n_processes);
+  return static_cast<int>(first_byte * n_writers / std::max<int64_t>(1, total_bytes));
+}
+
+}  // namespace
+
+void WeightCopy::take(Decoder& decoder) {
+  const torch::NoGradGuard no_grad;
+  decoder.begin_micro_batch(/*is_last=*/false);
+  blocks_.resize(decoder.blocks().size());
+  int64_t total = 0, first = 0;
+  for (auto& block : decoder.blocks()) total += bytes_of(block);
+  for (size_t i = 0; i < blocks_.size(); ++i) {
+    const auto& block = decoder.blocks()[i];
+    auto& copy = blocks_[i];
+    copy.parameters = block.parameters();
+    copy.writer = writer_of(first, total, size_);
+    first += bytes_of(block);
+    const auto values = block.flat();
+    if (copy.writer != rank_) continue;
+    if (!copy.values.defined()) copy.values = torch::empty_like(values, torch::kCPU);
+    copy.values.copy_(values);
+  }
+}
+
+std::vector<ParameterSource> WeightCopy::sources() const {
+  std::vector<ParameterSource> sources;
+  for (const auto& block : blocks_) {
+    int64_t offset = 0;
+    for (const auto& parameter : block.parameters) {
+      const int64_t numel = c10::multiply_integers(parameter.shape);
+      const auto values = [&block, &parameter, offset, numel] {
+        return block.values.narrow(0, offset, numel).view(parameter.shape);
+      };
+      sources.push_back({parameter.name, values, std::nullopt, block.writer});
+      offset += numel;
+    }
+  }
+  return sources;
+}
+
+}  // namespace regroup

@@ -1,0 +1,36 @@
+// models/weight_copy.h: a decoder's weights in host memory, each block's with the process that is
+// to write it.
+#pragma once
+
+#include <torch/types.h>
+
+#include <vector>
+
+#include "models/hf_checkpoint.h"
+
+namespace regroup {
+
+class WeightCopy {
+ public:
+  /// Of this process, one of `size`, which write side by side.
+  WeightCopy(int rank, int size) : rank_(rank), size_(size) {}
+
+  /// Copies what this process is to write; memory is kept for the next time. All processes call it
+  /// alike: where blocks are divided each is gathered in turn.
+  void take(Decoder& decoder);
+
+  /// For write_model, in the decoder's order; they refer to this.
+  std::vector<ParameterSource> sources() const;
+
+ private:
+  struct Block {
+    std::vector<ParameterSpec> parameters;
+    int writer;
+    torch::Tensor values;  // [numel] where this process writes it
+  };
+
+  int rank_, size_;
+  std::vector<Block> blocks_;
+};
+
+}  // namespace regroup

@@ -1,0 +1,122 @@
+"""One run divided over processes in every way comes to what one process makes of it."""
+
+import h5py
+import numpy as np
+import pytest
+from many_processes import HYBRID, SHARD, run_processes
+from safetensors.numpy import load_file
+from tiny_runs import assert_done, losses, make_workplace, metrics, pretrain, uptrain, words_of
+
+STEPS = 40
+# Five sequences a step: uneven shares. Layers with different numbers of K/V heads.
+UNEVEN = {"train__steps": STEPS, "train__batch_tokens": 80, "train__micro_batch": 2, "model__n_layer": 3,
+          "model__n_kv_head": "4,2,1", "eval__every": 10, "checkpoint__every": 0}
+DIVISIONS = [(2, None, {}), (3, None, {}), (4, None, {}), (2, None, SHARD), (3, None, SHARD), (4, None, SHARD),
+             (4, 2, HYBRID)]
+
+
+def name_of(division):
+    n, local_size, keys = division
+    return f"{keys.get('dist__strategy', 'replicate')}-{n}" + (f"-{local_size}-a-node" if local_size else "")
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory):
+    folder = make_workplace(tmp_path_factory.mktemp("strategies"))
+    assert_done(pretrain(folder, "untied", **UNEVEN))
+    assert_done(pretrain(folder, "tied", **UNEVEN, model__tie_embeddings="true"))
+    return folder
+
+
+def val_losses(run):
+    return [line["val_loss"] for line in metrics(run) if "val_loss" in line]
+
+
+def assert_same_run(run, expected, tolerance=1e-5):
+    assert [step for step, _ in losses(run)] == [step for step, _ in losses(expected)]
+    np.testing.assert_allclose([loss for _, loss in losses(run)], [loss for _, loss in losses(expected)],
+                               rtol=tolerance)
+    np.testing.assert_allclose(val_losses(run), val_losses(expected), rtol=tolerance)
+    found, wanted = (load_file(folder / "final/model.safetensors") for folder in (run, expected))
+    assert found.keys() == wanted.keys()
+    for name, values in wanted.items():
+        assert np.linalg.norm(found[name] - values) <= tolerance * np.linalg.norm(values), name
+
+
+@pytest.mark.parametrize("division", DIVISIONS, ids=name_of)
+@pytest.mark.parametrize("embeddings", ["untied", "tied"])
+def test_forty_steps_are_those_of_one_process(workplace, division, embeddings):
+    n, local_size, keys = division
+    run = f"{embeddings}-{name_of(division)}"
+    tied = {"model__tie_embeddings": "true"} if embeddings == "tied" else {}
+    run_processes(workplace, n, words_of("pretrain", run, **UNEVEN, **keys, **tied), local_size=local_size)
+    assert_same_run(workplace / run, workplace / embeddings)
+
+
+@pytest.mark.parametrize("keys", [{}, SHARD], ids=["replicate", "shard"])
+def test_processes_without_a_sequence_and_blocks_smaller_than_their_number(workplace, keys):
+    """Two sequences a step for four processes; a final norm of two numbers."""
+    tiny = {"model__d_model": 2, "model__n_head": 1, "model__d_ff": 2, "model__tie_embeddings": "true",
+            "train__batch_tokens": 32, "train__steps": 10, "checkpoint__every": 0}
+    name = f"tiny-{len(keys)}"
+    assert_done(pretrain(workplace, f"{name}-alone", **tiny))
+    run_processes(workplace, 4, words_of("pretrain", name, **tiny, **keys))
+    assert_same_run(workplace / name, workplace / f"{name}-alone")
+
+
+@pytest.mark.parametrize("keys", [{}, SHARD], ids=["replicate", "shard"])
+@pytest.mark.parametrize("dtypes", [{"train__dtype": "bf16"}, {"dist__wire_dtype": "bf16"},
+                                    {"dist__wire_dtype": "bf16", "dist__reduce_dtype": "bf16"}],
+                         ids=["model", "wire", "sums"])
+def test_bf16_differs_less_than_two_seeds_do(workplace, dtypes, keys):
+    name = f"{'-'.join(dtypes)}-{len(keys)}"
+    dtype = {key: value for key, value in dtypes.items() if key == "train__dtype"}
+    for run, seed in (("alone", 0), ("other", 1)):
+        assert_done(pretrain(workplace, f"{name}-{run}", **UNEVEN, **dtype, train__seed=seed))
+    run_processes(workplace, 2, words_of("pretrain", name, **UNEVEN, **dtypes, **keys))
+    alone, other, divided = (np.array([loss for _, loss in losses(workplace / run)])
+                             for run in (f"{name}-alone", f"{name}-other", name))
+    assert np.abs(divided - alone).max() < np.abs(other - alone).max()
+    if "dist__wire_dtype" in dtypes:
+        assert not np.array_equal(divided, alone)  # it did travel rounded
+
+
+def test_accumulation_talks_once_a_step(workplace):
+    """Replicas add up at the step's last micro-batch: more micro-batches cost no more bytes."""
+    sent = []
+    for micro_batch in (8, 1):
+        run = f"accumulate-{micro_batch}"
+        run_processes(workplace, 2, words_of("pretrain", run, train__micro_batch=micro_batch, train__steps=3))
+        sent.append([line["sent_bytes"] for line in metrics(workplace / run) if "loss" in line])
+    assert sent[0] == sent[1]
+    n_bytes = sum(values.nbytes for values in load_file(workplace / "accumulate-8/final/model.safetensors").values())
+    assert sent[0][1] == n_bytes  # of each gradient, half is exchanged and half gathered
+
+
+@pytest.mark.parametrize("keys", [{}, SHARD], ids=["replicate", "shard"])
+def test_uptraining_with_a_teacher_and_its_evaluation(workplace, keys):
+    job = {"convert__from": "untied", "convert__n_kv_head": 1, "uptrain__alpha": 0.5, "distill__weight": 0.5,
+           "distill__temperature": 2, "convert__method": "pca", "checkpoint__every": 5}
+    name = f"uptrained-{len(keys)}"
+    assert_done(uptrain(workplace, f"{name}-alone", **job))
+    processes = run_processes(workplace, 2, words_of("uptrain", name, **job, **keys))
+    # The teacher computes in bf16, whose rounding depends on how many sequences go together.
+    assert_same_run(workplace / name, workplace / f"{name}-alone", tolerance=1e-3)
+    assert processes.text(0, "out").splitlines()[0].startswith("model")
+    for run in (name, f"{name}-alone"):
+        assert (workplace / run / "evaluation.json").exists()
+
+
+def test_state_is_divided_among_the_processes(workplace):
+    """Every number of the optimizer's state stands in one process's file, as a quarter of each block's."""
+    run_processes(workplace, 4, words_of("pretrain", "states", train__steps=2, **SHARD))
+    files = sorted((workplace / "states/checkpoints/latest").glob("training_state_*"))
+    assert len(files) == 4
+    sizes = []
+    for file in files:
+        with h5py.File(file) as state:
+            sizes.append([state[f"blocks/{block}/first_moment"].shape[0] for block in state["blocks"]])
+    sizes = np.array(sizes)
+    weights = load_file(workplace / "states/final/model.safetensors")
+    assert sizes.sum() == sum(values.size for values in weights.values())
+    assert (sizes <= np.ceil(sizes.sum(0) / 4)).all()
