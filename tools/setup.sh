@@ -6,12 +6,13 @@ cd "$(dirname "$0")/.."
 
 usage() {
   cat <<'END'
-Usage: tools/setup.sh [--cuda]
+Usage: tools/setup.sh [--cuda] [--tests]
 
 Installs the Debian packages that the build needs (as root, or with sudo) and makes .venv
 from tools/requirements.txt and tools/requirements-corpus.txt.
 
-  --cuda   take PyTorch's CUDA flavour (5 GB); without it, the CPU flavour where it can be had
+  --cuda   take PyTorch's CUDA flavour with NCCL (5 GB); without it, the CPU flavour where it can be had
+  --tests  install what the tests need beside it
 END
 }
 
@@ -20,6 +21,7 @@ debian_packages=(
   libhdf5-dev libboost-program-options-dev nlohmann-json3-dev libgloo-dev catch2
   python3 python3-venv
 )
+test_packages=(openmpi-bin iproute2)  # launchers and networks that tests start runs with
 venv=.venv
 flavour=cpu
 requirements=(tools/requirements.txt tools/requirements-corpus.txt)
@@ -83,6 +85,8 @@ has_torch() {  # VERSION
     == "$1"?(+*) ]]
 }
 
+has_cuda_headers() { compgen -G "$venv/lib/python3*/site-packages/nvidia/cu*/include/crt" >/dev/null; }
+
 has_cuda_flavour() { compgen -G "$venv/lib/python3*/site-packages/torch/lib/libtorch_cuda.so" >/dev/null; }
 
 # The CPU flavour where some source has it, else PyPI's, which is the CUDA one and runs without a GPU too.
@@ -91,9 +95,9 @@ install_torch() {
   version=$(sed -n 's/^torch==//p' tools/requirements.txt)
   local pins=--constraint=tools/requirements.txt
   if [[ $flavour == cuda ]]; then
-    has_torch "$version" && has_cuda_flavour && return
-    say "installing torch $version, CUDA flavour (5 GB)"
-    pip_install "$pins" "torch===$version" && return
+    has_torch "$version" && has_cuda_flavour && has_cuda_headers && return
+    say "installing torch $version, CUDA flavour (5 GB), and the CUDA headers that NCCL's want"
+    pip_install "$pins" "torch===$version" 'nvidia-cuda-crt==13.0.*' 'nvidia-cuda-cccl==13.0.*' && return
   else
     has_torch "$version" && return
     say "installing torch $version, CPU flavour (1 GB)"
@@ -114,7 +118,7 @@ install_python_packages() {
   python=$(find_python)
   stamp="$("$python" --version) $(cat "${requirements[@]}" | sha256sum)"
   if [[ -f $venv/setup.stamp && $(<"$venv/setup.stamp") == "$stamp" ]]; then
-    if [[ $flavour != cuda ]] || has_cuda_flavour; then return; fi
+    if [[ $flavour != cuda ]] || { has_cuda_flavour && has_cuda_headers; }; then return; fi
   fi
   if ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
     say "making $venv with $("$python" --version)"
@@ -133,6 +137,7 @@ install_python_packages() {
 while (($#)); do
   case $1 in
     --cuda) flavour=cuda ;;
+    --tests) debian_packages+=("${test_packages[@]}") ;;
     -h | --help) usage && exit ;;
     *) usage >&2 && exit 2 ;;
   esac

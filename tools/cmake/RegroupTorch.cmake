@@ -32,9 +32,9 @@ if(known EQUAL -1)
                       "2.13.x or 2.14.x. Run tools/setup.sh, or name another Python with "
                       "-DREGROUP_PYTHON=/path/to/python.")
 endif()
-message(STATUS "LibTorch ${REGROUP_TORCH_VERSION} (${REGROUP_TORCH_FLAVOUR} flavour): "
-               "${REGROUP_TORCH_FOLDER}")
+message(STATUS "LibTorch ${REGROUP_TORCH_VERSION} (${REGROUP_TORCH_FLAVOUR} flavour, NCCL "
+               "${REGROUP_TORCH_NCCL}): ${REGROUP_TORCH_FOLDER}")
 
 # Programs find LibTorch by RPATH, in the build folder and where they are installed.
 set(CMAKE_BUILD_WITH_INSTALL_RPATH ON)
-set(CMAKE_INSTALL_RPATH ${REGROUP_TORCH_FOLDER}/lib)
+set(CMAKE_INSTALL_RPATH ${REGROUP_TORCH_LIBRARY_FOLDERS})

@@ -1,0 +1,177 @@
+"""Runs started as people start them: torchrun on one node and two, mpirun, srun, and nodes with networks of their own."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from many_processes import free_port
+from tiny_runs import REGROUP, assert_done, losses, make_workplace, metrics, pretrain, words_of
+
+ROOT = Path(__file__).resolve().parents[2]
+# A "--" keeps torchrun from taking --run for one of its own options.
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--no-python"]
+LONG = {"train__steps": 400, "checkpoint__every": 20, "data__val": "", "dist__timeout_s": 5}
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory):
+    folder = make_workplace(tmp_path_factory.mktemp("launchers"))
+    assert_done(pretrain(folder, "alone"))
+    return folder
+
+
+def started(command, workplace, **variables):
+    return subprocess.Popen([str(word) for word in command], cwd=workplace, text=True, stdout=subprocess.PIPE,
+                            stderr=subprocess.PIPE, env=os.environ | variables)
+
+
+def finished(process, timeout=120):
+    out, err = process.communicate(timeout=timeout)
+    assert process.returncode == 0, err
+    return out, err
+
+
+def assert_as_alone(workplace, run, expected="alone"):
+    found, wanted = losses(workplace / run), losses(workplace / expected)
+    assert [step for step, _ in found] == [step for step, _ in wanted]
+    np.testing.assert_allclose([loss for _, loss in found], [loss for _, loss in wanted], rtol=1e-5)
+    assert "sent_bytes" in metrics(workplace / run)[0]  # there were several
+
+
+def test_torchrun(workplace):
+    _, err = finished(started([*TORCHRUN, "--nproc-per-node", 2, "--master-port", free_port(), "--", REGROUP,
+                               *words_of("pretrain", "torchrun")], workplace))
+    assert_as_alone(workplace, "torchrun")
+    assert err.count("the model is in") == 1
+
+
+def test_torchrun_on_two_nodes_meets_at_an_endpoint(workplace):
+    rendezvous = ["--nnodes", 2, "--nproc-per-node", 1, "--rdzv-backend", "c10d", "--rdzv-id", "test",
+                  "--rdzv-endpoint", f"127.0.0.1:{free_port()}"]
+    nodes = [started([*TORCHRUN, *rendezvous, "--", REGROUP, *words_of("pretrain", "two-nodes")], workplace)
+             for _ in range(2)]
+    for node in nodes:
+        finished(node)
+    assert_as_alone(workplace, "two-nodes")
+
+
+def workers_of(process):
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    return [int(child) for child in children
+            if Path(f"/proc/{child}/exe").resolve() == Path(REGROUP).resolve()]
+
+
+def wait_for_step(workplace, run, step, timeout=60):
+    until = time.monotonic() + timeout
+    metrics_file = workplace / run / "metrics.jsonl"
+    while not (metrics_file.exists() and losses(workplace / run) and losses(workplace / run)[-1][0] >= step):
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_torchrun_restarts_a_run_that_loses_a_process(workplace, victim):
+    run = f"restarted-{victim}"
+    if not (workplace / "undisturbed").exists():
+        finished(started([*TORCHRUN, "--nproc-per-node", 2, "--master-port", free_port(), "--", REGROUP,
+                          *words_of("pretrain", "undisturbed", **LONG)], workplace))
+    process = started([*TORCHRUN, "--nproc-per-node", 2, "--max-restarts", 2, "--master-port", free_port(), "--",
+                       REGROUP, *words_of("pretrain", run, "--resume=auto", **LONG)], workplace)
+    wait_for_step(workplace, run, 60)
+    os.kill(workers_of(process)[victim], signal.SIGKILL)
+    _, err = finished(process)
+    assert "resuming from" in err
+    assert losses(workplace / run) == losses(workplace / "undisturbed")
+
+
+def test_mpirun(workplace):
+    finished(started(["mpirun", "--allow-run-as-root", "--oversubscribe", "-np", 2, "-x", "MASTER_PORT", REGROUP,
+                      *words_of("pretrain", "mpirun")], workplace, MASTER_PORT=str(free_port())))
+    assert_as_alone(workplace, "mpirun")
+
+
+SRUN = """\
+#!/bin/bash
+# What srun does for a step of two tasks on one node, as far as a program sees it.
+while [[ $1 == --* ]]; do shift; done
+export SLURM_STEP_ID=0 SLURM_STEP_NUM_TASKS=2 SLURM_STEP_TASKS_PER_NODE=2 SLURM_NODEID=0
+status=0
+for task in 0 1; do SLURM_PROCID=$task SLURM_LOCALID=$task "$@" & tasks+=($!); done
+for task in "${tasks[@]}"; do wait "$task" || status=$?; done
+exit $status
+"""
+
+
+def test_the_slurm_script(workplace):
+    (workplace / "bin").mkdir()
+    (workplace / "bin/srun").write_text(SRUN)
+    (workplace / "bin/srun").chmod(0o755)
+    assert_done(pretrain(workplace, "original"))
+    script = [ROOT / "configs/slurm/uptrain.sbatch", "run.ini", "slurm"]
+    keys = ["--convert.from=original", "--convert.n_kv_head=2", "--train.device=cpu", "--uptrain.alpha=1"]
+    # A batch script has the job's variables, which tell of no process of a run.
+    out, _ = finished(started(["bash", *script, *keys], workplace, REGROUP=REGROUP, SLURM_JOB_ID="12",
+                              SLURM_PROCID="0", SLURM_NTASKS="2", PATH=f"{workplace}/bin:{os.environ['PATH']}",
+                              MASTER_PORT=str(free_port())))
+    assert out.splitlines()[0].startswith("model")
+    assert len(losses(workplace / "slurm")) == 6
+
+
+def test_the_kubernetes_job_starts_what_this_program_knows(workplace):
+    service, job = yaml.safe_load_all((ROOT / "configs/kubernetes/uptrain.yaml").read_text())
+    pod = job["spec"]["template"]["spec"]
+    assert pod["subdomain"] == service["metadata"]["name"]
+    words = pod["containers"][0]["command"]
+    verb = words.index("build/release/regroup") + 1
+    options = [word for word in words[verb + 1:] if not word.startswith(("--config", "--run", "--resume"))]
+    result = subprocess.run([REGROUP, words[verb], "--config", "run.ini", "--run", "k8s", "--convert.from=alone",
+                             "--convert.n_kv_head=2", *options, "--train.device=cpu"], cwd=workplace,
+                            capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+
+
+NETWORK = """\
+set -e
+mount -t tmpfs none /run  # names of our own, gone with this process
+ip netns add a; ip netns add b
+ip link add va netns a type veth peer name vb netns b
+ip -n a address add 10.77.0.1/24 dev va; ip -n b address add 10.77.0.2/24 dev vb
+for node in a b; do ip -n $node link set lo up; ip -n $node link set v$node up; done
+export WORLD_SIZE=4 LOCAL_WORLD_SIZE=2 MASTER_ADDR=10.77.0.1 MASTER_PORT=29555
+rank=0
+for node in a a b b; do
+  RANK=$rank LOCAL_RANK=$((rank % 2)) ip netns exec $node "$@" >node-$rank.out 2>node-$rank.err & pids[rank++]=$!
+done
+{disturb}
+status=
+for pid in ${{pids[*]}}; do code=0; wait $pid || code=$?; status="$status $code"; done
+echo $status
+"""
+
+
+def in_two_networks(workplace, words, disturb=""):
+    script = NETWORK.format(disturb=disturb)
+    return finished(started(["unshare", "--map-root-user", "--mount", "--net", "bash", "-c", script, "bash", REGROUP,
+                             *words], workplace))[0].split()
+
+
+def test_two_nodes_with_networks_of_their_own(workplace):
+    words = words_of("pretrain", "networks", dist__strategy="hybrid", train__activation_checkpointing="full")
+    assert in_two_networks(workplace, words) == ["0"] * 4, (workplace / "node-0.err").read_text()
+    assert_as_alone(workplace, "networks")
+
+
+def test_a_node_whose_network_is_cut_off_is_named(workplace):
+    """Each side is left with what it can know: the first node names both ranks of the other."""
+    words = words_of("pretrain", "cut", **{**LONG, "train__steps": 100_000})
+    codes = in_two_networks(workplace, words, disturb="sleep 6; ip -n a link set va down")
+    assert codes == ["1"] * 4
+    message = (workplace / "node-0.err").read_text()
+    assert "regroup: error: ranks 2, 3 (process " in message, message
+    assert "regroup: error:" not in (workplace / "node-1.err").read_text()
