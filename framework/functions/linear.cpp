@@ -3,6 +3,8 @@
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/types.h>
 
+#include <type_traits>
+
 #include "framework/kernels/kernels.h"
 #include "framework/matmul.h"
 
@@ -72,7 +74,10 @@ struct PrologueLinear : Function<PrologueLinear<P>> {
     const Tensor &x = saved[0], &prologue_weight = saved[1], &weight = saved[2],
                  &statistic = saved[3];
     const auto grad = grads[0].contiguous();
-    const auto prologue = P::backward(x, prologue_weight, statistic, matmul_nn(grad, weight));
+    // Where the input is data and nothing lies before the map, no one asks for its gradient.
+    const bool passes_on = context->needs_input_grad(0) || !std::is_same_v<P, NoPrologue>;
+    const auto prologue =
+        P::backward(x, prologue_weight, statistic, passes_on ? matmul_nn(grad, weight) : Tensor());
     const auto grad_weight = matmul_tn(grad, prologue.output);
     const auto grad_residual = context->saved_data["has_residual"].toBool() ? grad : Tensor();
     return {prologue.grad_x, prologue.grad_weight, grad_weight, grad_residual, Tensor()};

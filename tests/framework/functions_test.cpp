@@ -33,6 +33,11 @@ TEST_CASE("linear is a matrix product with the gradients of one", "[functions]")
   check_gradients([](const Tensors& in) { return regroup::linear(in[0], in[1]); }, {x, weight});
 }
 
+TEST_CASE("linear gives its weight's gradient where the input is data", "[functions]") {
+  const auto x = seeded_randn({5, 7}), weight = seeded_randn({3, 7}, 2);
+  check_gradients([&](const Tensors& in) { return regroup::linear(x, in[0]); }, {weight});
+}
+
 TEST_CASE("linear adds a residual and passes its gradient on", "[functions]") {
   const auto x = seeded_randn({5, 7}), weight = seeded_randn({3, 7}, 2),
              residual = seeded_randn({5, 3}, 3);
