@@ -7,6 +7,7 @@
 #include "framework/functions/embedding.h"
 #include "framework/functions/linear.h"
 #include "framework/scratch_tensor.h"
+#include "models/layers/blocked_attention.h"
 
 namespace regroup {
 namespace {
@@ -25,12 +26,18 @@ Tensor causal_scores(const DecoderLayer& layer, const Tensor& x, const RopeAngle
   return by_head.narrow(0, 0, n_head).matmul(keys.mT()).tril();
 }
 
-/// The softmax of these, [n_head, T, T].
-Tensor attention_weights(const DecoderLayer& layer, const Tensor& x, const RopeAngles& angles) {
-  const auto scores =
-      causal_scores(layer, x, angles) / std::sqrt(static_cast<double>(layer.shape().head_dim));
-  const auto future = torch::ones({x.size(0), x.size(0)}, torch::kBool).triu(1);
-  return torch::softmax(scores.masked_fill(future, -INFINITY), -1);
+/// sum over heads of (W P)ᵀ W P, with P a head's attention over one sequence x and W the diagonal
+/// of token_weight, [T, 1]: [T, T].
+Tensor attention_products(const DecoderLayer& layer, const Tensor& x, const RopeAngles& angles,
+                          const Tensor& token_weight) {
+  const auto heads = grouped_heads(layer.qkv(x, 1), layer.shape(), angles);
+  const auto sum = torch::zeros({x.size(0), x.size(0)}, x.options());
+  for (const auto& block : query_blocks(x.size(0))) {
+    const auto weights = attention_weights(heads, block);
+    const auto rows = (weights * token_weight.narrow(0, block.first, block.count)).flatten(0, 3);
+    sum.narrow(0, 0, block.seen()).narrow(1, 0, block.seen()).addmm_(rows.t(), rows);
+  }
+  return sum;
 }
 
 /// The original's query heads in the order in which the partition leaves them.
@@ -108,9 +115,9 @@ InputMoments CalibrationPass::input_moments() const {
     const auto stream = rows_of(stream_, text_, {window, 1, false});
     const auto x = layer.normed(stream);
     seen += x.t().matmul(x);
-    // With P_j a head's attention and W the weights: sum_j (P_j x)ᵀ W P_j x, without any P_j x.
-    const auto weighted = attention_weights(layer, stream, angles_) * token_scale(stream);
-    attended += x.t().matmul(weighted.mT().matmul(weighted).sum(0).matmul(x));
+    // sum over heads of (W P x)ᵀ W P x, without any P x.
+    const auto products = attention_products(layer, stream, angles_, token_scale(stream));
+    attended += x.t().matmul(products.matmul(x));
   }
   const auto normalised = [&](const Tensor& sum) { return sum / sum.diagonal().mean(); };
   return {normalised(seen), normalised(attended)};

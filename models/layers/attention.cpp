@@ -85,9 +85,14 @@ Tensor causal_attention(const Tensor& q, const Tensor& k, const Tensor& v) {
 
 }  // namespace
 
+std::vector<Tensor> rotary_qkv(const Tensor& qkv, const AttentionShape& shape,
+                               const RopeAngles& angles) {
+  return RotaryQkv::apply(qkv, angles.cos, angles.sin, shape.n_head, shape.n_kv_head,
+                          shape.head_dim);
+}
+
 Tensor attention(const Tensor& qkv, const AttentionShape& shape, const RopeAngles& angles) {
-  const auto parts =
-      RotaryQkv::apply(qkv, angles.cos, angles.sin, shape.n_head, shape.n_kv_head, shape.head_dim);
+  const auto parts = rotary_qkv(qkv, shape, angles);
   return causal_attention(parts[0], parts[1], parts[2]);
 }
 

@@ -5,6 +5,7 @@
 #include <torch/types.h>
 
 #include <cstdint>
+#include <vector>
 
 #include "models/layers/kv_cache.h"
 #include "models/layers/rope.h"
@@ -16,6 +17,11 @@ namespace regroup {
 struct AttentionShape {
   int64_t n_head, n_kv_head, head_dim;
 };
+
+/// Queries, keys and values, [B, heads, T, head_dim] each, of qkv as attention takes it: views of
+/// it, in which queries and keys were rotated.
+std::vector<torch::Tensor> rotary_qkv(const torch::Tensor& qkv, const AttentionShape& shape,
+                                      const RopeAngles& angles);
 
 /// Attention of B sequences over themselves, position 0 first. qkv: [B, T, (n_head + 2 * n_kv_head)
 /// * head_dim], the query heads first, then key heads, then value heads; consumed: queries and keys

@@ -4,6 +4,7 @@
 
 #include <cmath>
 
+#include "models/layers/blocked_attention.h"
 #include "models/layers/decode_attention.h"
 #include "models/layers/rope.h"
 #include "tests/support/catch_torch.h"
@@ -106,6 +107,21 @@ TEST_CASE("attention has the gradients of its formula for MHA and GQA and MQA", 
   const AttentionShape shape{4, GENERATE(1, 2, 4), kOddHeadDim};
   check_gradients([&](const Tensors& in) { return attention(in[0].clone(), shape, angles(0, 3)); },
                   {random_qkv(shape, 2, 3)});
+}
+
+TEST_CASE("attention by blocks of queries equals attention, and so do its gradients",
+          "[attention]") {
+  const AttentionShape shape{4, GENERATE(1, 2, 4), kOddHeadDim};
+  const int64_t positions = 300;  // no multiple of a block
+  auto qkv = random_qkv(shape, 2, positions);
+  auto same = qkv.clone();
+  const auto weights = seeded_randn({2, positions, 4 * kOddHeadDim}, 5);
+  const auto expected = attention(qkv.requires_grad_().clone(), shape, angles(0, positions));
+  const auto y = blocked_attention(same.requires_grad_().clone(), shape, angles(0, positions));
+  CHECK_THAT(y, AllClose(expected, 1e-12));
+  (expected * weights).sum().backward();
+  (y * weights).sum().backward();
+  CHECK_THAT(same.grad(), AllClose(qkv.grad(), 1e-12));
 }
 
 TEST_CASE("GQA equals MHA whose K/V heads are repeated within each group", "[attention]") {
