@@ -3,16 +3,12 @@
 #include <torch/types.h>
 #include <torch/utils.h>
 
-#include "framework/adamw.h"
-#include "framework/lr_schedule.h"
+#include "models/convert/projection_training.h"
 
 namespace regroup {
 namespace {
 
 using torch::Tensor;
-
-constexpr int kPasses = 12;  // of training over the text
-constexpr double kLr = 1e-3;
 
 size_t index_of(const FlatParameters& block, const std::string& suffix) {
   for (size_t i = 0; i < block.parameters().size(); ++i) {
@@ -45,39 +41,30 @@ double held_out_error(const FlatParameters& block, const AttentionTask& task) {
   return sum / static_cast<double>(task.text.n_held_out * task.text.positions());
 }
 
-/// Adam on the squared error as a share of `before`, the norm's gain held.
-void train_projections(FlatParameters& block, const AttentionTask& task, double before) {
-  block.enable_gradient();
-  std::vector<FlatParameters> blocks{block};
-  AdamW optimizer(blocks, {.beta1 = 0.9, .beta2 = 0.99, .eps = 1e-10, .weight_decay = 0});
-  const size_t norm = index_of(block, ".attention_norm.weight");
-  const auto norm_gradient =
-      block.gradient().narrow(0, block.offset(norm), block.parameter(norm).numel());
-  auto text_chunks = chunks(task.text);
-  std::erase_if(text_chunks, [](const TextChunk& chunk) { return chunk.held_out; });
-  LrSchedule schedule;
-  schedule.lr = kLr;
-  schedule.min_lr = 0;
-  schedule.warmup_steps = static_cast<int64_t>(text_chunks.size());
-  schedule.steps = kPasses * static_cast<int64_t>(text_chunks.size());
-  int64_t step = 0;
-  for (int pass = 0; pass < kPasses; ++pass) {
-    for (const auto& chunk : text_chunks) {
-      block.zero_gradient();
-      const torch::AutoGradMode with_gradients(true);
-      const auto n_tokens = static_cast<double>(chunk.n_windows * task.text.positions());
-      (relative_error(block, task, chunk) / (before * n_tokens)).backward();
-      norm_gradient.zero_();
-      optimizer.step(schedule.at(++step), 1.0);
-    }
-  }
-}
-
 /// Trains the projections; where the held-out error, `before`, is not less for it, they stay.
 void train_if_better(FlatParameters& block, const AttentionTask& task, double before) {
   const auto pooled = block.flat().clone();
-  train_projections(block, task, before);
+  train_projections(block, task);
   if (!(held_out_error(block, task) < before)) block.flat().copy_(pooled);
+}
+
+/// Solves the output projection anew.
+RefitOutcome solve_output(FlatParameters& block, const AttentionTask& task) {
+  const int64_t m = task.config.n_head * task.config.head_dim, d = task.config.d_model;
+  RegressionSums fit(m, d), held_out(m, d);
+  const DecoderLayer layer(task.config, task.layer, block.gather());
+  for (const auto& chunk : chunks(task.text)) {
+    const auto x = rows_of(task.stream, task.text, chunk);
+    const auto heads = layer.attended(x, chunk.n_windows, task.angles);
+    const auto targets = rows_of(task.targets, task.text, chunk);
+    const auto scale = token_scale(targets);
+    const auto residual = targets - layer.after_attention(heads, x);
+    (chunk.held_out ? held_out : fit).add(heads * scale, residual * scale);
+  }
+  const auto refit = refit_output(fit, held_out);
+  block.parameter(index_of(block, ".attention.o_proj.weight")).add_(refit.change);
+  return {held_out.mean_error(torch::zeros_like(refit.change)), held_out.mean_error(refit.change),
+          refit.strength};
 }
 
 }  // namespace
@@ -94,23 +81,12 @@ const EnumNames<RefitKind>& refit_kinds() {
 
 RefitOutcome refit_attention(FlatParameters& block, const AttentionTask& task, RefitKind kind) {
   const torch::NoGradGuard no_grad;
+  if (kind == RefitKind::kOutput) return solve_output(block, task);
   const double before = held_out_error(block, task);
   if (kind == RefitKind::kNone) return {before, before};
-  if (kind == RefitKind::kBlock) train_if_better(block, task, before);
-  const int64_t m = task.config.n_head * task.config.head_dim, d = task.config.d_model;
-  RegressionSums fit(m, d), held_out(m, d);
-  for (const auto& chunk : chunks(task.text)) {
-    const DecoderLayer layer(task.config, task.layer, block.gather());
-    const auto x = rows_of(task.stream, task.text, chunk);
-    const auto heads = layer.attended(x, chunk.n_windows, task.angles);
-    const auto targets = rows_of(task.targets, task.text, chunk);
-    const auto scale = token_scale(targets);
-    const auto residual = targets - layer.after_attention(heads, x);
-    (chunk.held_out ? held_out : fit).add(heads * scale, residual * scale);
-  }
-  const auto refit = refit_output(fit, held_out);
-  block.parameter(index_of(block, ".attention.o_proj.weight")).add_(refit.change);
-  return {before, held_out.mean_error(refit.change), refit.strength};
+  train_if_better(block, task, before);
+  const auto outcome = solve_output(block, task);
+  return {before, outcome.error_after, outcome.strength};
 }
 
 RegressionSums::RegressionSums(int64_t m, int64_t d)

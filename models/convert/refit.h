@@ -47,9 +47,8 @@ struct RefitOutcome {
 };
 
 /// Mends the projections in the block. kOutput: the output projection, by refit_output. kBlock: all
-/// four are trained first (Adam on the squared error, a few passes over the text, no step beyond
-/// the layer), then the output projection as before; what does not better the held-out error is
-/// undone.
+/// four by train_projections first, then the output projection as before; what does not better the
+/// held-out error is undone.
 RefitOutcome refit_attention(FlatParameters& block, const AttentionTask& task, RefitKind kind);
 
 /// Sums over tokens that a ridge regression needs, float64: of the heads' outputs a, [N, m], and

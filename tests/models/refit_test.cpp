@@ -105,7 +105,7 @@ TEST_CASE("refitting a layer brings its output nearer and changes only its proje
   CHECK(none.error_after == none.error_before);
 
   const auto output = refit_attention(block, layer.task, RefitKind::kOutput);
-  CHECK(output.error_before == none.error_before);
+  CHECK(output.error_before == Approx(none.error_before).epsilon(1e-4));
   CHECK(output.error_after < 0.9 * output.error_before);
   CHECK(refit_attention(block, layer.task, RefitKind::kNone).error_before ==
         Approx(output.error_after).epsilon(1e-3));
