@@ -195,17 +195,10 @@ def conversion(model, variant, heads, folder, calibration_tokens):
     words += ["--kv-heads", str(heads)] if heads else ["--kv-budget", variant["kv_budget"]]
     for key in ("method", "grouping", "refit"):
         words += [f"--{key}", variant[key]] if key in variant else []
-    if looks_at_text(variant):
+    if variant.get("calibration") != "none":  # where text would change nothing, it is not looked at
         words += ["--calibration", model["data"]]
         words += ["--calibration-tokens", calibration_tokens] if calibration_tokens else []
     return words
-
-
-def looks_at_text(variant):
-    """Where text would change nothing, conversion is not charged with the time to read it."""
-    gains = variant["method"] in ("align", "pca") or {"refit", "kv_budget"} & variant.keys()
-    gains = gains or variant.get("grouping") == "similar"
-    return gains and variant.get("calibration") != "none"
 
 
 def uptraining_plan(config, out):
