@@ -125,27 +125,51 @@ def plots_for(study):
 
 
 def _conversion_plot(study):
+    """A line for each variant over the number of K/V heads; for a model that each has one number
+    of, bars."""
     rows, models = study["conversion"], _distinct(study["conversion"], "model")
-    lines = list(dict.fromkeys(map(_without_budget, rows)))
+    variants = list(dict.fromkeys(map(_without_budget, rows)))
 
     def draw(figure, colours):
         for axis, model in zip(figure.subplots(1, len(models), squeeze=False)[0], models):
-            shown = _where(rows, model=model)
-            for number, line in enumerate(lines):
-                of_line = [row for row in shown if _without_budget(row) == line]
-                points = sorted((_mean_heads(row), row["loss"]) for row in of_line)
-                style = _line_style(colours, number, number // N_COLOURS)
-                axis.plot(*zip(*points or [(None, None)]), label=line, **style)
-            axis.set_xscale("log", base=2)
-            heads = sorted({_mean_heads(row) for row in shown})
-            _ticks(axis, heads, [f"{n:.3g}" for n in heads])
-            axis.set_xlabel("K/V heads, mean of layers")
-            _finish(axis, colours, model, study["original"][model]["loss"])
+            shown, original = _where(rows, model=model), study["original"][model]["loss"]
+            if len(set(map(_without_budget, shown))) == len(shown):
+                _bars(axis, colours, shown, model, original)
+            else:
+                _lines_over_heads(axis, colours, shown, variants, model, original)
         _legend_below(figure)
 
     title = "Loss after conversion"
-    caption = "Grey: the original. Losses far above the best are left outside; the table has them."
-    return Plot("conversion", title, caption, 8.6, 4.6, draw)
+    caption = "Grey: the original. Lines leave out losses far above the best; the table has them."
+    return Plot("conversion", title, caption, 10.6, 4.6, draw)
+
+
+def _bars(axis, colours, rows, model, original):
+    """The best at the top; with the number of K/V heads where that is not the others'."""
+    rows = sorted(rows, key=lambda row: -row["loss"])
+    least = min(map(_mean_heads, rows))
+    heads = [f", {n:.3g} K/V heads" if n > least else "" for n in map(_mean_heads, rows)]
+    names = [row["variant"] + more for row, more in zip(rows, heads)]
+    bars = axis.barh(names, [row["loss"] for row in rows], color=colours["series-1"], height=0.6)
+    axis.bar_label(bars, fmt="%.2f", padding=3, fontsize=8, color=colours["muted"])
+    axis.axvline(original, color=colours["muted"], linewidth=1)
+    axis.tick_params(axis="y", labelsize=8)
+    axis.margins(x=0.12)
+    axis.set_xlabel("loss, nats/token")
+    axis.set_title(model, loc="left", color=colours["muted"], fontsize=10)
+
+
+def _lines_over_heads(axis, colours, rows, variants, model, original):
+    for number, variant in enumerate(variants):
+        of_line = [row for row in rows if _without_budget(row) == variant]
+        points = sorted((_mean_heads(row), row["loss"]) for row in of_line)
+        style = _line_style(colours, number, number // N_COLOURS)
+        axis.plot(*zip(*points or [(None, None)]), label=variant, **style)
+    axis.set_xscale("log", base=2)
+    heads = sorted({_mean_heads(row) for row in rows})
+    _ticks(axis, heads, [f"{n:.3g}" for n in heads])
+    axis.set_xlabel("K/V heads, mean of layers")
+    _finish(axis, colours, model, original)
 
 
 def _uptraining_plot(study):
@@ -198,8 +222,12 @@ def _finish(axis, colours, title, original):
 
 
 def _legend_below(figure):
-    handles = figure.axes[0].get_legend_handles_labels()
-    figure.legend(*handles, loc="outside lower left", ncols=3, handlelength=2.2)
+    """Of the first axis that has lines; all such have the same."""
+    for axis in figure.axes:
+        handles, labels = axis.get_legend_handles_labels()
+        if handles:
+            figure.legend(handles, labels, loc="outside lower left", ncols=3, handlelength=2.2)
+            return
 
 
 # --- Rows and cells ---

@@ -6,12 +6,14 @@ import json
 import shlex
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import pytest
 from script_runner import assert_refused, run
 from tiny_runs import REGROUP, assert_done, make_workplace, regroup
 
 import study
 import study_report
+from report_plots import PNG_COLOURS
 from script_support import Problem
 
 CONFIG = """\
@@ -100,6 +102,23 @@ def test_tables_and_plots_hold_what_was_measured(done):
     combinations = itertools.product(("mean", "pca refit=output"), "1", ("0", "0.5"))
     assert [row[:3] for row in rows] == list(map(list, combinations))
     assert len(table_rows(process.stdout, "Share that reaches")) == 4
+
+
+def test_a_model_that_each_variant_has_one_number_of_heads_of_is_drawn_as_bars():
+    rows = [
+        {"model": model, "variant": variant, "n_kv_head": [heads], "loss": loss + heads}
+        for model, counts in (("one", (1,)), ("several", (2, 1)))
+        for variant, loss in (("mean", 3.0), ("pca", 2.0))
+        for heads in counts
+    ]
+    study = {"original": {"one": {"loss": 1.5}, "several": {"loss": 1.5}}, "conversion": rows}
+    figure = plt.figure()
+    study_report.plots_for(study)[0].draw(figure, PNG_COLOURS)
+    bars, lines = figure.axes
+    assert [bar.get_width() for bar in bars.patches] == [4.0, 3.0]  # the best at the top
+    assert [label.get_text() for label in bars.get_yticklabels()] == ["mean", "pca"]
+    assert [list(line.get_ydata()) for line in lines.lines[:2]] == [[4.0, 5.0], [3.0, 4.0]]
+    plt.close(figure)
 
 
 def test_shares_are_trained_and_measured_like_runs_of_that_length(done):
