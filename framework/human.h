@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <string>
+#include <vector>
 
 namespace regroup {
 
@@ -21,5 +22,9 @@ std::string fixed(double value, int digits);
 
 /// The text, or its first bytes and "..." when it is longer: user input inside a message.
 std::string abbreviated(const std::string& text, size_t most_bytes = 200);
+
+/// Columns padded to their widest cell; the first is text, the others numbers. Rows are equally
+/// long, the first one heads.
+std::string aligned_table(const std::vector<std::vector<std::string>>& rows);
 
 }  // namespace regroup

@@ -6,7 +6,7 @@
 namespace regroup {
 namespace {
 
-constexpr int64_t kBytesWorthAWriter = int64_t{256} << 20;  // a small model stays in one file
+constexpr int64_t kBytesWorthAWriter = int64_t{256} << 20;
 
 int64_t bytes_of(const FlatParameters& block) {
   return block.numel() * static_cast<int64_t>(block.part().element_size());
@@ -14,11 +14,15 @@ int64_t bytes_of(const FlatParameters& block) {
 
 /// Which of n processes writes what begins at a byte: stretches of like size, in order.
 int writer_of(int64_t first_byte, int64_t total_bytes, int n_processes) {
-  const int64_t n_writers = std::clamp<int64_t>(total_bytes / kBytesWorthAWriter, 1, n_processes);
-  return static_cast<int>(first_byte * n_writers / std::max<int64_t>(1, total_bytes));
+  return static_cast<int>(first_byte * n_writers(total_bytes, n_processes) /
+                          std::max<int64_t>(1, total_bytes));
 }
 
 }  // namespace
+
+int64_t n_writers(int64_t model_bytes, int64_t n_processes) {
+  return std::clamp<int64_t>(model_bytes / kBytesWorthAWriter, 1, n_processes);
+}
 
 void WeightCopy::take(Decoder& decoder) {
   const torch::NoGradGuard no_grad;

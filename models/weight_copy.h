@@ -10,6 +10,9 @@
 
 namespace regroup {
 
+/// How many of n processes write a model of so many bytes: a small one stays in one file.
+int64_t n_writers(int64_t model_bytes, int64_t n_processes);
+
 class WeightCopy {
  public:
   /// Of this process, one of `size`, which write side by side.

@@ -12,6 +12,7 @@
 #include "models/flops.h"
 #include "models/hf_checkpoint.h"
 #include "tools/compute.h"
+#include "tools/processes.h"
 #include "tools/verbs.h"
 #include "trainers/machine.h"
 #include "trainers/speed.h"
@@ -76,8 +77,9 @@ void check_length(int64_t length, const std::string& what, const DecoderConfig& 
       "Take fewer.");
 }
 
-Decoder random_decoder(const DecoderConfig& config, const BenchOptions& options) {
-  Decoder decoder(config, options.compute.use());
+Decoder random_decoder(const DecoderConfig& config, const BenchOptions& options,
+                       std::shared_ptr<Sharing> sharing = nullptr) {
+  Decoder decoder(config, options.compute.use(), std::move(sharing));
   initialize(decoder, kWeightSeed);
   return decoder;
 }
@@ -101,41 +103,61 @@ void report(const std::string& sentence, const Json& json, const BenchOptions& o
   if (options.json_file) write_json_file(*options.json_file, json);
 }
 
-ExitCode bench_train(const std::vector<std::string>& arguments) {
+struct TrainBench {
   BenchOptions options;
+  CommandLine line{
+      {.verb = "bench train",
+       .usage = "(--config FILE or --model MODEL) [options]",
+       .summary =
+           "Throughput and memory of training steps on random tokens; medians over steps. Of "
+           "several processes of a launcher each takes --batch sequences.",
+       .example = "regroup bench train --model runs/mha --kv-heads 2 --batch 8 --seq-len 512"}};
   int64_t batch = 8;
   std::optional<int64_t> seq_len;
   double seconds = 10;
-  CommandLine line(
-      {.verb = "bench train",
-       .usage = "(--config FILE or --model MODEL) [options]",
-       .summary = "Throughput and memory of training steps on random tokens; medians over steps.",
-       .example = "regroup bench train --model runs/mha --kv-heads 2 --batch 8 --seq-len 512"});
-  options.declare_on(line);
-  line.add("batch", &batch, "sequences of a step", at_least(1));
-  line.add("seq-len", &seq_len,
-           "tokens of a sequence (data.seq_len, at most max_seq_len, unless told)", at_least(1));
-  line.add("seconds", &seconds, "how long to measure", above(0));
-  if (!line.parse(arguments)) return ExitCode::kDone;
 
-  const auto config = benched_config(options, line, "bench train");
-  const int64_t length =
-      seq_len.value_or(std::min(options.config.data.seq_len, config.max_seq_len));
-  check_length(length, "--seq-len", config);
-  auto model = random_decoder(config, options);
-  model.enable_training(options.config.train.activation_checkpointing ==
-                        ActivationCheckpointing::kFull);
-  const auto speed = measure_training(model, batch, length, seconds);
-  Json json{{"tokens_per_s", speed.tokens_per_s},
-            {"step_s", speed.step_s},
-            {"mfu", speed.mfu},
-            {"steps", speed.steps},
-            {"seq_len", length}};
-  add_setting(model, options, batch, json);
-  report(c10::str("training ", human_count(speed.tokens_per_s), " tokens/s, ",
-                  fixed(speed.step_s, 4), " s a step, MFU ", fixed(100 * speed.mfu, 0), " %"),
-         json, options);
-  return ExitCode::kDone;
+  std::optional<Together> parse(const std::vector<std::string>& arguments) {
+    options.declare_on(line);
+    line.add("batch", &batch, "sequences of a step", at_least(1));
+    line.add("seq-len", &seq_len,
+             "tokens of a sequence (data.seq_len, at most max_seq_len, unless told)", at_least(1));
+    line.add("seconds", &seconds, "how long to measure", above(0));
+    if (!line.parse(arguments)) return std::nullopt;
+    return Together{options.config.dist, torch::kCPU};
+  }
+
+  ExitCode run(World& world) {
+    const auto config = benched_config(options, line, "bench train");
+    const int64_t length =
+        seq_len.value_or(std::min(options.config.data.seq_len, config.max_seq_len));
+    check_length(length, "--seq-len", config);
+    auto model = random_decoder(config, options, world.new_sharing());
+    model.enable_training(options.config.train.activation_checkpointing ==
+                          ActivationCheckpointing::kFull);
+    const auto speed = measure_training(model, batch, length, seconds, world);
+    Json json{
+        {"tokens_per_s", speed.tokens_per_s},
+        {"step_s", speed.step_s},
+        {"mfu", speed.mfu},
+        {"steps", speed.steps},
+        {"seq_len", length},
+        {"processes", world.size()},
+        {"strategy",
+         world.size() > 1 ? Json(name_of(strategies(), options.config.dist.strategy)) : Json()},
+        {"sent_bytes", speed.sent_bytes}};
+    add_setting(model, options, batch, json);
+    if (!world.is_first()) return ExitCode::kDone;
+    report(c10::str("training ", human_count(speed.tokens_per_s), " tokens/s, ",
+                    fixed(speed.step_s, 4), " s a step, MFU ", fixed(100 * speed.mfu, 0), " %"),
+           json, options);
+    return ExitCode::kDone;
+  }
+};
+
+ExitCode bench_train(const std::vector<std::string>& arguments) {
+  TrainBench bench;
+  return run_together([&] { return bench.parse(arguments); },
+                      [&](World& world) { return bench.run(world); });
 }
 
 ExitCode bench_decode(const std::vector<std::string>& arguments) {

@@ -35,7 +35,8 @@ ExitCode run_eval(const std::vector<std::string>& arguments) {
 
   for (const auto& model : models) request.models.push_back({model, model_name(model)});
   request.options = compute.use();
-  const auto evaluation = evaluate(request);
+  World alone;
+  const auto evaluation = evaluate(request, alone);
   std::cout << evaluation_table(evaluation);
   if (json_file) write_json_file(*json_file, evaluation);
   return ExitCode::kDone;

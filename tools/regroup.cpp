@@ -33,6 +33,7 @@ const std::vector<Verb>& verbs() {
       {"export", "writes a deployable model", run_export},
       {"bench", "throughput and memory of training and decoding", run_bench},
       {"inspect", "says what a file or folder is", run_inspect},
+      {"plan", "what a training job will need of each GPU", run_plan},
   };
   return table;
 }

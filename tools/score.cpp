@@ -109,10 +109,11 @@ ExitCode run_score(const std::vector<std::string>& arguments) {
   const auto& split = data.split(split_name);
   data.check_vocabulary(split, folder.config().vocab_size);
   auto model = load_decoder(folder, compute.use());
+  World alone;
   ProgressLine progress(
       {.label = "score", .total = split.n_predicted(), .round = "", .unit = "tokens"});
   const auto log_probabilities =
-      score_tokens(model, split, windows, [&](int64_t done) { progress.update(done); });
+      score_tokens(model, split, windows, alone, [&](int64_t done) { progress.update(done); });
   progress.finish();
   write_scores(out, log_probabilities, split.offsets());
   print_summary(out, log_probabilities, split);

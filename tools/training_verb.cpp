@@ -1,6 +1,5 @@
 #include "tools/training_verb.h"
 
-#include <cstdlib>
 #include <iostream>
 #include <nlohmann/json.hpp>
 
@@ -8,7 +7,7 @@
 #include "framework/error.h"
 #include "framework/json.h"
 #include "models/run_layout.h"
-#include "tools/failure.h"
+#include "tools/processes.h"
 #include "trainers/evaluation.h"
 
 namespace regroup {
@@ -77,45 +76,18 @@ ExitCode run_in(World& world, TrainingRun run, const TrainingRequest& request) {
   return ExitCode::kDone;
 }
 
-/// One of several processes: only the first speaks, and when it goes wrong on any, the lowest that
-/// is left says so for all.
-ExitCode run_among_peers(const Launch& launch, TrainingRun run, const VerbHelp& help,
-                         const std::vector<std::string>& arguments) {
-  constexpr int64_t kJoining_s = 300;
-  std::optional<TrainingRequest> request;
-  std::exception_ptr problem;
-  try {
-    request.emplace(help, arguments);
-    if (request->only_help) return ExitCode::kDone;
-  } catch (const Error&) {
-    problem = std::current_exception();
-  }
-  if (!launch.is_first()) console().set_verbosity(Verbosity::kNothing);
-  const int64_t timeout_s = request ? request->config.dist.timeout_s : kJoining_s;
-  Peers peers(launch, std::chrono::seconds(timeout_s));
-  World world;  // outlives what fails: taking down its groups would wait for those who are gone
-  try {
-    if (problem) std::rethrow_exception(problem);
-    const auto& config = request->config;
-    world = World(peers, config.dist, config.train.device == "cuda" ? torch::kCUDA : torch::kCPU);
-    return run_in(world, run, *request);
-  } catch (...) {
-    const auto failure = describe_failure(std::current_exception());
-    if (const auto message = peers.settle(failure)) print_failure(*message, failure.exit_code);
-    peers.leave();
-    std::_Exit(static_cast<int>(failure.exit_code));
-  }
-}
-
 }  // namespace
 
 ExitCode run_training(const VerbHelp& help, TrainingRun run,
                       const std::vector<std::string>& arguments) {
-  if (const auto launch = read_launch()) return run_among_peers(*launch, run, help, arguments);
-  const TrainingRequest request(help, arguments);
-  if (request.only_help) return ExitCode::kDone;
-  World alone;
-  return run_in(alone, run, request);
+  std::optional<TrainingRequest> request;
+  const auto parse = [&]() -> std::optional<Together> {
+    request.emplace(help, arguments);
+    if (request->only_help) return std::nullopt;
+    const auto& config = request->config;
+    return Together{config.dist, config.train.device == "cuda" ? torch::kCUDA : torch::kCPU};
+  };
+  return run_together(parse, [&](World& world) { return run_in(world, run, *request); });
 }
 
 }  // namespace regroup

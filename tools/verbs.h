@@ -21,6 +21,7 @@ ExitCode run_generate(const std::vector<std::string>& arguments);
 ExitCode run_export(const std::vector<std::string>& arguments);
 ExitCode run_bench(const std::vector<std::string>& arguments);
 ExitCode run_inspect(const std::vector<std::string>& arguments);
+ExitCode run_plan(const std::vector<std::string>& arguments);
 
 /// `regroup --version`: versions of what the binary is made of, and the devices that it sees.
 std::string version_text();

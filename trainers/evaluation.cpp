@@ -44,15 +44,17 @@ double mean_loss(const torch::Tensor& log_probabilities, int64_t tokens) {
 
 class Evaluation {
  public:
-  explicit Evaluation(const EvaluationRequest& request)
+  Evaluation(const EvaluationRequest& request, World& world)
       : request_(request),
+        world_(world),
         data_(TokenData::open(request.data)),
         split_(data_.split(request.split)) {
     if (request.choices) choices_ = Choices::open(*request.choices);
     if (request.reference) reference_ = ModelFolder::open(*request.reference);
     for (const auto& model : request.models) folders_.push_back(ModelFolder::open(model.path));
     for (const auto& folder : folders_) check(folder);
-    if (reference_) reference_decoder_ = load_decoder(*reference_, request.options);
+    if (reference_)
+      reference_decoder_ = load_decoder(*reference_, request.options, world.new_sharing());
   }
 
   Json run() {
@@ -62,7 +64,8 @@ class Evaluation {
     json["models"] = Json::array();
     for (size_t i = 0; i < folders_.size(); ++i)
       json["models"].push_back(row(request_.models[i], folders_[i]));
-    if (request_.speed) add_speeds(json["models"]);
+    reference_decoder_.reset();  // speed is measured in its memory
+    if (request_.speed && world_.is_first()) add_speeds(json["models"]);
     return json;
   }
 
@@ -79,7 +82,7 @@ class Evaluation {
   }
 
   Json row(const EvaluationRequest::Model& model, const ModelFolder& folder) {
-    auto decoder = load_decoder(folder, request_.options);
+    auto decoder = load_decoder(folder, request_.options, world_.new_sharing());
     const auto& config = folder.config();
     Json json;
     json["model"] = folder.path().string();
@@ -108,12 +111,13 @@ class Evaluation {
     if (reference_ && !is_reference(folder)) {
       const int64_t window =
           std::min(decoder.config().max_seq_len, reference_->config().max_seq_len);
-      likeness = compare_predictions(decoder, *reference_decoder_, split_, {window, window},
+      likeness = compare_predictions(decoder, *reference_decoder_, split_, {window, window}, world_,
                                      pass.report());
       loss = likeness->loss;
     } else {
       const int64_t window = decoder.config().max_seq_len;
-      loss = mean_loss(score_tokens(decoder, split_, {window, window}, pass.report()), tokens);
+      loss =
+          mean_loss(score_tokens(decoder, split_, {window, window}, world_, pass.report()), tokens);
       if (reference_) likeness = Likeness{loss, loss, 1, 0};  // of itself
     }
     json["tokens"] = tokens;
@@ -132,12 +136,13 @@ class Evaluation {
   void add_choices(Json& json, const std::string& name, Decoder& decoder) {
     if (!choices_) return;
     Pass pass("choices, " + name, choices_->size(), "questions");
-    json["choice_accuracy"] = choice_accuracy(decoder, *choices_, pass.report());
+    json["choice_accuracy"] = choice_accuracy(decoder, *choices_, world_, pass.report());
   }
 
   /// Models take turns, so that a slow moment of the machine hits all of them alike; one is in
   /// memory at a time.
   void add_speeds(Json& models) const {
+    if (request_.speed_threads) torch::set_num_threads(static_cast<int>(*request_.speed_threads));
     std::vector<std::map<int64_t, std::vector<double>>> measured(folders_.size());  // by batch
     Pass pass("measuring decode speed", kSpeedRounds * static_cast<int64_t>(folders_.size()),
               "measurements");
@@ -169,6 +174,7 @@ class Evaluation {
   }
 
   const EvaluationRequest& request_;
+  World& world_;
   TokenData data_;
   const TokenSplit& split_;
   std::optional<Choices> choices_;
@@ -185,26 +191,11 @@ std::string speed_cell(const Json& speeds, const char* batch) {
   return speeds.is_object() ? cell(speeds.at(batch), 0) : "-";
 }
 
-/// Columns padded to their widest cell; the first is text, the others numbers.
-std::string aligned(const std::vector<std::vector<std::string>>& rows) {
-  std::vector<size_t> widths(rows[0].size(), 0);
-  for (const auto& row : rows) {
-    for (size_t i = 0; i < row.size(); ++i) widths[i] = std::max(widths[i], row[i].size());
-  }
-  std::string text;
-  for (const auto& row : rows) {
-    for (size_t i = 0; i < row.size(); ++i) {
-      const std::string padding(widths[i] - row[i].size(), ' ');
-      text += i == 0 ? row[i] + padding : "  " + padding + row[i];
-    }
-    text += '\n';
-  }
-  return text;
-}
-
 }  // namespace
 
-Json evaluate(const EvaluationRequest& request) { return Evaluation(request).run(); }
+Json evaluate(const EvaluationRequest& request, World& world) {
+  return Evaluation(request, world).run();
+}
 
 std::string evaluation_table(const Json& evaluation) {
   std::vector<std::vector<std::string>> rows{
@@ -219,7 +210,7 @@ std::string evaluation_table(const Json& evaluation) {
                     cell(model.at("kv_bytes_per_token"), 0), speed_cell(speeds, "1"),
                     speed_cell(speeds, "16"), cell(model.at("compute_fraction"), 2, 100)});
   }
-  return aligned(rows);
+  return aligned_table(rows);
 }
 
 }  // namespace regroup

@@ -4,11 +4,14 @@
 
 #include <torch/types.h>
 
+#include <cstdint>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
 #include <vector>
+
+#include "framework/distributed/world.h"
 
 namespace regroup {
 
@@ -23,14 +26,16 @@ struct EvaluationRequest {
   std::string split = "val";
   std::optional<std::filesystem::path> choices;
   bool speed = false;
-  torch::TensorOptions options;  // dtype and device that the models run in
+  std::optional<int64_t> speed_threads;  // the present ones unless told
+  torch::TensorOptions options;          // dtype and device that the models run in
 };
 
 /// One JSON object: {"data": ..., "models": [{"model", "name", "n_kv_head", "parameters", "tokens",
 /// "loss", "perplexity", "bits_per_byte", "choice_accuracy", "agreement", "kl",
 /// "kv_bytes_per_token", "decode_tokens_per_s", "compute_fraction"}]}; what was not asked for or is
-/// unknown is null.
-nlohmann::ordered_json evaluate(const EvaluationRequest& request);
+/// unknown is null. All processes of the world call it alike: quality is divided over them, speed
+/// is measured by the first alone, when the others are done; only it gets the whole object.
+nlohmann::ordered_json evaluate(const EvaluationRequest& request, World& world);
 
 /// The same as a table for people.
 std::string evaluation_table(const nlohmann::ordered_json& evaluation);

@@ -36,11 +36,11 @@ void check_strategy(const TrainConfig& config) {
 
 /// As many as [train] says, else this process's share of the cores.
 void use_threads(const TrainConfig& config, const World& world) {
+  const auto alone = static_cast<int>(threads_alone(config));
   if (config.train.threads) {
-    torch::set_num_threads(static_cast<int>(*config.train.threads));
+    torch::set_num_threads(alone);
   } else if (world.size() > 1) {
-    const int cores = static_cast<int>(std::thread::hardware_concurrency());
-    torch::set_num_threads(std::max(1, cores / world.local_size()));
+    torch::set_num_threads(std::max(1, alone / world.local_size()));
   }
 }
 
@@ -71,6 +71,10 @@ std::map<std::string, std::string> job_in_words(const TrainingJob& job) {
 }
 
 }  // namespace
+
+int64_t threads_alone(const TrainConfig& config) {
+  return config.train.threads.value_or(std::thread::hardware_concurrency());
+}
 
 RunData open_run_data(const TrainConfig& config) {
   if (config.data.train.empty()) {

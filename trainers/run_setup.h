@@ -28,6 +28,9 @@ RunData open_run_data(const TrainConfig& config);
 /// context.
 void check_run_data(const RunData& data, const DecoderConfig& model);
 
+/// The threads of a run that has a machine to itself: [train] threads, else one a core.
+int64_t threads_alone(const TrainConfig& config);
+
 /// Threads, device and dtype as [train] says: of several processes on a node each gets its share of
 /// the cores and a GPU of its own. Throws a request Error for a device that is not there, and for a
 /// strategy that [train] doesn't allow.

@@ -64,32 +64,62 @@ PaddedBatch padded_batch(const std::vector<Tensor>& sequences,
   return batch;
 }
 
-/// Calls visit(stretches of the batch, batch) for batches of about kTokensPerBatch tokens, like
-/// lengths together.
+/// Calls visit(item, counts) for this process's share of items 0 .. n - 1. All processes make as
+/// many calls: where weights are divided the others wait for each, so one that has no item left
+/// goes along with the first, which does not count.
 template <typename Visit>
-void for_each_batch(const TokenSplit& split, const ScoringWindows& windows,
-                    const std::function<void(int64_t)>& progress, const Visit& visit) {
-  auto stretches = cut_documents(split, windows);
+void for_each_share(int64_t n, const World& world, const Visit& visit) {
+  for (int64_t round = 0; round < n; round += world.size()) {
+    const int64_t item = round + world.rank();
+    visit(item < n ? item : 0, item < n);
+  }
+}
+
+using Stretches = std::vector<Stretch>;
+
+/// Batches of about kTokensPerBatch tokens, like lengths together.
+std::vector<Stretches> in_batches(Stretches stretches) {
   std::stable_sort(stretches.begin(), stretches.end(),
                    [](const Stretch& a, const Stretch& b) { return a.length > b.length; });
-  int64_t done = 0;
+  std::vector<Stretches> batches;
   for (size_t next = 0; next < stretches.size();) {
     const int64_t longest = stretches[next].length;
     const auto count = static_cast<size_t>(std::max<int64_t>(1, kTokensPerBatch / longest));
-    const std::vector<Stretch> chosen(
-        stretches.begin() + static_cast<int64_t>(next),
-        stretches.begin() + static_cast<int64_t>(std::min(next + count, stretches.size())));
-    std::vector<Tensor> sequences;
-    std::vector<int64_t> skipped;
-    for (const auto& stretch : chosen) {
-      sequences.push_back(split.read(stretch.begin, stretch.length + 1));
-      skipped.push_back(stretch.skipped);
-      done += stretch.length - stretch.skipped;
-    }
-    visit(chosen, padded_batch(sequences, skipped));
-    if (progress) progress(done);
-    next += count;
+    const size_t end = std::min(next + count, stretches.size());
+    batches.emplace_back(stretches.begin() + static_cast<int64_t>(next),
+                         stretches.begin() + static_cast<int64_t>(end));
+    next = end;
   }
+  return batches;
+}
+
+PaddedBatch read_batch(const TokenSplit& split, const Stretches& stretches) {
+  std::vector<Tensor> sequences;
+  std::vector<int64_t> skipped;
+  for (const auto& stretch : stretches) {
+    sequences.push_back(split.read(stretch.begin, stretch.length + 1));
+    skipped.push_back(stretch.skipped);
+  }
+  return padded_batch(sequences, skipped);
+}
+
+/// Calls visit(stretches of the batch, batch, counts) for this process's batches of the split.
+template <typename Visit>
+void for_each_batch(const TokenSplit& split, const ScoringWindows& windows, const World& world,
+                    const std::function<void(int64_t)>& progress, const Visit& visit) {
+  const auto batches = in_batches(cut_documents(split, windows));
+  std::vector<int64_t> done{0};  // tokens counted in the first so many batches
+  for (const auto& batch : batches) {
+    done.push_back(done.back());
+    for (const auto& stretch : batch) done.back() += stretch.length - stretch.skipped;
+  }
+  const auto n = static_cast<int64_t>(batches.size());
+  for_each_share(n, world, [&](int64_t item, bool counts) {
+    const auto& stretches = batches[static_cast<size_t>(item)];
+    visit(stretches, read_batch(split, stretches), counts);
+    const int64_t of_all = std::min(n, item + world.size() - world.rank());
+    if (progress && counts) progress(done[static_cast<size_t>(of_all)]);
+  });
 }
 
 /// The model's losses of a batch's targets: [B, T] float32 on the CPU.
@@ -108,64 +138,63 @@ double window_loss(Decoder& model, Batches& windows, int64_t n_batches, int64_t 
   const torch::NoGradGuard no_grad;
   const int64_t n_sequences = std::min(n_batches * batch, windows.n_windows());
   double sum = 0;
-  // A process without a batch of its own in the last round goes along with the first: where weights
-  // are divided the others wait for it.
-  for (int64_t round = 0; round < n_sequences; round += batch * world.size()) {
-    const int64_t first = round + batch * world.rank();
-    const bool counts = first < n_sequences;
-    const auto tokens =
-        windows.gather(counts ? first : 0, counts ? std::min(batch, n_sequences - first) : 1);
+  for_each_share((n_sequences + batch - 1) / batch, world, [&](int64_t item, bool counts) {
+    const int64_t first = item * batch;
+    const auto tokens = windows.gather(first, std::min(batch, n_sequences - first));
     const PaddedBatch full{tokens.narrow(1, 0, windows.seq_len()),
                            tokens.narrow(1, 1, windows.seq_len())};
     const double losses = batch_losses(model, full).sum(torch::kFloat64).item<double>();
     if (counts) sum += losses;
-  }
+  });
   return world.sum({sum})[0] / static_cast<double>(n_sequences * windows.seq_len());
 }
 
 Tensor score_tokens(Decoder& model, const TokenSplit& split, const ScoringWindows& windows,
-                    const std::function<void(int64_t)>& progress) {
+                    World& world, const std::function<void(int64_t)>& progress) {
   const torch::NoGradGuard no_grad;
   auto log_probabilities = torch::zeros({split.n_tokens()}, torch::kFloat32);
   for_each_batch(
-      split, windows, progress,
-      [&](const std::vector<Stretch>& stretches, const PaddedBatch& batch) {
+      split, windows, world, progress,
+      [&](const Stretches& stretches, const PaddedBatch& batch, bool counts) {
         const auto losses = batch_losses(model, batch);
-        for (size_t row = 0; row < stretches.size(); ++row) {
+        for (size_t row = 0; counts && row < stretches.size(); ++row) {
           const auto& [begin, length, skipped] = stretches[row];
           const auto counted =
               losses[static_cast<int64_t>(row)].narrow(0, skipped, length - skipped);
           log_probabilities.narrow(0, begin + 1 + skipped, length - skipped).copy_(-counted);
         }
       });
+  world.add_up(log_probabilities);  // each token is one process's
   return log_probabilities;
 }
 
 Likeness compare_predictions(Decoder& model, Decoder& reference, const TokenSplit& split,
-                             const ScoringWindows& windows,
+                             const ScoringWindows& windows, World& world,
                              const std::function<void(int64_t)>& progress) {
   const torch::NoGradGuard no_grad;
   const auto device = model.options().device();
   LikenessMeter meter;
-  for_each_batch(split, windows, progress,
-                 [&](const std::vector<Stretch>&, const PaddedBatch& batch) {
+  for_each_batch(split, windows, world, progress,
+                 [&](const Stretches&, const PaddedBatch& batch, bool counts) {
                    const auto inputs = batch.inputs.to(device);
                    const auto targets = batch.targets.flatten().to(device);
                    const auto rows = targets.ge(0).nonzero().squeeze(-1);
                    const auto of_rows = [&](const Predictions& all) {
                      return Predictions{all.hidden.index_select(0, rows), all.head};
                    };
-                   meter.add(of_rows(model.predictions(inputs)),
-                             of_rows(reference.predictions(inputs)), targets.index_select(0, rows));
+                   const auto found = of_rows(model.predictions(inputs));
+                   const auto wanted = of_rows(reference.predictions(inputs));
+                   if (counts) meter.add(found, wanted, targets.index_select(0, rows));
                  });
+  meter.set_sums(world.sum(meter.sums()));
   return meter.mean();
 }
 
-double choice_accuracy(Decoder& model, const Choices& choices,
+double choice_accuracy(Decoder& model, const Choices& choices, World& world,
                        const std::function<void(int64_t)>& progress) {
   const torch::NoGradGuard no_grad;
-  int64_t right = 0;
-  for (int64_t question = 0; question < choices.size(); ++question) {
+  double right = 0;
+  for_each_share(choices.size(), world, [&](int64_t question, bool counts) {
     const auto choice = choices[question];
     std::vector<Tensor> sequences;
     for (const auto& option : choice.options)
@@ -173,10 +202,11 @@ double choice_accuracy(Decoder& model, const Choices& choices,
     const std::vector<int64_t> skipped(sequences.size(), choice.context.size(0) - 1);
     const auto losses =
         batch_losses(model, padded_batch(sequences, skipped)).sum(-1);  // of the options' tokens
+    if (!counts) return;
     right += losses.argmin().item<int64_t>() == choice.gold;
-    if (progress) progress(question + 1);
-  }
-  return static_cast<double>(right) / static_cast<double>(choices.size());
+    if (progress) progress(std::min(choices.size(), question + world.size() - world.rank()));
+  });
+  return world.sum({right})[0] / static_cast<double>(choices.size());
 }
 
 }  // namespace regroup

@@ -1,5 +1,6 @@
 // trainers/scoring.h: what a model makes of held-out text: loss, choices, agreement with a
-// reference.
+// reference. The work is divided over the processes of the world, which call each function alike
+// and all get the result.
 #pragma once
 
 #include <torch/types.h>
@@ -18,7 +19,7 @@
 namespace regroup {
 
 /// Mean cross-entropy of the first n_batches * batch windows of seq_len tokens, packed as in
-/// training, in nats a token. The batches are divided over the processes, which call it alike.
+/// training, in nats a token.
 double window_loss(Decoder& model, Batches& windows, int64_t n_batches, int64_t batch,
                    World& world);
 
@@ -32,16 +33,16 @@ struct ScoringWindows {
 /// float32, 0 for a document's first token. Documents do not see each other. progress gets the
 /// tokens done.
 torch::Tensor score_tokens(Decoder& model, const TokenSplit& split, const ScoringWindows& windows,
-                           const std::function<void(int64_t)>& progress);
+                           World& world, const std::function<void(int64_t)>& progress);
 
 /// Likeness of the model to the reference over the tokens that score_tokens scores.
 Likeness compare_predictions(Decoder& model, Decoder& reference, const TokenSplit& split,
-                             const ScoringWindows& windows,
+                             const ScoringWindows& windows, World& world,
                              const std::function<void(int64_t)>& progress);
 
 /// Share of questions whose right option has the highest sum of log-probabilities given the
 /// context.
-double choice_accuracy(Decoder& model, const Choices& choices,
+double choice_accuracy(Decoder& model, const Choices& choices, World& world,
                        const std::function<void(int64_t)>& progress);
 
 }  // namespace regroup

@@ -20,13 +20,16 @@ constexpr int64_t kWarmUpSteps = 2;
 constexpr int64_t kFewestSteps = 3;
 constexpr double kLearningRate = 1e-4;
 
-void train_step(Decoder& model, AdamW& optimizer, const torch::Tensor& tokens) {
+void train_step(Decoder& model, AdamW& optimizer, const torch::Tensor& tokens, World& world) {
+  const auto n_tokens = static_cast<double>(world.size() * tokens.size(0) * (tokens.size(1) - 1));
   model.zero_gradients();
-  const auto loss =
-      model.loss(tokens, 1.0 / static_cast<double>(tokens.size(0) * (tokens.size(1) - 1)));
+  model.begin_micro_batch(/*is_last=*/true);
+  const auto loss = model.loss(tokens, 1.0 / n_tokens);
   loss.backward();
   loss.item<double>();  // waits for the device
-  const double norm = std::sqrt(gradient_square(model.blocks()));
+  model.finish_gradients();
+  const int n_replicas = model.blocks().front().replica().second;
+  const double norm = std::sqrt(world.sum({gradient_square(model.blocks()) / n_replicas})[0]);
   optimizer.step(kLearningRate, 1.0 / std::max(1.0, norm));  // clipped at 1, as runs are
 }
 
@@ -61,27 +64,34 @@ DecodeSpeed measure_decode(Decoder& model, int64_t batch, int64_t prompt, int64_
   return {median(prefill), median(decode)};
 }
 
-TrainingSpeed measure_training(Decoder& model, int64_t batch, int64_t seq_len, double seconds) {
+TrainingSpeed measure_training(Decoder& model, int64_t batch, int64_t seq_len, double seconds,
+                               World& world) {
   auto random = seeded_generator(0, "tokens of a training benchmark");
   const auto tokens =
       torch::randint(model.config().vocab_size, {batch, seq_len + 1}, random, torch::kInt64)
           .to(model.options().device());
   AdamW optimizer(model.blocks(), {});
-  for (int64_t i = 0; i < kWarmUpSteps; ++i) train_step(model, optimizer, tokens);
+  for (int64_t i = 0; i < kWarmUpSteps; ++i) train_step(model, optimizer, tokens, world);
 
   std::vector<double> times;
+  const int64_t sent_before = world.sent_bytes();
   const double started_at = steady_seconds();
-  while (static_cast<int64_t>(times.size()) < kFewestSteps ||
-         steady_seconds() - started_at < seconds) {
+  const auto all_go_on = [&] {  // processes take as many steps
+    const bool is_over = steady_seconds() - started_at >= seconds;
+    return static_cast<int64_t>(times.size()) < kFewestSteps || world.sum({is_over * 1.0})[0] == 0;
+  };
+  while (all_go_on()) {
     const double step_began_at = steady_seconds();
-    train_step(model, optimizer, tokens);
+    train_step(model, optimizer, tokens, world);
     times.push_back(steady_seconds() - step_began_at);
   }
   const double step_s = median(times);
-  const double tokens_per_s = static_cast<double>(batch * seq_len) / step_s;
+  const double tokens_per_s = static_cast<double>(world.size() * batch * seq_len) / step_s;
   const double flops_per_s = tokens_per_s * training_flops_per_token(model.config(), seq_len);
-  return {static_cast<int64_t>(times.size()), step_s, tokens_per_s,
-          flops_per_s / measured_peak_flops(model.options())};
+  const double peak = world.size() * measured_peak_flops(model.options());
+  const auto n_steps = static_cast<int64_t>(times.size());
+  return {n_steps, step_s, tokens_per_s, flops_per_s / peak,
+          (world.sent_bytes() - sent_before) / n_steps};
 }
 
 }  // namespace regroup

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "framework/distributed/world.h"
 #include "models/decoder.h"
 
 namespace regroup {
@@ -25,12 +26,15 @@ DecodeSpeed measure_decode(Decoder& model, int64_t batch, int64_t prompt, int64_
 struct TrainingSpeed {
   int64_t steps;  // that were timed
   double step_s;
-  double tokens_per_s;
-  double mfu;  // of the peak that matrix products reach on this machine
+  double tokens_per_s;  // of all processes
+  double mfu;           // of the peak that matrix products reach on this machine
+  int64_t sent_bytes;   // of a step, by this process
 };
 
 /// Trains model, whose gradients are enabled, on random tokens with AdamW for about `seconds`:
-/// steps of batch sequences of seq_len tokens, forward, backward and update.
-TrainingSpeed measure_training(Decoder& model, int64_t batch, int64_t seq_len, double seconds);
+/// steps of batch sequences of seq_len tokens, forward, backward and update. Of several processes
+/// each takes as many sequences, and all call it alike.
+TrainingSpeed measure_training(Decoder& model, int64_t batch, int64_t seq_len, double seconds,
+                               World& world);
 
 }  // namespace regroup

@@ -126,7 +126,7 @@ std::optional<Decoder> load_teacher(const TrainConfig& config, const ModelFolder
 
 nlohmann::ordered_json evaluate_run(const TrainConfig& config, const RunFolder& run,
                                     const fs::path& original, const fs::path& converted,
-                                    torch::TensorOptions options) {
+                                    torch::TensorOptions options, World& world) {
   EvaluationRequest request;
   request.models = {
       {original, "original"}, {converted, "converted"}, {run.final_folder(), "uptrained"}};
@@ -135,8 +135,9 @@ nlohmann::ordered_json evaluate_run(const TrainConfig& config, const RunFolder& 
   if (!config.eval.choices.empty()) request.choices = config.eval.choices;
   request.speed = true;
   request.options = options;
-  const auto evaluation = evaluate(request);
-  write_json_file(run.evaluation_file(), evaluation);
+  if (world.size() > 1) request.speed_threads = threads_alone(config);
+  const auto evaluation = evaluate(request, world);
+  if (world.is_first()) write_json_file(run.evaluation_file(), evaluation);
   return evaluation;
 }
 
@@ -174,9 +175,10 @@ RunResult uptrain(const TrainConfig& config, const std::string& resolved_config,
   RunResult result{
       train_to_the_end(load_decoder(converted, options, world.new_sharing()), run, job, world), {}};
   teacher.reset();  // evaluation has its memory
-  if (result.outcome.interrupted || !world.is_first()) return result;
+  if (result.outcome.interrupted) return result;
   if (data.val) {
-    result.evaluation = evaluate_run(config, run, original.path(), converted.path(), options);
+    result.evaluation =
+        evaluate_run(config, run, original.path(), converted.path(), options, world);
   } else {
     warn("no [data] val is given: the model is not evaluated");
   }

@@ -124,19 +124,23 @@ void Sharing::finish_replica_sum() {
   const auto& received = replica_sum_->received;
   const auto own = torch::zeros({gradient.numel() / replicas_->size()}, gradient.options());
   add_rows(own, received, sums_);
+  finish_gathering();
   const auto all = received.scalar_type() == gradient.scalar_type() ? gradient : received;
-  gatherings_.push_back({all, gradient, replicas_->gather(all, own.to(all.scalar_type()))});
+  gathering_ = {all, gradient, replicas_->gather(all, own.to(all.scalar_type()))};
   replica_sum_.reset();
+}
+
+void Sharing::finish_gathering() {
+  if (!gathering_) return;
+  gathering_->gather.wait();
+  if (!gathering_->all.is_same(gathering_->gradient)) gathering_->gradient.copy_(gathering_->all);
+  gathering_.reset();
 }
 
 void Sharing::finish() {
   finish_shard_sum();
   finish_replica_sum();
-  for (auto& [all, gradient, gather] : gatherings_) {
-    gather.wait();
-    if (!all.is_same(gradient)) gradient.copy_(all);
-  }
-  gatherings_.clear();
+  finish_gathering();
   drop_prefetched();
 }
 

@@ -72,8 +72,9 @@ class Sharing {
     torch::Tensor whole;
     Pending gather;
   };
+  /// The replicas' sums on their way to all of them.
   struct Gathering {
-    torch::Tensor received, gradient;
+    torch::Tensor all, gradient;
     Pending gather;
   };
 
@@ -83,6 +84,7 @@ class Sharing {
   void finish_shard_sum();
   void start_replica_sum(size_t block);
   void finish_replica_sum();
+  void finish_gathering();
 
   std::shared_ptr<Ranks> shards_, replicas_;
   torch::ScalarType wire_, sums_;
@@ -91,7 +93,7 @@ class Sharing {
   std::vector<size_t> order_, previous_order_;  // of gathers, in this pass and the one before
   std::optional<Prefetched> prefetched_;
   std::optional<Reduction> shard_sum_, replica_sum_;
-  std::vector<Gathering> gatherings_;  // of replicas' sums, until finish()
+  std::optional<Gathering> gathering_;
 };
 
 }  // namespace regroup

@@ -78,6 +78,10 @@ std::vector<double> World::sum(const std::vector<double>& numbers) {
   return sums;
 }
 
+void World::add_up(const torch::Tensor& tensor) {
+  if (peers_) control_->sum(tensor).wait();
+}
+
 void World::together(const std::function<void()>& work) {
   if (!peers_) return work();
   std::optional<Error> failure;

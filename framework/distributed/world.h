@@ -48,6 +48,8 @@ class World {
 
   /// Sums over all processes, number by number, added in the order of ranks.
   std::vector<double> sum(const std::vector<double>& numbers);
+  /// tensor, in host memory, <- its sum over all processes.
+  void add_up(const torch::Tensor& tensor);
   /// Calls work on every process; where it throws an Error on any, all throw one, the lowest
   /// rank's.
   void together(const std::function<void()>& work);

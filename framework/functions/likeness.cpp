@@ -35,6 +35,16 @@ void LikenessMeter::add(const Predictions& model, const Predictions& reference,
   n_tokens_ += n;
 }
 
+std::vector<double> LikenessMeter::sums() const {
+  return {sums_.loss, sums_.reference_loss, sums_.agreement, sums_.kl,
+          static_cast<double>(n_tokens_)};
+}
+
+void LikenessMeter::set_sums(const std::vector<double>& sums) {
+  sums_ = {sums.at(0), sums.at(1), sums.at(2), sums.at(3)};
+  n_tokens_ = static_cast<int64_t>(sums.at(4));
+}
+
 Likeness LikenessMeter::mean() const {
   const auto n = static_cast<double>(std::max<int64_t>(1, n_tokens_));
   return {sums_.loss / n, sums_.reference_loss / n, sums_.agreement / n, sums_.kl / n};

@@ -5,6 +5,7 @@
 #include <torch/types.h>
 
 #include <cstdint>
+#include <vector>
 
 #include "framework/functions/cross_entropy.h"
 
@@ -24,6 +25,10 @@ class LikenessMeter {
   /// vocabulary.
   void add(const Predictions& model, const Predictions& reference, const torch::Tensor& targets);
   int64_t n_tokens() const { return n_tokens_; }
+  /// Sums of losses, reference losses, agreements and KL, and the number of tokens: what meters of
+  /// several processes add up.
+  std::vector<double> sums() const;
+  void set_sums(const std::vector<double>& sums);
   /// Of all tokens so far; zeros where there were none.
   Likeness mean() const;
 

@@ -11,6 +11,8 @@
 namespace regroup {
 namespace {
 
+World alone;
+
 using testing::random_tokens;
 using testing::tiny_config;
 using testing::tiny_decoder;
@@ -47,7 +49,7 @@ TEST_CASE("a document is scored given all of it that fits the window, each token
   const Documents documents;
   auto model = tiny_decoder(tiny_config());
   const ScoringWindows windows{20, GENERATE(20, 7, 1)};
-  const auto scores = score_tokens(model, documents.split(), windows, {});
+  const auto scores = score_tokens(model, documents.split(), windows, alone, {});
   REQUIRE(scores.size(0) == 86);
   for (size_t document = 0; document + 1 < documents.offsets.size(); ++document) {
     const int64_t begin = documents.offsets[document], end = documents.offsets[document + 1];
@@ -69,10 +71,10 @@ TEST_CASE("comparing a model with itself finds no difference, and its score's lo
   const Documents documents;
   auto model = tiny_decoder(tiny_config()), other = tiny_decoder(tiny_config(), torch::kFloat64, 8);
   const ScoringWindows windows{32, 32};
-  const auto same = compare_predictions(model, model, documents.split(), windows, {});
-  const auto different = compare_predictions(other, model, documents.split(), windows, {});
+  const auto same = compare_predictions(model, model, documents.split(), windows, alone, {});
+  const auto different = compare_predictions(other, model, documents.split(), windows, alone, {});
   const auto loss = [&](Decoder& scored) {
-    const auto scores = score_tokens(scored, documents.split(), windows, {});
+    const auto scores = score_tokens(scored, documents.split(), windows, alone, {});
     return -scores.sum().item<double>() / 82;  // four documents' first tokens are not predicted
   };
   CHECK(same.agreement == 1);
@@ -89,7 +91,6 @@ TEST_CASE("the loss of packed windows is their cross-entropy in training", "[sco
   auto model = tiny_decoder(tiny_config());
   Batches windows(documents.split(), 10, std::nullopt);
   const auto tokens = windows.gather(0, 6);
-  World alone;
   const double expected = model.loss(tokens, 1.0 / 60).item<double>();
   CHECK(window_loss(model, windows, 3, 2, alone) == Approx(expected).epsilon(1e-6));
   CHECK(window_loss(model, windows, 2, 3, alone) == Approx(expected).epsilon(1e-6));

@@ -1,5 +1,7 @@
 """One run divided over processes in every way comes to what one process makes of it."""
 
+import json
+
 import h5py
 import numpy as np
 import pytest
@@ -103,8 +105,48 @@ def test_uptraining_with_a_teacher_and_its_evaluation(workplace, keys):
     # The teacher computes in bf16, whose rounding depends on how many sequences go together.
     assert_same_run(workplace / name, workplace / f"{name}-alone", tolerance=1e-3)
     assert processes.text(0, "out").splitlines()[0].startswith("model")
-    for run in (name, f"{name}-alone"):
-        assert (workplace / run / "evaluation.json").exists()
+    assert_same_evaluation(workplace / name, workplace / f"{name}-alone", tolerance=1e-3)
+
+
+def evaluated(run):
+    return json.loads((run / "evaluation.json").read_text())["models"]
+
+
+def assert_same_evaluation(run, expected, tolerance):
+    for found, wanted in zip(evaluated(run), evaluated(expected), strict=True):
+        assert found.keys() == wanted.keys()
+        for key in ("loss", "perplexity", "bits_per_byte", "kl"):
+            assert found[key] == pytest.approx(wanted[key], rel=tolerance, abs=1e-6), key
+        for key in ("choice_accuracy", "agreement"):
+            assert found[key] == pytest.approx(wanted[key], abs=0.02), key
+        for key in ("name", "n_kv_head", "parameters", "tokens", "kv_bytes_per_token", "compute_fraction"):
+            assert found[key] == wanted[key], key
+        assert found["decode_tokens_per_s"]["1"] > 0
+
+
+def write_choices(path):
+    """Seven questions of a context of four tokens and two options of three."""
+    random = np.random.default_rng(0)
+    options = 4 * 7 + 6 * np.arange(7)  # behind all contexts
+    with h5py.File(path, "w") as file:
+        group = file.create_group("choices")
+        group["tokens"] = random.integers(0, 64, 70).astype(np.uint16)
+        group["context_offsets"] = 4 * np.arange(8, dtype=np.uint64)
+        group["option_offsets"] = np.stack([options, options + 3, options + 6], 1).astype(np.uint64)
+        group["gold"] = random.integers(0, 2, 7)
+
+
+@pytest.mark.parametrize("n, keys", [(2, {}), (3, SHARD)], ids=["2-replicate", "3-shard"])
+def test_evaluation_is_that_of_one_process(workplace, n, keys):
+    """Without a step of training the models are the same to the last bit."""
+    write_choices(workplace / "choices.h5")
+    job = {"convert__from": "tied", "convert__n_kv_head": 1, "uptrain__alpha": 0, "eval__choices": "choices.h5"}
+    assert_done(uptrain(workplace, f"evaluated-{n}-alone", **job))
+    run_processes(workplace, n, words_of("uptrain", f"evaluated-{n}", **job, **keys))
+    assert_same_evaluation(workplace / f"evaluated-{n}", workplace / f"evaluated-{n}-alone", tolerance=1e-6)
+    accuracies = [[model["choice_accuracy"] for model in evaluated(workplace / f"evaluated-{n}{alone}")]
+                  for alone in ("", "-alone")]
+    assert accuracies[0] == accuracies[1] and accuracies[0][0] > 0
 
 
 def test_state_is_divided_among_the_processes(workplace):

@@ -1,0 +1,103 @@
+"""What `regroup plan` foretells is what runs take."""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "trainers"))
+
+from many_processes import SHARD, Processes, run_processes  # noqa: E402
+from tiny_runs import assert_done, assert_refused, make_workplace, metrics, regroup, words_of  # noqa: E402
+
+GIB = 2**30
+# Mostly state: a step is short, and few activations are at work.
+LARGE = {"model__n_layer": 4, "model__d_model": 768, "model__n_head": 12, "model__d_ff": 2048,
+         "model__vocab_size": 4096, "train__batch_tokens": 64, "train__micro_batch": 1, "train__steps": 2,
+         "checkpoint__every": 0, "data__val": ""}
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory):
+    return make_workplace(tmp_path_factory.mktemp("plan"))
+
+
+def plan(workplace, *words, **keys):
+    overrides = [f"--{name.replace('__', '.')}={value}" for name, value in keys.items()]
+    assert_done(regroup("plan", "--config", "run.ini", *words, *overrides, "--json", "plan.json", cwd=workplace))
+    found = json.loads((workplace / "plan.json").read_text())
+    return {row["strategy"]: row for row in found["strategies"]}, found
+
+
+@pytest.mark.parametrize("tied", ["false", "true"])
+@pytest.mark.parametrize("n", [2, 3])
+@pytest.mark.parametrize("strategy, keys", [("replicate", {}), ("shard", SHARD)])
+@pytest.mark.parametrize("dtypes", [{}, {"train__dtype": "bf16", "dist__wire_dtype": "bf16"}], ids=["fp32", "bf16"])
+def test_bytes_on_the_wire_exactly(workplace, strategy, keys, n, tied, dtypes):
+    job = {"train__steps": 3, "train__batch_tokens": 80, "train__micro_batch": 1, "data__val": "",
+           "checkpoint__every": 0, "model__tie_embeddings": tied, "model__n_kv_head": "4,1", **dtypes}
+    run = f"wire-{strategy}-{n}-{tied}-{len(dtypes)}"
+    run_processes(workplace, n, words_of("pretrain", run, **job, **keys))
+    rows, _ = plan(workplace, "--gpus", n, **job)
+    assert [line["sent_bytes"] for line in metrics(workplace / run)] == [rows[strategy]["sent_bytes_a_step"]] * 3
+
+
+def peak_bytes(workplace, n, run, keys):
+    """The largest process's peak resident memory."""
+    processes = Processes(workplace, n, words_of("pretrain", run, "--force", **keys))
+    peaks = []
+    for process in processes.processes:
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        assert process.returncode == 0, processes.text(0)
+        peaks.append(usage.ru_maxrss * 1024)
+    return max(peaks)
+
+
+@pytest.mark.parametrize("n, strategy, keys", [(1, "replicate", {}), (2, "replicate", {}), (4, "replicate", {}),
+                                               (2, "shard", SHARD), (4, "shard", SHARD)])
+def test_peak_memory_within_a_tenth(workplace, n, strategy, keys):
+    rows, _ = plan(workplace, "--gpus", n, **LARGE)
+    foretold = rows[strategy]["device_bytes"] + rows[strategy]["snapshot_bytes"]
+    small = {**LARGE, "model__d_model": 32, "model__n_head": 4, "model__d_ff": 48, "model__vocab_size": 64}
+    program = peak_bytes(workplace, n, "small", {**small, **keys})  # the libraries, and hardly any model
+    measured = peak_bytes(workplace, n, "large", {**LARGE, **keys}) - program
+    assert abs(foretold - measured) < 0.1 * measured, (foretold / GIB, measured / GIB)
+
+
+def test_llama_2_needs_what_is_known_of_it(workplace):
+    root = Path(__file__).resolve().parents[2]
+    result = assert_done(regroup("plan", "--config", root / "configs/llama2-7b.ini", "--gpus", 8, "--tokens", 2e12,
+                                 "--json", "plan.json", cwd=workplace))
+    found = json.loads((workplace / "plan.json").read_text())
+    assert found["parameters"] == 6_738_415_616
+    rows = {row["strategy"]: row for row in found["strategies"]}
+    assert not rows["replicate"]["fits"]  # 18 bytes a parameter
+    assert rows["replicate"]["parameter_bytes"] / 2 == pytest.approx(found["parameters"], rel=1e-6)
+    assert rows["shard"]["fits"]
+    assert rows["shard"]["optimizer_bytes"] == pytest.approx(12 * found["parameters"] / 8, rel=1e-6)
+    assert "Take strategy = shard." in result.stdout
+    assert rows["shard"]["largest_micro_batch"] >= 1
+    assert found["hours"] > 0
+
+
+def test_nodes_of_eight_may_be_hybrid(workplace):
+    rows, _ = plan(workplace, "--gpus", 64)
+    assert list(rows) == ["replicate", "hybrid", "shard"]
+    assert list(plan(workplace, "--gpus", 12)[0]) == ["replicate", "shard"]
+    assert list(plan(workplace, "--gpus", 1)[0]) == ["replicate"]
+
+
+def test_more_memory_takes_larger_micro_batches(workplace):
+    sizes = [plan(workplace, "--gpus", 2, "--gpu-memory", memory)[0]["shard"]["largest_micro_batch"]
+             for memory in ("2GiB", "3GiB", "10GB", "80GB")]
+    assert sizes == sorted(sizes) and sizes[0] == 0 < sizes[1] < sizes[3]
+
+
+def test_what_plan_refuses(workplace):
+    assert_refused(regroup("plan", cwd=workplace), 2, "--config", "--model")
+    assert_refused(regroup("plan", "--config", "run.ini", "--seq-len", 1000, cwd=workplace), 2, "--seq-len")
+    assert_refused(regroup("plan", "--config", "run.ini", "--gpus", 0, cwd=workplace), 2, "--gpus")
+    assert_refused(regroup("plan", "--config", "run.ini", "--gpu-memory", "much", cwd=workplace), 2, "--gpu-memory")

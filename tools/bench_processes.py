@@ -1,0 +1,197 @@
+#!/usr/bin/env python3
+"""Training divided over two processes of one thread each: Regroup beside PyTorch's own DDP and FSDP2, alternating.
+
+Prints medians and ratios of tokens/s of both processes together and of the larger one's peak memory: `replicate` beside
+DistributedDataParallel, `shard` beside fully_shard with recomputed blocks, all over Gloo, on the same Llama, and
+Regroup in one process of two threads.
+
+    tools/bench_processes.py --size 27m --dtype fp32 --rounds 3
+"""
+
+import argparse
+import json
+import os
+import resource
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from bench_peers import SIZES, peer_model, processor
+from script_support import Problem, run_script, write_text
+
+PROCESSES = 2
+
+
+def parse_arguments(words):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--binary", type=Path, default=Path("build/release/regroup"))
+    parser.add_argument("--size", choices=SIZES, default="27m")
+    parser.add_argument("--dtype", choices=("fp32", "bf16"), default="fp32")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=int, default=20, help="of one measurement")
+    parser.add_argument("--json", type=Path, help="writes every measurement")
+    parser.add_argument("--peer", choices=("ddp", "fsdp"), help=argparse.SUPPRESS)
+    return parser.parse_args(words)
+
+
+# The peers: one process each of a group.
+
+
+def recomputed(layer):
+    from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
+
+    return checkpoint_wrapper(layer)
+
+
+def divided(torch, model, arguments):
+    if arguments.peer == "ddp":
+        return torch.nn.parallel.DistributedDataParallel(model)
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    mesh = init_device_mesh("cpu", (PROCESSES,))
+    layers = model.model.layers
+    for index in range(len(layers)):
+        layers[index] = recomputed(layers[index])
+        fully_shard(layers[index], mesh=mesh)
+    return fully_shard(model, mesh=mesh)
+
+
+def run_peer(arguments):
+    arguments.threads, arguments.kv_heads = 1, 8
+    torch, model = peer_model(arguments)
+    torch.distributed.init_process_group("gloo")
+    model = divided(torch, model, arguments)
+    shape = SIZES[arguments.size]
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=arguments.peer == "ddp")
+    batch = shape["batch"] // PROCESSES
+    tokens = torch.randint(shape["vocab_size"], (batch, shape["seq_len"]))
+
+    def step():
+        with torch.autocast("cpu", torch.bfloat16, enabled=arguments.dtype == "bf16"):
+            loss = model(input_ids=tokens, labels=tokens, use_cache=False).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    for _ in range(2):
+        step()
+    seconds = []
+    going_on = torch.ones(1)
+    end = time.perf_counter() + arguments.seconds
+    while going_on.item() > 0:
+        start = time.perf_counter()
+        step()
+        seconds.append(time.perf_counter() - start)
+        going_on.fill_(float(time.perf_counter() < end or len(seconds) < 3))
+        torch.distributed.all_reduce(going_on, torch.distributed.ReduceOp.MIN)
+    result = {"tokens_per_s": PROCESSES * batch * shape["seq_len"] / statistics.median(seconds)}
+    torch.distributed.destroy_process_group()
+    print(json.dumps(result))
+
+
+# The comparison.
+
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def run_together(command, processes, threads):
+    """Runs a command as so many processes of a group; gives rank 0's stdout and the largest peak of memory."""
+    common = os.environ | {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()),
+                           "OMP_NUM_THREADS": str(threads)}
+    started = [subprocess.Popen([str(word) for word in command], text=True, stdout=subprocess.PIPE,
+                                stderr=subprocess.PIPE, env=common | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
+               for rank in range(processes)]
+    outputs = [process.communicate() for process in started]
+    for process, (_, errors) in zip(started, outputs):
+        if process.returncode != 0:
+            raise Problem(" ".join(map(str, command)), "failed", errors.strip()[-2000:])
+    return outputs[0][0]
+
+
+def peak_of_children(work):
+    """work's result, and the peak memory of the largest process that it started, in one child of its own."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(reading)
+        result = work()
+        result["peak_rss_bytes"] = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+        os.write(writing, json.dumps(result).encode())
+        os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading) as pipe:
+        text = pipe.read()
+    if os.waitpid(child, 0)[1] != 0 or not text:
+        raise Problem("a measurement", "failed", "Its message is above.")
+    return json.loads(text)
+
+
+def our_result(arguments, processes, *more):
+    shape = SIZES[arguments.size]
+    keys = [f"{key} = {shape[key]}" for key in ("n_layer", "d_model", "n_head", "d_ff", "vocab_size")]
+    with tempfile.TemporaryDirectory() as folder:
+        result, config = Path(folder) / "bench.json", Path(folder) / "bench.ini"
+        config.write_text("[model]\n" + "\n".join([*keys, "max_seq_len = 2048"]) + "\n")
+        threads = PROCESSES // processes
+        run_together([arguments.binary, "bench", "train", "--config", config, "--dtype", arguments.dtype, "--threads",
+                      threads, "--batch", shape["batch"] // processes, "--seq-len", shape["seq_len"], "--seconds",
+                      arguments.seconds, "--json", result, "--quiet", *more], processes, threads)
+        return json.loads(result.read_text())
+
+
+def peer_result(arguments, peer):
+    command = [sys.executable, __file__, "--peer", peer, "--size", arguments.size, "--dtype", arguments.dtype,
+               "--seconds", arguments.seconds]
+    return json.loads(run_together(command, PROCESSES, 1).strip().splitlines()[-1])
+
+
+def contestants(arguments):
+    shard = ["--dist.strategy=shard", "--train.activation_checkpointing=full"]
+    return {
+        "regroup replicate": lambda: our_result(arguments, PROCESSES),
+        "DDP": lambda: peer_result(arguments, "ddp"),
+        "regroup shard": lambda: our_result(arguments, PROCESSES, *shard),
+        "FSDP2": lambda: peer_result(arguments, "fsdp"),
+        "regroup one process": lambda: our_result(arguments, 1),
+    }
+
+
+BESIDE = {"DDP": "regroup replicate", "FSDP2": "regroup shard", "regroup one process": "regroup replicate"}
+
+
+def main(words):
+    arguments = parse_arguments(words)
+    if arguments.peer:
+        return run_peer(arguments)
+    print(f"{processor()}, {PROCESSES} processes of 1 thread, {arguments.size}, {arguments.dtype}")
+    results = {name: [] for name in contestants(arguments)}
+    for number in range(arguments.rounds):  # alternating, so that a slow minute of the machine hits all
+        for name, run in contestants(arguments).items():
+            print(f"round {number + 1} of {arguments.rounds}, {name}", file=sys.stderr)
+            results[name].append(peak_of_children(run))
+    medians = {name: {key: statistics.median(run[key] for run in runs) for key in ("tokens_per_s", "peak_rss_bytes")}
+               for name, runs in results.items()}
+    print(f"\nmedians of {arguments.rounds} rounds; ratio: Regroup / other")
+    for name, median in medians.items():
+        line = f"  {name:22}{median['tokens_per_s']:10.1f} tokens/s{median['peak_rss_bytes'] / 2**20:8.0f} MiB a process"
+        if name in BESIDE:
+            ours = medians[BESIDE[name]]
+            line += (f"   {BESIDE[name]}: x{ours['tokens_per_s'] / median['tokens_per_s']:.2f} tokens/s,"
+                     f" x{ours['peak_rss_bytes'] / median['peak_rss_bytes']:.2f} memory")
+        print(line, flush=True)
+    if arguments.json:
+        write_text(arguments.json, json.dumps(results, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,134 @@
+#include "trainers/job_needs.h"
+
+#include <algorithm>
+#include <numeric>
+
+#include "models/weight_copy.h"
+
+namespace regroup {
+namespace {
+
+constexpr int64_t kFloat = 4;
+constexpr int64_t kMoments = 2 * kFloat;
+constexpr int64_t kLogits = int64_t{8} << 20;  // numbers of a chunk (framework/functions)
+
+int64_t divided(int64_t n, int64_t parts) { return (n + parts - 1) / parts; }
+
+int64_t numel_of(const BlockSpec& block) {
+  int64_t total = 0;
+  for (const auto& parameter : block.parameters) total += c10::multiply_integers(parameter.shape);
+  return total;
+}
+
+int64_t layer_numel(const DecoderConfig& config) {
+  int64_t largest = 0;
+  const auto blocks = decoder_blocks(config);
+  for (size_t i = 1; i + 1 < blocks.size(); ++i) largest = std::max(largest, numel_of(blocks[i]));
+  return largest;
+}
+
+/// The blocks' sizes, as Sharing pads them.
+class Blocks {
+ public:
+  Blocks(const DecoderConfig& config, const Division& division) {
+    for (const auto& block : decoder_blocks(config)) {
+      const int64_t part = divided(numel_of(block), division.shards);
+      parts_.push_back(divided(part, division.replicas) * division.replicas);
+    }
+  }
+  int64_t part() const { return std::accumulate(parts_.begin(), parts_.end(), int64_t{0}); }
+  int64_t largest_part() const { return *std::max_element(parts_.begin(), parts_.end()); }
+  int64_t embedding_part() const { return parts_.front(); }
+  int64_t layer_parts() const { return part() - parts_.front() - parts_.back(); }
+
+ private:
+  std::vector<int64_t> parts_;
+};
+
+/// Numbers that a layer keeps for its backward, a token: the residual stream before attention and
+/// before the MLP, queries, keys and values, the heads' output, gate and up.
+int64_t kept_by_layer(const DecoderConfig& c, int64_t kv_heads) {
+  return 2 * c.d_model + (2 * c.n_head + 2 * kv_heads) * c.head_dim + 2 * c.d_ff;
+}
+
+/// Numbers that a layer's backward works on besides, a token: the MLP's gradients are the most.
+int64_t at_work_in_layer(const DecoderConfig& c) { return 3 * c.d_ff + 3 * c.d_model; }
+
+int64_t activation_bytes(const JobShape& shape) {
+  const auto& c = shape.model;
+  const auto width = static_cast<int64_t>(c10::elementSize(shape.dtype));
+  const int64_t tokens = shape.micro_batch * shape.seq_len;
+  int64_t kept = 0, widest = 0;
+  for (const int64_t heads : c.n_kv_head) {
+    kept += shape.recomputes ? c.d_model : kept_by_layer(c, heads);
+    widest = std::max(widest, kept_by_layer(c, heads));
+  }
+  const int64_t layers = tokens * width * (kept + c.d_model);
+  const int64_t in_backward =
+      tokens * width * (at_work_in_layer(c) + (shape.recomputes ? widest : 0)) +
+      layer_numel(c) * width;  // a layer's gradients, until they are added up
+  // The head makes its gradient chunk by chunk, in float32, then once more in the model's dtype.
+  const int64_t head_gradient = c.vocab_size * c.d_model * (kFloat + width);
+  const int64_t logits = std::min(kLogits, tokens * c.vocab_size);
+  const int64_t in_head = tokens * width * 2 * c.d_model + head_gradient + 2 * width * logits;
+  return layers + std::max(in_backward, in_head);
+}
+
+int64_t sent_a_step(const JobShape& shape, const Division& division, const Blocks& blocks) {
+  const auto width = static_cast<int64_t>(c10::elementSize(shape.dtype));
+  const auto wire = static_cast<int64_t>(c10::elementSize(shape.wire_dtype));
+  const int64_t micro_batches =
+      divided(divided(shape.sequences_per_step, division.processes()), shape.micro_batch);
+  // Every block forward, the layers again in backward, a tied embedding again as the head.
+  const int64_t gathered = blocks.part() + blocks.layer_parts() +
+                           (shape.model.tie_embeddings ? blocks.embedding_part() : 0);
+  const int64_t to_shards = (division.shards - 1) * (gathered * width + blocks.part() * wire);
+  const int64_t to_replicas =
+      2 * (division.replicas - 1) * (blocks.part() / division.replicas) * wire;
+  return micro_batches * to_shards + to_replicas;
+}
+
+}  // namespace
+
+JobNeeds needs_of(const JobShape& shape, const Division& division) {
+  const auto width = static_cast<int64_t>(c10::elementSize(shape.dtype));
+  const auto wire = static_cast<int64_t>(c10::elementSize(shape.wire_dtype));
+  const bool has_masters = shape.dtype != torch::kFloat32;
+  const bool is_rounded = shape.wire_dtype != torch::kFloat32;
+  const Blocks blocks(shape.model, division);
+  const int64_t whole = division.shards * blocks.largest_part();
+  JobNeeds needs;
+  needs.parameters = blocks.part() * width;
+  needs.gradients = blocks.part() * kFloat;
+  needs.optimizer = blocks.part() * (kMoments + (has_masters ? kFloat : 0));
+  if (division.shards > 1) {
+    needs.gathers = 2 * whole * width;
+    // What is added up, and what travels: received, and sent where that is another dtype.
+    needs.reductions = whole * (kFloat + wire * (is_rounded ? 2 : 1));
+  }
+  if (division.replicas > 1)
+    needs.reductions += blocks.largest_part() * wire * (is_rounded ? 2 : 1);
+  needs.activations = activation_bytes(shape);
+  const int64_t state =
+      divided(blocks.part(), division.replicas) * (kMoments + (has_masters ? kFloat : 0));
+  const int64_t weights = shape.model.n_parameters() * width;
+  needs.snapshot = state + divided(weights, n_writers(weights, division.processes()));
+  needs.sent_a_step = sent_a_step(shape, division, blocks);
+  return needs;
+}
+
+int64_t largest_micro_batch(JobShape shape, const Division& division, int64_t device_bytes) {
+  const auto fits = [&](int64_t micro_batch) {
+    shape.micro_batch = micro_batch;
+    return needs_of(shape, division).device() <= device_bytes;
+  };
+  if (!fits(1)) return 0;
+  int64_t fitting = 1;
+  while (fits(2 * fitting)) fitting *= 2;
+  for (int64_t step = fitting / 2; step > 0; step /= 2) {
+    if (fits(fitting + step)) fitting += step;
+  }
+  return fitting;
+}
+
+}  // namespace regroup
