@@ -152,9 +152,10 @@ AtomicFolder::AtomicFolder(const fs::path& target) : target_(resolved(target)) {
   if (made != 0) fail(target_, "make a folder beside it", errno);
 }
 
-AtomicFolder::AtomicFolder(const fs::path& target, bool commits)
-    : target_(resolved(target)), is_ours_(commits) {
-  const auto name = std::string(kTemporaryPrefix) + target_.filename().string() + "-joint";
+AtomicFolder::AtomicFolder(const fs::path& target, const std::string& meeting)
+    : target_(resolved(target)), is_shared_(true) {
+  const auto name =
+      std::string(kTemporaryPrefix) + target_.filename().string() + "-joint-" + meeting;
   temporary_ = target_.parent_path() / name;
   std::error_code error;
   fs::create_directories(temporary_, error);
@@ -163,7 +164,7 @@ AtomicFolder::AtomicFolder(const fs::path& target, bool commits)
 
 AtomicFolder::~AtomicFolder() {
   std::error_code ignored;
-  if (is_ours_ && !committed_) fs::remove_all(temporary_, ignored);
+  if (!is_shared_ && !committed_) fs::remove_all(temporary_, ignored);
 }
 
 void AtomicFolder::commit() {

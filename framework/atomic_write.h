@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <filesystem>
+#include <string>
 #include <string_view>
 
 #include "framework/file_descriptor.h"
@@ -46,10 +47,11 @@ class AtomicFolder {
  public:
   /// Makes the temporary folder (and missing parents of the target).
   explicit AtomicFolder(const std::filesystem::path& target);
-  /// A folder that several processes fill, each through an AtomicFolder of the same target, one of
-  /// which commits it when all are done.
-  AtomicFolder(const std::filesystem::path& target, bool commits);
-  /// Removes the temporary folder unless it was committed, or another process is to commit it.
+  /// A folder that several processes fill, each through an AtomicFolder of the same target and
+  /// meeting, one of which commits it when all are done. What is not committed is left for
+  /// remove_leftovers: others may still write there.
+  AtomicFolder(const std::filesystem::path& target, const std::string& meeting);
+  /// Removes the temporary folder unless it was committed, or is one that several fill.
   ~AtomicFolder();
   AtomicFolder(const AtomicFolder&) = delete;
   AtomicFolder& operator=(const AtomicFolder&) = delete;
@@ -69,7 +71,7 @@ class AtomicFolder {
  private:
   std::filesystem::path target_;
   std::filesystem::path temporary_;
-  bool is_ours_ = true;
+  bool is_shared_ = false;
   bool committed_ = false;
 };
 

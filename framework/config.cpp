@@ -175,6 +175,12 @@ std::string ConfigSchema::to_ini() const {
   return text;
 }
 
+std::map<std::string, std::string> ConfigSchema::values() const {
+  std::map<std::string, std::string> values;
+  for (const Setting& key : settings_) values[key.name] = key.print();
+  return values;
+}
+
 std::string section_of(const std::string& name) { return name.substr(0, name.find('.')); }
 
 }  // namespace regroup

@@ -53,6 +53,8 @@ class ConfigSchema {
   std::string describe() const;
   /// Every key with its present value, as an INI file that reads back to the same values.
   std::string to_ini() const;
+  /// The present values by name, as to_ini prints them.
+  std::map<std::string, std::string> values() const;
 
  private:
   struct Rule {

@@ -15,6 +15,7 @@
 #include "tools/processes.h"
 #include "tools/verbs.h"
 #include "trainers/machine.h"
+#include "trainers/run_setup.h"
 #include "trainers/speed.h"
 #include "trainers/train_config.h"
 
@@ -78,8 +79,9 @@ void check_length(int64_t length, const std::string& what, const DecoderConfig& 
 }
 
 Decoder random_decoder(const DecoderConfig& config, const BenchOptions& options,
-                       std::shared_ptr<Sharing> sharing = nullptr) {
-  Decoder decoder(config, options.compute.use(), std::move(sharing));
+                       const World& world) {
+  const auto device = device_of(options.config, world);
+  Decoder decoder(config, options.compute.use().device(device), world.new_sharing());
   initialize(decoder, kWeightSeed);
   return decoder;
 }
@@ -92,10 +94,14 @@ void add_setting(const Decoder& model, const BenchOptions& options, int64_t batc
   json["dtype"] = dtype_info(options.compute.dtype).short_name;
   json["threads"] = torch::get_num_threads();
   json["peak_rss_bytes"] = peak_resident_bytes();
+  const auto on_device = peak_device_bytes(model.options().device());
+  json["peak_device_bytes"] = on_device ? Json(*on_device) : Json();
 }
 
 void report(const std::string& sentence, const Json& json, const BenchOptions& options) {
-  std::cout << sentence << ", peak memory " << human_bytes(json["peak_rss_bytes"].get<double>())
+  const bool on_gpu = !json["peak_device_bytes"].is_null();
+  std::cout << sentence << ", peak memory "
+            << human_bytes(json[on_gpu ? "peak_device_bytes" : "peak_rss_bytes"].get<double>())
             << "; " << human_count(json["parameters"].get<double>()) << " parameters, K/V heads "
             << kv_heads_text(json["n_kv_head"].get<std::vector<int64_t>>()) << ", batch "
             << json["batch"] << ", " << json["dtype"].get<std::string>() << ", " << json["threads"]
@@ -123,7 +129,7 @@ struct TrainBench {
              "tokens of a sequence (data.seq_len, at most max_seq_len, unless told)", at_least(1));
     line.add("seconds", &seconds, "how long to measure", above(0));
     if (!line.parse(arguments)) return std::nullopt;
-    return Together{options.config.dist, torch::kCPU};
+    return Together{options.config.dist, device_kind(options.config), options.schema.values()};
   }
 
   ExitCode run(World& world) {
@@ -131,7 +137,7 @@ struct TrainBench {
     const int64_t length =
         seq_len.value_or(std::min(options.config.data.seq_len, config.max_seq_len));
     check_length(length, "--seq-len", config);
-    auto model = random_decoder(config, options, world.new_sharing());
+    auto model = random_decoder(config, options, world);
     model.enable_training(options.config.train.activation_checkpointing ==
                           ActivationCheckpointing::kFull);
     const auto speed = measure_training(model, batch, length, seconds, world);
@@ -176,7 +182,7 @@ ExitCode bench_decode(const std::vector<std::string>& arguments) {
 
   const auto config = benched_config(options, line, "bench decode");
   check_length(prompt + n_new, "--prompt and --new", config);
-  auto model = random_decoder(config, options);
+  auto model = random_decoder(config, options, World());
   const auto speed = measure_decode(model, batch, prompt, n_new, kDecodeSeconds);
   const auto number_bytes = static_cast<int64_t>(model.options().dtype().itemsize());
   Json json{{"prefill_tokens_per_s", speed.prefill_tokens_per_s},

@@ -1,5 +1,7 @@
 #include "tools/processes.h"
 
+#include <torch/version.h>
+
 #include <cstdlib>
 
 #include "framework/console.h"
@@ -10,6 +12,12 @@ namespace {
 
 constexpr std::chrono::seconds kJoining{300};  // where the command line does not say
 
+[[noreturn]] void end_by(const Verdict& verdict) {
+  if (verdict.is_to_be_told) print_failure(verdict.message, verdict.exit_code);
+  // No destructors: what they wait for may never come.
+  std::_Exit(static_cast<int>(verdict.exit_code));
+}
+
 ExitCode run_among_peers(const Launch& launch,
                          const std::function<std::optional<Together>()>& parse,
                          const std::function<ExitCode(World&)>& work) {
@@ -18,21 +26,25 @@ ExitCode run_among_peers(const Launch& launch,
   try {
     together = parse();
     if (!together) return ExitCode::kDone;
-  } catch (const Error&) {
+  } catch (...) {
     problem = std::current_exception();  // all are likely to have it, and one is to say so
   }
   if (!launch.is_first()) console().set_verbosity(Verbosity::kNothing);
-  Peers peers(launch, together ? std::chrono::seconds(together->dist.timeout_s) : kJoining);
+  const auto timeout = together ? std::chrono::seconds(together->dist.timeout_s) : kJoining;
+  Peers peers(launch, timeout);
   World world;  // outlives what fails: taking down its groups would wait for those who are gone
   try {
     if (problem) std::rethrow_exception(problem);
+    peers.guard(timeout, end_by);
+    together->request["program"] =
+        c10::str("Regroup ", REGROUP_VERSION, ", LibTorch ", TORCH_VERSION);
+    peers.require_alike("request", together->request);
     world = World(peers, together->dist, together->device);
     return work(world);
   } catch (...) {
-    const auto failure = describe_failure(std::current_exception());
-    if (const auto message = peers.settle(failure)) print_failure(*message, failure.exit_code);
+    const auto verdict = peers.settle(describe_failure(std::current_exception()));
     peers.leave();
-    std::_Exit(static_cast<int>(failure.exit_code));
+    end_by(verdict);
   }
 }
 

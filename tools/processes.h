@@ -4,7 +4,9 @@
 #include <torch/types.h>
 
 #include <functional>
+#include <map>
 #include <optional>
+#include <string>
 
 #include "framework/distributed/world.h"
 #include "framework/error.h"
@@ -15,6 +17,7 @@ namespace regroup {
 struct Together {
   DistOptions dist;
   torch::Device device;
+  std::map<std::string, std::string> request;  // in words; the same on all, or it is refused
 };
 
 /// Calls parse, which reads the command line and gives nothing where it only asks for help, then

@@ -9,6 +9,7 @@
 #include "models/run_layout.h"
 #include "tools/processes.h"
 #include "trainers/evaluation.h"
+#include "trainers/run_setup.h"
 
 namespace regroup {
 
@@ -85,7 +86,7 @@ ExitCode run_training(const VerbHelp& help, TrainingRun run,
     request.emplace(help, arguments);
     if (request->only_help) return std::nullopt;
     const auto& config = request->config;
-    return Together{config.dist, config.train.device == "cuda" ? torch::kCUDA : torch::kCPU};
+    return Together{config.dist, device_kind(config), request->schema.values()};
   };
   return run_together(parse, [&](World& world) { return run_in(world, run, *request); });
 }

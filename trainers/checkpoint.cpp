@@ -5,6 +5,7 @@
 
 #include <cstdio>
 #include <fstream>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <sstream>
 
@@ -106,6 +107,11 @@ std::string checksum_of(const fs::path& file) {
 /// Each process checks some of the files.
 void check_checksums(const fs::path& folder, const World& world) {
   const auto sums = JsonObject::from_file(folder / kChecksums);
+  for (const auto& entry : fs::directory_iterator(folder)) {
+    const auto name = entry.path().filename();
+    if (name != kChecksums && !sums.has(name.string()))
+      throw Error(sums.where(), "does not list " + name.string(), "The checkpoint is damaged.");
+  }
   int64_t next = 0;
   for (const auto& name : sums.keys()) {
     if (next++ % world.size() != world.rank()) continue;
@@ -142,25 +148,26 @@ std::vector<Hdf5File> open_states(const fs::path& folder) {
 /// Fills `target`, elements [range.begin, range.end) of a block, from the stretches in the files.
 void read_stretches(const std::vector<Hdf5File>& files, const std::string& name, const Range& range,
                     const Tensor& target) {
-  int64_t filled = 0;
+  std::map<int64_t, Hdf5Dataset> stretches;  // by their first element
   for (const auto& file : files) {
-    const auto dataset = file.dataset(name);
-    const int64_t first = counter(file, name, "begin");
+    auto dataset = file.dataset(name);
     if (dataset.shape().size() != 1 || dataset.dtype() != target.scalar_type()) {
       throw Error(file.where(), c10::str(name, " is no row of ", target.scalar_type()),
                   "The file is damaged, or belongs to another model.");
     }
-    const int64_t begin = std::max(first, range.begin);
-    const int64_t end = std::min(first + dataset.shape()[0], range.end);
-    if (begin >= end) continue;
-    target.narrow(0, begin - range.begin, end - begin)
-        .copy_(dataset.read_rows(begin - first, end - begin));
-    filled += end - begin;
+    if (dataset.shape()[0] > 0) stretches.emplace(counter(file, name, "begin"), std::move(dataset));
   }
-  if (filled == range.size()) return;
+  int64_t next = range.begin;
+  for (const auto& [first, dataset] : stretches) {
+    if (next == range.end || first > next) break;
+    const int64_t count = std::min(range.end - next, dataset.shape()[0] - (next - first));
+    if (count <= 0) continue;
+    target.narrow(0, next - range.begin, count).copy_(dataset.read_rows(next - first, count));
+    next += count;
+  }
+  if (next == range.end) return;
   throw Error(files.front().where(),
-              c10::str(name, " of all processes' files together holds ", filled, " of the ",
-                       range.size(), " numbers that are needed"),
+              c10::str(name, " of all processes' files together lacks element ", next),
               "A file is damaged, or belongs to another model.");
 }
 
@@ -241,7 +248,13 @@ void write_checksums(const fs::path& folder, const std::vector<std::string>& lin
   nlohmann::ordered_json sums;
   for (const auto& of_process : lines) {
     std::istringstream text(of_process);
-    for (std::string file, sum; text >> file >> sum;) sums[file] = sum;
+    for (std::string file, sum; text >> file >> sum;) {
+      if (!fs::exists(folder / file)) {
+        throw Error((folder / file).string(), "was written by another process, but is not here",
+                    "The run's folder must lie on a file system that all nodes share.");
+      }
+      sums[file] = sum;
+    }
   }
   for (const auto& entry : fs::directory_iterator(folder)) {  // config.json and its like
     const auto file = entry.path().filename().string();

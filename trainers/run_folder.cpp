@@ -2,6 +2,8 @@
 
 #include <c10/util/StringUtil.h>
 
+#include <sstream>
+
 #include "framework/atomic_write.h"
 #include "framework/console.h"
 #include "framework/error.h"
@@ -51,11 +53,18 @@ RunFolder::RunFolder(const RunStart& start, const std::string& config, World& wo
       path_(without_final_slash(start.folder)),
       replaced_(path_.parent_path() / (".regroup-tmp-replaced-" + path_.filename().string())),
       resume_(start.resume) {
-  world.first_alone([&] {
+  // All go by the first one's list: a network's file system may show others an older one.
+  const auto names = world.told_by_first([&] {
     check_run_start(start);
     start_run(config);
+    std::string found;
+    for (const auto& checkpoint : resume_ ? checkpoints_of(path_) : std::vector<fs::path>())
+      found += checkpoint.filename().string() + "\n";
+    return found;
   });
-  resumes_ = resume_ && newest_checkpoint();
+  std::istringstream lines(names);
+  for (std::string name; std::getline(lines, name);)
+    resumable_.push_back(path_ / kCheckpoints / name);
 }
 
 void RunFolder::start_run(const std::string& config) {
@@ -104,7 +113,7 @@ std::optional<fs::path> RunFolder::newest_checkpoint() const {
 }
 
 void RunFolder::load_checkpoint(const std::function<void(const fs::path&)>& load) {
-  const auto found = checkpoints_of(path_);
+  const auto& found = resumable_;
   for (size_t i = 0; i < found.size(); ++i) {
     try {
       load(found[i]);
@@ -132,20 +141,19 @@ void RunFolder::set_aside_damaged(const fs::path& checkpoint) const {
 
 void RunFolder::save_checkpoint(int64_t step, int64_t keep, const Fill& fill) const {
   const auto checkpoints = path_ / kCheckpoints;
-  AtomicFolder folder(checkpoints / checkpoint_name(step), world_.is_first());
+  AtomicFolder folder(checkpoints / checkpoint_name(step), world_.attempt());
   const auto lines = checksum_lines(folder.path(), fill(folder.path()));
   world_.collect(checkpoint_name(step), lines, [&](const std::vector<std::string>& all_lines) {
     write_checksums(folder.path(), all_lines);
     folder.commit_replacing();
+    point_latest_at(checkpoints, checkpoint_name(step));
+    const auto found = checkpoints_of(path_);
+    for (size_t i = static_cast<size_t>(keep); i < found.size(); ++i) fs::remove_all(found[i]);
   });
-  if (!world_.is_first()) return;
-  point_latest_at(checkpoints, checkpoint_name(step));
-  const auto found = checkpoints_of(path_);
-  for (size_t i = static_cast<size_t>(keep); i < found.size(); ++i) fs::remove_all(found[i]);
 }
 
 void RunFolder::write_final(const Fill& fill) const {
-  AtomicFolder folder(final_folder(), world_.is_first());
+  AtomicFolder folder(final_folder(), world_.attempt());
   fill(folder.path());
   world_.collect(kFinal, "", [&](const auto&) { folder.commit_replacing(); });
 }

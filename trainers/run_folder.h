@@ -48,7 +48,7 @@ class RunFolder {
   void write_config(const std::string& config) const;
 
   /// True when the run is continued and has a checkpoint to begin with.
-  bool resumes() const { return resumes_; }
+  bool resumes() const { return !resumable_.empty(); }
   /// The checkpoint of the highest step; nothing where there is none.
   std::optional<std::filesystem::path> newest_checkpoint() const;
   /// Calls load with the newest checkpoint. Where that throws an Error (on all processes alike),
@@ -77,7 +77,7 @@ class RunFolder {
   std::filesystem::path path_;
   std::filesystem::path replaced_;  // where a run that force replaces waits
   std::optional<ResumeMode> resume_;
-  bool resumes_ = false;
+  std::vector<std::filesystem::path> resumable_;  // checkpoints at the start, newest first
   std::optional<FolderLock> lock_;
 };
 

@@ -3,7 +3,6 @@
 #include <torch/cuda.h>
 #include <torch/types.h>
 #include <torch/utils.h>
-#include <torch/version.h>
 
 #include <thread>
 
@@ -23,17 +22,6 @@ void check_length(const TokenSplit& split, int64_t seq_len) {
   const Batches windows(split, seq_len, std::nullopt);
 }
 
-/// A layer's weights, gathered for use, must be gone when the next layer's come.
-void check_strategy(const TrainConfig& config) {
-  if (config.dist.strategy == Strategy::kReplicate) return;
-  if (config.train.activation_checkpointing == ActivationCheckpointing::kFull) return;
-  throw request_error("dist.strategy",
-                      c10::str(name_of(strategies(), config.dist.strategy),
-                               " needs train.activation_checkpointing = full: without it backward "
-                               "would keep every gathered layer"),
-                      "Set it, or take strategy = replicate.");
-}
-
 /// As many as [train] says, else this process's share of the cores.
 void use_threads(const TrainConfig& config, const World& world) {
   const auto alone = static_cast<int>(threads_alone(config));
@@ -42,32 +30,6 @@ void use_threads(const TrainConfig& config, const World& world) {
   } else if (world.size() > 1) {
     torch::set_num_threads(std::max(1, alone / world.local_size()));
   }
-}
-
-torch::Device device_of(const TrainConfig& config, const World& world) {
-  if (config.train.device == "cpu") return torch::kCPU;
-  const auto n_gpus = static_cast<int>(torch::cuda::device_count());
-  if (n_gpus == 0) {
-    throw request_error("train.device",
-                        "cuda is asked for, but no GPU is there, or this is a CPU build",
-                        "Take device = cpu; regroup --version says what this build can use.");
-  }
-  if (world.local_rank() >= n_gpus) {
-    throw request_error(
-        "train.device",
-        c10::str("process ", world.local_rank(), " of this node has no GPU: there are ", n_gpus),
-        "Start as many processes on a node as it has GPUs.");
-  }
-  return torch::Device(torch::kCUDA, static_cast<c10::DeviceIndex>(world.local_rank()));
-}
-
-/// The whole job in words, to tell whether all processes have the same.
-std::map<std::string, std::string> job_in_words(const TrainingJob& job) {
-  auto words = job.identity;
-  words["program"] = c10::str("Regroup ", REGROUP_VERSION, ", LibTorch ", TORCH_VERSION);
-  words["steps"] = c10::str(job.steps);
-  words["config"] = job.resolved_config;
-  return words;
 }
 
 }  // namespace
@@ -97,8 +59,29 @@ void check_run_data(const RunData& data, const DecoderConfig& model) {
   if (data.choices) data.choices->check_fit(model.vocab_size, model.max_seq_len);
 }
 
+torch::DeviceType device_kind(const TrainConfig& config) {
+  return config.train.device == "cuda" ? torch::kCUDA : torch::kCPU;
+}
+
+torch::Device device_of(const TrainConfig& config, const World& world) {
+  if (device_kind(config) == torch::kCPU) return torch::kCPU;
+  const auto n_gpus = static_cast<int>(torch::cuda::device_count());
+  if (n_gpus == 0) {
+    throw request_error("train.device",
+                        "cuda is asked for, but no GPU is there, or this is a CPU build",
+                        "Take device = cpu; regroup --version says what this build can use.");
+  }
+  if (n_gpus == 1) return torch::Device(torch::kCUDA, 0);  // the launcher shows each its own
+  if (world.local_rank() >= n_gpus) {
+    throw request_error(
+        "train.device",
+        c10::str("process ", world.local_rank(), " of this node has no GPU: there are ", n_gpus),
+        "Start as many processes on a node as it has GPUs.");
+  }
+  return torch::Device(torch::kCUDA, static_cast<c10::DeviceIndex>(world.local_rank()));
+}
+
 torch::TensorOptions use_machine(const TrainConfig& config, const World& world) {
-  check_strategy(config);
   use_threads(config, world);
   return torch::TensorOptions().dtype(config.train.dtype).device(device_of(config, world));
 }
@@ -141,7 +124,7 @@ RunIdentity run_identity(const TrainConfig& config, const DecoderConfig& model, 
 
 TrainingOutcome train_to_the_end(Decoder model, RunFolder& run, const TrainingJob& job,
                                  World& world) {
-  world.require_alike(job_in_words(job));
+  world.require_alike(job.identity);
   const auto outcome = train(model, run, job, world);
   if (outcome.interrupted) return outcome;
   auto description = job.description;

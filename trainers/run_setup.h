@@ -31,9 +31,15 @@ void check_run_data(const RunData& data, const DecoderConfig& model);
 /// The threads of a run that has a machine to itself: [train] threads, else one a core.
 int64_t threads_alone(const TrainConfig& config);
 
+/// What [train] device asks for; the one of this process is device_of's.
+torch::DeviceType device_kind(const TrainConfig& config);
+
+/// The device of this process by [train] device: of several on a node each has a GPU of its own.
+/// Throws a request Error for one that is not there.
+torch::Device device_of(const TrainConfig& config, const World& world);
+
 /// Threads, device and dtype as [train] says: of several processes on a node each gets its share of
-/// the cores and a GPU of its own. Throws a request Error for a device that is not there, and for a
-/// strategy that [train] doesn't allow.
+/// the cores and a GPU of its own. Throws a request Error for a device that is not there.
 torch::TensorOptions use_machine(const TrainConfig& config, const World& world);
 
 /// What must stay the same when a run is resumed. starting_weights: the hash of the weights it
@@ -43,7 +49,7 @@ RunIdentity run_identity(const TrainConfig& config, const DecoderConfig& model, 
 
 /// Trains the model and, unless the run was interrupted, writes it to final/. The model is gone
 /// afterwards: what follows has its memory. Throws a request Error where the processes differ in
-/// program or job.
+/// data or model.
 TrainingOutcome train_to_the_end(Decoder model, RunFolder& run, const TrainingJob& job,
                                  World& world);
 

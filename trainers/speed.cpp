@@ -88,7 +88,7 @@ TrainingSpeed measure_training(Decoder& model, int64_t batch, int64_t seq_len, d
   const double step_s = median(times);
   const double tokens_per_s = static_cast<double>(world.size() * batch * seq_len) / step_s;
   const double flops_per_s = tokens_per_s * training_flops_per_token(model.config(), seq_len);
-  const double peak = world.size() * measured_peak_flops(model.options());
+  const double peak = world.size() * peak_flops(model.options());
   const auto n_steps = static_cast<int64_t>(times.size());
   return {n_steps, step_s, tokens_per_s, flops_per_s / peak,
           (world.sent_bytes() - sent_before) / n_steps};

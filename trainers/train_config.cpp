@@ -170,6 +170,13 @@ void declare(ConfigSchema& schema, TrainConfig& config) {
     if (schedule.min_lr <= schedule.lr) return "";
     return c10::str("min_lr (", schedule.min_lr, ") is above lr (", schedule.lr, ")");
   });
+  schema.add_rule({"dist.strategy", "train.activation_checkpointing"}, [&config]() -> std::string {
+    if (config.dist.strategy == Strategy::kReplicate) return "";
+    if (config.train.activation_checkpointing == ActivationCheckpointing::kFull) return "";
+    return c10::str("strategy = ", name_of(strategies(), config.dist.strategy),
+                    " needs train.activation_checkpointing = full: without it backward would keep "
+                    "every gathered layer");
+  });
 }
 
 DecoderConfig decoder_config(const TrainConfig& config, int64_t data_vocab_size) {

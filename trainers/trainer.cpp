@@ -77,7 +77,7 @@ class Trainer {
         optimizer_(model.blocks(), job.config.optim.adamw),
         schedule_(schedule_of(job)),
         flops_per_token_(training_flops_per_token(model.config(), job.config.data.seq_len)),
-        peak_flops_(world.size() * measured_peak_flops(model.options())) {
+        peak_flops_(world.size() * peak_flops(model.options())) {
     if (job.val) val_windows_.emplace(*job.val, job.config.data.seq_len, std::nullopt);
   }
 

@@ -3,11 +3,9 @@
 #include <c10/util/Logging.h>
 #include <unistd.h>
 
-#include <atomic>
 #include <condition_variable>
 #include <mutex>
 #include <nlohmann/json.hpp>
-#include <thread>
 #include <torch/csrc/distributed/c10d/PrefixStore.hpp>
 #include <torch/csrc/distributed/c10d/TCPStore.hpp>
 
@@ -30,16 +28,12 @@ struct Notice {
   int64_t renewals = 0;
   std::string host;
   int64_t process = 0;
-  std::map<std::string, std::string> posts;
   std::optional<Failure> failure;
   bool left = false;
 
   std::string to_text() const {
-    nlohmann::json json{{"renewals", renewals},
-                        {"host", host},
-                        {"process", process},
-                        {"posts", posts},
-                        {"left", left}};
+    nlohmann::json json{
+        {"renewals", renewals}, {"host", host}, {"process", process}, {"left", left}};
     if (failure) {
       json["failure"] = {{"message", failure->message},
                          {"exit_code", static_cast<int>(failure->exit_code)},
@@ -49,8 +43,7 @@ struct Notice {
   }
   static Notice from_text(const std::string& text) {
     const auto json = nlohmann::json::parse(text);
-    Notice notice{json.at("renewals"), json.at("host"), json.at("process"), json.at("posts"), {},
-                  json.at("left")};
+    Notice notice{json.at("renewals"), json.at("host"), json.at("process"), {}, json.at("left")};
     if (json.contains("failure")) {
       const auto& failure = json.at("failure");
       notice.failure = {failure.at("message"),
@@ -65,6 +58,10 @@ std::string host_name() {
   char name[256] = {};
   gethostname(name, sizeof name - 1);
   return name;
+}
+
+std::string post_key(int rank, const std::string& name) {
+  return c10::str("post/", rank, "/", name);
 }
 
 std::vector<uint8_t> bytes_of(const std::string& text) { return {text.begin(), text.end()}; }
@@ -88,10 +85,11 @@ StorePointer connect(const Launch& launch, bool serve, milliseconds timeout) {
   }
 }
 
-/// c10d logs stack traces of connections that break; settle() says what they come to. A level that
-/// the user has set stays.
+/// c10d logs stack traces of connections that break, and NCCL's watchdog aborts the process;
+/// settle() says what they come to. What the user has set stays.
 void silence_engine() {
   setenv("TORCH_CPP_LOG_LEVEL", "FATAL", /*overwrite=*/0);
+  setenv("TORCH_NCCL_ASYNC_ERROR_HANDLING", "0", /*overwrite=*/0);
   c10::initLogging();
 }
 
@@ -103,9 +101,9 @@ std::string ranks_text(const std::vector<int>& ranks) {
 
 }  // namespace
 
-/// All notices as last seen, and our own, which a thread renews. The thread alone speaks with the
-/// store from then on, which may hang with the process that serves it; what others read of the
-/// board never does.
+/// All notices as last seen, and our own, which a thread renews. It alone reads and writes notices
+/// in the store, which may hang with the process that serves it; what others read of the board
+/// never does.
 class Peers::Board {
  public:
   struct Seen {
@@ -116,6 +114,7 @@ class Peers::Board {
   Board(const Launch& launch, milliseconds timeout)
       : launch_(launch),
         store_(connect(launch, launch.is_first() && !launch.agent_listens, timeout)),
+        posts_(connect(launch, false, timeout)),
         notices_(connect(launch, false, timeout)) {
     own_.host = host_name();
     own_.process = getpid();
@@ -136,6 +135,7 @@ class Peers::Board {
   }
 
   const StorePointer& store() const { return store_; }
+  const StorePointer& posts() const { return posts_; }
 
   template <typename Change>
   void change(const Change& change) {
@@ -147,14 +147,7 @@ class Peers::Board {
     changed_.notify_all();
   }
 
-  /// While it lives notices are read more often: somebody waits for one.
-  std::shared_ptr<void> watch() {
-    ++watchers_;
-    change([](Notice&) {});
-    return {nullptr, [this](void*) { --watchers_; }};
-  }
-
-  /// What all have posted, as of now, and which of them count as gone: silent though they never
+  /// All notices, as of now, and which processes count as gone: silent though they never
   /// said that they failed or left.
   struct View {
     std::vector<Seen> peers;
@@ -230,13 +223,13 @@ class Peers::Board {
       }
       lock.lock();
       if (last) return;
-      changed_.wait_for(lock, watchers_ > 0 ? kPoll : kRenewal,
-                        [this] { return stopping_ || renew_now_; });
+      changed_.wait_for(lock, kRenewal, [this] { return stopping_ || renew_now_; });
     }
   }
 
   const Launch& launch_;
-  StorePointer store_, notices_;  // two connections: what waits on one must not hold up the other
+  // A connection for each use: what waits on one must not hold up the others.
+  StorePointer store_, posts_, notices_;
   std::vector<std::string> keys_;
   mutable std::mutex mutex_;  // guards what follows
   std::condition_variable changed_;
@@ -244,22 +237,23 @@ class Peers::Board {
   std::vector<Seen> seen_;
   Clock::time_point heard_;
   bool renew_now_ = false, stopping_ = false;
-  std::atomic<int> watchers_{0};
   std::thread thread_;  // last, so that it starts when all else is there
 };
 
 namespace {
 
-/// The lowest rank that is not gone: the one that speaks.
+/// The lowest rank that is left: the one that speaks.
 template <typename View>
 int speaker(const View& view) {
-  int rank = 0;
-  while (view.is_gone(rank)) ++rank;
-  return rank;
+  for (int rank = 0; rank < static_cast<int>(view.peers.size()); ++rank) {
+    const auto& notice = view.peers[static_cast<size_t>(rank)].notice;
+    const bool is_done = notice.left && !notice.failure;
+    if (!view.is_gone(rank) && !is_done) return rank;
+  }
+  return 0;
 }
 
-/// The failure to show: one that is a process's own, the lowest rank's. Its exit code is the
-/// speaker's too.
+/// The lowest rank with a failure of its own: the one to show.
 template <typename View>
 std::optional<int> first_failed(const View& view) {
   for (size_t rank = 0; rank < view.peers.size(); ++rank) {
@@ -283,6 +277,33 @@ std::string gone_text(const View& view, const std::string& symptom) {
                   "--max-restarts does it by itself.");
 }
 
+/// What happened, by all notices and this process's own failure.
+template <typename View>
+Verdict verdict_on(const View& view, const Failure& own, int rank) {
+  Verdict verdict{own.message, own.exit_code};
+  if (const auto failed = first_failed(view)) {
+    const auto& failure = *view.peers[static_cast<size_t>(*failed)].notice.failure;
+    verdict.message = failure.message;
+    if (*failed != rank) verdict.message = c10::str("rank ", *failed, ": ", failure.message);
+    verdict.exit_code = failure.exit_code;
+  } else if (!view.gone.empty()) {
+    verdict.message = gone_text(view, own.message);
+  } else if (own.is_of_peer) {
+    verdict.message =
+        c10::str("the processes lost touch, though all of them are alive: ", own.message,
+                 ". A step may take longer than dist.timeout_s, or the network drops connections.");
+  }
+  verdict.is_to_be_told = speaker(view) == rank;
+  return verdict;
+}
+
+/// True where some process failed or is gone.
+template <typename View>
+bool is_broken(const View& view) {
+  const auto failed = [](const auto& peer) { return peer.notice.failure.has_value(); };
+  return !view.gone.empty() || std::any_of(view.peers.begin(), view.peers.end(), failed);
+}
+
 }  // namespace
 
 Peers::Peers(const Launch& launch, std::chrono::seconds timeout) : launch_(launch) {
@@ -292,7 +313,20 @@ Peers::Peers(const Launch& launch, std::chrono::seconds timeout) : launch_(launc
 
 Peers::~Peers() { leave(); }
 
+void Peers::guard(std::chrono::seconds patience, std::function<void(const Verdict&)> end) {
+  guard_ = std::jthread([this, patience, end = std::move(end)](const std::stop_token& stop) {
+    auto sound_at = Clock::now();
+    while (!stop.stop_requested() && !is_settling_) {
+      if (!is_broken(board_->view())) sound_at = Clock::now();
+      if (Clock::now() - sound_at > patience)
+        end(settle({"it does not come back", ExitCode::kFailed, /*is_of_peer=*/true}));
+      std::this_thread::sleep_for(kPoll);
+    }
+  });
+}
+
 void Peers::leave() {
+  guard_ = {};
   board_->change([](Notice& notice) { notice.left = true; });
   const auto until = Clock::now() + kFarewell;
   const bool serves = launch_.is_first() && !launch_.agent_listens;
@@ -314,20 +348,17 @@ StorePointer Peers::store(const std::string& group) const {
 }
 
 void Peers::post(const std::string& name, const std::string& value) {
-  board_->change([&](Notice& notice) { notice.posts[name] = value; });
+  board_->posts()->set(post_key(launch_.rank, name), bytes_of(value));
 }
 
 void Peers::withdraw(const std::string& name) {
-  board_->change([&](Notice& notice) { notice.posts.erase(name); });
+  board_->posts()->deleteKey(post_key(launch_.rank, name));
 }
 
 std::string Peers::await(int rank, const std::string& name) const {
-  const auto watching = board_->watch();
-  while (true) {
+  const auto key = post_key(rank, name);
+  while (!board_->posts()->check({key})) {
     const auto view = board_->view();
-    const auto& posts = view.peers[static_cast<size_t>(rank)].notice.posts;
-    const auto found = posts.find(name);
-    if (found != posts.end()) return found->second;
     if (!view.gone.empty()) throw PeerFailure("waiting for " + ranks_text(view.gone));
     for (const auto& peer : view.peers) {
       if (peer.notice.failure) throw PeerFailure("another process failed");
@@ -336,9 +367,32 @@ std::string Peers::await(int rank, const std::string& name) const {
       throw PeerFailure(c10::str("rank ", rank, " left without posting ", name));
     std::this_thread::sleep_for(kPoll);
   }
+  const auto value = board_->posts()->get(key);
+  return {value.begin(), value.end()};
 }
 
-std::optional<std::string> Peers::settle(const Failure& failure) {
+void Peers::require_alike(const std::string& name,
+                          const std::map<std::string, std::string>& values) {
+  using Values = std::map<std::string, std::string>;
+  post(name, nlohmann::json(values).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
+  Complaints complaints;
+  const auto first = nlohmann::json::parse(await(0, name)).get<Values>();
+  for (int other = 1; other < launch_.size; ++other) {
+    const auto theirs = nlohmann::json::parse(await(other, name)).get<Values>();
+    for (const auto& [key, value] : first) {
+      const auto found = theirs.find(key);
+      const auto text = found == theirs.end() ? std::string("nothing") : found->second;
+      if (text == value) continue;
+      complaints.add(c10::str(key, " is ", value, " on rank 0, ", text, " on rank ", other));
+    }
+  }
+  complaints.throw_if_any("the processes differ",
+                          "Start all of them with the same program, config and data.",
+                          ExitCode::kBadRequest);
+}
+
+Verdict Peers::settle(const Failure& failure) {
+  while (is_settling_.exchange(true)) std::this_thread::sleep_for(kSettling);  // the guard ends it
   auto told = failure;
   if (told.message.size() > kMostOfMessage) told.message.resize(kMostOfMessage);
   board_->change([&](Notice& notice) { notice.failure = told; });
@@ -355,16 +409,7 @@ std::optional<std::string> Peers::settle(const Failure& failure) {
     std::this_thread::sleep_for(kPoll);
     view = board_->view();
   }
-  if (speaker(view) != launch_.rank) return std::nullopt;
-  if (const auto failed = first_failed(view); failed && *failed != launch_.rank) {
-    return c10::str("rank ", *failed, ": ",
-                    view.peers[static_cast<size_t>(*failed)].notice.failure->message);
-  }
-  if (!failure.is_of_peer) return failure.message;
-  if (!view.gone.empty()) return gone_text(view, failure.message);
-  return c10::str(
-      "the processes lost touch, though all of them are alive: ", failure.message,
-      ". A step may take longer than dist.timeout_s, or the network drops connections.");
+  return verdict_on(view, failure, launch_.rank);
 }
 
 }  // namespace regroup

@@ -3,6 +3,7 @@
 // one process says for all of them who is gone.
 #pragma once
 
+#include <atomic>
 #include <chrono>
 #include <functional>
 #include <map>
@@ -10,6 +11,7 @@
 #include <optional>
 #include <stdexcept>
 #include <string>
+#include <thread>
 #include <torch/csrc/distributed/c10d/Store.hpp>
 
 #include "framework/distributed/launch.h"
@@ -31,6 +33,13 @@ struct Failure {
   bool is_of_peer = false;  // a PeerFailure: another process is to blame
 };
 
+/// What ended the run: the ranks that are gone, or the failure of one.
+struct Verdict {
+  std::string message;
+  ExitCode exit_code;
+  bool is_to_be_told = false;  // by this process: the lowest rank that is left
+};
+
 class Peers {
  public:
   /// Joins: returns once every process has posted its notice. timeout: for that. Throws Error where
@@ -45,17 +54,23 @@ class Peers {
   /// For the rendezvous of c10d's groups; `group` keeps their keys apart.
   c10::intrusive_ptr<c10d::Store> store(const std::string& group) const;
 
-  /// Posts a value under a name on this process's notice, where it stays until it is replaced.
+  /// Posts a value under a name of this process's, where others read it until it is withdrawn.
   void post(const std::string& name, const std::string& value);
   void withdraw(const std::string& name);
   /// Waits until that process has posted the name; gives the value. Throws PeerFailure when any
   /// process fails or falls silent meanwhile.
   std::string await(int rank, const std::string& name) const;
 
+  /// Throws a request Error on all processes, which names key, ranks and values, unless they are
+  /// the same everywhere. Every process calls it alike; `name` is used once.
+  void require_alike(const std::string& name, const std::map<std::string, std::string>& values);
+
   /// Tells the others that this process failed, and finds out what happened, in at most 5 seconds.
-  /// Gives the message for the user where this is the process to print it (the lowest rank that is
-  /// left), which names the ranks that are gone or the one whose own failure ended the run.
-  std::optional<std::string> settle(const Failure& failure);
+  Verdict settle(const Failure& failure);
+  /// From now on, when a process has failed or been gone for as long as `patience` and this one has
+  /// not noticed (it may hang in an engine that does not tell), settles in its place and calls end,
+  /// which must not return.
+  void guard(std::chrono::seconds patience, std::function<void(const Verdict&)> end);
   /// Says that this process is done. The one that serves the store waits a little for those that
   /// still need it.
   void leave();
@@ -64,6 +79,8 @@ class Peers {
   class Board;  // the notices, kept by a thread of its own
   Launch launch_;
   std::unique_ptr<Board> board_;
+  std::atomic<bool> is_settling_ = false;
+  std::jthread guard_;
 };
 
 }  // namespace regroup

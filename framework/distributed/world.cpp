@@ -108,36 +108,22 @@ void World::together(const std::function<void()>& work) {
 }
 
 void World::first_alone(const std::function<void()>& work) {
-  const auto name = next_name("done");
-  if (is_first()) work();
-  if (!peers_) return;
-  if (is_first()) {
-    peers_->post(name, "");
-  } else {
-    peers_->await(0, name);
-  }
+  told_by_first([&] {
+    work();
+    return std::string();
+  });
+}
+
+std::string World::told_by_first(const std::function<std::string()>& work) {
+  const auto name = next_name("told");
+  if (!is_first()) return peers_->await(0, name);
+  const auto text = work();
+  if (peers_) peers_->post(name, text);
+  return text;
 }
 
 void World::require_alike(const std::map<std::string, std::string>& values) {
-  if (!peers_) return;
-  using Values = std::map<std::string, std::string>;
-  const auto name = next_name("values");
-  peers_->post(
-      name, nlohmann::json(values).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
-  Complaints complaints;
-  const auto first = nlohmann::json::parse(peers_->await(0, name)).get<Values>();
-  for (int other = 1; other < size(); ++other) {
-    const auto theirs = nlohmann::json::parse(peers_->await(other, name)).get<Values>();
-    for (const auto& [key, value] : first) {
-      const auto found = theirs.find(key);
-      const auto text = found == theirs.end() ? std::string("nothing") : found->second;
-      if (text == value) continue;
-      complaints.add(c10::str(key, " is ", value, " on rank 0, ", text, " on rank ", other));
-    }
-  }
-  complaints.throw_if_any("the processes differ",
-                          "Start all of them with the same program, config and data.",
-                          ExitCode::kBadRequest);
+  if (peers_) peers_->require_alike(next_name("values"), values);
 }
 
 void World::collect(const std::string& name, const std::string& text,

@@ -42,6 +42,8 @@ class World {
   int rank() const { return peers_ ? peers_->launch().rank : 0; }
   int size() const { return peers_ ? peers_->launch().size : 1; }
   bool is_first() const { return rank() == 0; }
+  /// Tells this start of the processes from others that an elastic launcher made.
+  std::string attempt() const { return peers_ ? peers_->launch().attempt : "0"; }
   /// Among the processes of this node.
   int local_rank() const { return peers_ ? peers_->launch().local_rank : 0; }
   int local_size() const { return peers_ ? peers_->launch().local_size : 1; }
@@ -55,6 +57,8 @@ class World {
   void together(const std::function<void()>& work);
   /// Calls work on the first process while the others wait, however long.
   void first_alone(const std::function<void()>& work);
+  /// The same; all get the text that it gives.
+  std::string told_by_first(const std::function<std::string()>& work);
   /// Throws a request Error on all processes, which names key, ranks and values, unless they are
   /// the same everywhere.
   void require_alike(const std::map<std::string, std::string>& values);

@@ -27,7 +27,7 @@ class Processes:
     """n processes of one run, `local_size` of them to a node, each with its stderr and stdout in a file."""
 
     def __init__(self, workplace, n, words, local_size=None, rank_words=None,
-                 file_limits=None):
+                 file_limits=None, folders=None):
         self.workplace, self.logs = Path(workplace), Path(workplace) / "logs"
         self.logs.mkdir(exist_ok=True)
         local_size = local_size or n
@@ -37,7 +37,7 @@ class Processes:
             variables = {**common, "RANK": rank, "LOCAL_RANK": rank % local_size}
             environment = os.environ | {name: str(value) for name, value in variables.items()}
             with self.log(rank, "out").open("w") as out, self.log(rank, "err").open("w") as err:
-                process = subprocess.Popen([REGROUP, *words, *(rank_words or {}).get(rank, [])], cwd=workplace,
+                process = subprocess.Popen([REGROUP, *words, *(rank_words or {}).get(rank, [])], cwd=(folders or {}).get(rank, workplace),
                                            stdout=out, stderr=err, env=environment)
             if file_limits and rank in file_limits:
                 resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (file_limits[rank],) * 2)

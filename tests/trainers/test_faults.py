@@ -1,7 +1,9 @@
 """What goes wrong on one of several processes ends all of them, with one message that names it."""
 
+import resource
 import signal
 import time
+from pathlib import Path
 
 import pytest
 from many_processes import SHARD, Processes, run_processes
@@ -63,13 +65,27 @@ def test_a_process_that_never_comes_is_named(workplace):
 
 
 def test_a_failure_of_one_process_is_told_by_the_first(workplace):
-    """A token file that is damaged where only one process reads it."""
-    write_tokens(workplace / "other.h5", vocab_size=32)
-    (workplace / "other.h5").write_bytes((workplace / "other.h5").read_bytes()[:3000])
-    processes = Processes(workplace, 3, words_of("pretrain", "run", **ENDLESS),
-                          rank_words={2: ["--data.train=other.h5"]})
+    """A token file that is damaged on one of the nodes: by the same name each process finds its folder's own."""
+    elsewhere = workplace / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "run.ini").write_text((workplace / "run.ini").read_text())
+    (elsewhere / "tokens.h5").write_bytes((workplace / "tokens.h5").read_bytes()[:3000])
+    words = words_of("pretrain", workplace / "run", **ENDLESS, data__train="/proc/self/cwd/tokens.h5")
+    processes = Processes(workplace, 3, words, folders={2: elsewhere})
     assert processes.wait() == [1, 1, 1]
-    assert_one_message(processes, 0, "rank 2: ", "other.h5")
+    assert_one_message(processes, 0, "rank 2: ", "tokens.h5")
+
+
+def test_a_process_that_is_out_of_memory_is_told_by_the_first(workplace):
+    """Rank 1 may not grow once it trains: the copy for its first checkpoint finds no room."""
+    large = {**ENDLESS, "model__d_model": 256, "model__d_ff": 512, "checkpoint__every": 20}
+    processes = Processes(workplace, 2, words_of("pretrain", "run", **large))
+    processes.wait_for_step("run", 5)
+    victim = processes.processes[1].pid
+    held = int(Path(f"/proc/{victim}/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.prlimit(victim, resource.RLIMIT_AS, (held, held))
+    assert processes.wait() == [1, 1]
+    assert_one_message(processes, 0, "rank 1: out of memory")
 
 
 @pytest.mark.parametrize("override, named", [("--train.seed=5", "train.seed is 0 on rank 0, 5 on rank 1"),
@@ -78,7 +94,7 @@ def test_processes_with_different_configs_are_refused(workplace, override, named
     processes = Processes(workplace, 2, words_of("pretrain", "run", **ENDLESS), rank_words={1: [override]})
     assert processes.wait() == [2, 2]
     assert_one_message(processes, 0, named)
-    assert not checkpoints(workplace / "run")
+    assert not (workplace / "run").exists()
 
 
 def test_processes_with_different_data_are_refused(workplace):

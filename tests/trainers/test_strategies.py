@@ -12,7 +12,7 @@ from tiny_runs import assert_done, losses, make_workplace, metrics, pretrain, up
 STEPS = 40
 # Five sequences a step: uneven shares. Layers with different numbers of K/V heads.
 UNEVEN = {"train__steps": STEPS, "train__batch_tokens": 80, "train__micro_batch": 2, "model__n_layer": 3,
-          "model__n_kv_head": "4,2,1", "eval__every": 10, "checkpoint__every": 0}
+          "model__n_kv_head": "4,2,1", "eval__every": 10, "checkpoint__every": 0, "optim__lr": 0.001}
 DIVISIONS = [(2, None, {}), (3, None, {}), (4, None, {}), (2, None, SHARD), (3, None, SHARD), (4, None, SHARD),
              (4, 2, HYBRID)]
 
@@ -98,7 +98,8 @@ def test_accumulation_talks_once_a_step(workplace):
 @pytest.mark.parametrize("keys", [{}, SHARD], ids=["replicate", "shard"])
 def test_uptraining_with_a_teacher_and_its_evaluation(workplace, keys):
     job = {"convert__from": "untied", "convert__n_kv_head": 1, "uptrain__alpha": 0.5, "distill__weight": 0.5,
-           "distill__temperature": 2, "convert__method": "pca", "checkpoint__every": 5}
+           "distill__temperature": 2, "convert__method": "pca", "checkpoint__every": 5,
+           "optim__lr": 0.001}
     name = f"uptrained-{len(keys)}"
     assert_done(uptrain(workplace, f"{name}-alone", **job))
     processes = run_processes(workplace, 2, words_of("uptrain", name, **job, **keys))
