@@ -14,7 +14,7 @@ from tiny_runs import assert_done, assert_refused, make_workplace, metrics, regr
 
 GIB = 2**30
 # Mostly state: a step is short, and few activations are at work.
-LARGE = {"model__n_layer": 4, "model__d_model": 768, "model__n_head": 12, "model__d_ff": 2048,
+LARGE = {"model__n_layer": 8, "model__d_model": 768, "model__n_head": 12, "model__d_ff": 2048,
          "model__vocab_size": 4096, "train__batch_tokens": 64, "train__micro_batch": 1, "train__steps": 2,
          "checkpoint__every": 0, "data__val": ""}
 
