@@ -31,7 +31,13 @@ ExitCode run_among_peers(const Launch& launch,
   }
   if (!launch.is_first()) console().set_verbosity(Verbosity::kNothing);
   const auto timeout = together ? std::chrono::seconds(together->dist.timeout_s) : kJoining;
-  Peers peers(launch, timeout);
+  std::optional<Peers> joined;
+  try {
+    joined.emplace(launch, timeout);
+  } catch (const PeerFailure&) {
+    return ExitCode::kFailed;  // another process says so
+  }
+  auto& peers = *joined;
   World world;  // outlives what fails: taking down its groups would wait for those who are gone
   try {
     if (problem) std::rethrow_exception(problem);

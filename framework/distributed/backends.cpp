@@ -1,6 +1,8 @@
 #include "framework/distributed/backends.h"
 
 #include <arpa/inet.h>
+#include <ifaddrs.h>
+#include <net/if.h>
 #include <netdb.h>
 #include <sys/socket.h>
 
@@ -43,6 +45,30 @@ std::string address_facing(const std::string& host) {
   return known ? name : "";
 }
 
+/// The first address of this machine that others can reach; empty where there is none.
+std::string outward_address() {
+  ifaddrs* found = nullptr;
+  if (getifaddrs(&found) != 0) return "";
+  const std::unique_ptr<ifaddrs, decltype(&freeifaddrs)> owned(found, freeifaddrs);
+  for (const ifaddrs* each = found; each; each = each->ifa_next) {
+    const bool is_inet = each->ifa_addr && each->ifa_addr->sa_family == AF_INET;
+    char name[NI_MAXHOST];
+    if (!is_inet || !(each->ifa_flags & IFF_UP) || (each->ifa_flags & IFF_LOOPBACK)) continue;
+    if (getnameinfo(each->ifa_addr, sizeof(sockaddr_in), name, sizeof name, nullptr, 0,
+                    NI_NUMERICHOST) == 0)
+      return name;
+  }
+  return "";
+}
+
+/// Where other processes of the launch reach this one. On the first node its own name may stand for
+/// the loopback (Debian's 127.0.1.1), which the other nodes can't use.
+std::string own_address(const Launch& launch) {
+  const auto facing = address_facing(launch.address);
+  const bool is_loopback = facing.starts_with("127.") || facing == "::1";
+  return is_loopback && launch.local_size < launch.size ? outward_address() : facing;
+}
+
 #ifdef USE_C10D_NCCL
 BackendPointer make_nccl(const GroupPlace& place) {
   auto options = c10d::ProcessGroupNCCL::Options::create();
@@ -80,7 +106,7 @@ void check_backend(BackendKind kind, c10::Device device) {
 BackendPointer make_gloo(const GroupPlace& place, const Launch& launch) {
   auto options = c10d::ProcessGroupGloo::Options::create(place.timeout);
   const char* interface = std::getenv("GLOO_SOCKET_IFNAME");
-  const auto address = address_facing(launch.address);
+  const auto address = own_address(launch);
   if (interface && *interface) {
     options->devices.push_back(c10d::ProcessGroupGloo::createDeviceForInterface(interface));
   } else if (!address.empty()) {

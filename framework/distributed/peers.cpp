@@ -23,37 +23,6 @@ constexpr milliseconds kFarewell{2000};  // that the store is served for after t
 constexpr milliseconds kPoll{50};
 constexpr size_t kMostOfMessage = 2500;
 
-/// What a process says of itself.
-struct Notice {
-  int64_t renewals = 0;
-  std::string host;
-  int64_t process = 0;
-  std::optional<Failure> failure;
-  bool left = false;
-
-  std::string to_text() const {
-    nlohmann::json json{
-        {"renewals", renewals}, {"host", host}, {"process", process}, {"left", left}};
-    if (failure) {
-      json["failure"] = {{"message", failure->message},
-                         {"exit_code", static_cast<int>(failure->exit_code)},
-                         {"is_of_peer", failure->is_of_peer}};
-    }
-    return json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
-  }
-  static Notice from_text(const std::string& text) {
-    const auto json = nlohmann::json::parse(text);
-    Notice notice{json.at("renewals"), json.at("host"), json.at("process"), {}, json.at("left")};
-    if (json.contains("failure")) {
-      const auto& failure = json.at("failure");
-      notice.failure = {failure.at("message"),
-                        static_cast<ExitCode>(failure.at("exit_code").get<int>()),
-                        failure.at("is_of_peer")};
-    }
-    return notice;
-  }
-};
-
 std::string host_name() {
   char name[256] = {};
   gethostname(name, sizeof name - 1);
@@ -106,6 +75,36 @@ std::string ranks_text(const std::vector<int>& ranks) {
 /// never does.
 class Peers::Board {
  public:
+  /// What a process says of itself.
+  struct Notice {
+    int64_t renewals = 0;
+    std::string host;
+    int64_t process = 0;
+    std::optional<Failure> failure;
+    bool left = false;
+
+    std::string to_text() const {
+      nlohmann::json json{
+          {"renewals", renewals}, {"host", host}, {"process", process}, {"left", left}};
+      if (failure) {
+        json["failure"] = {{"message", failure->message},
+                           {"exit_code", static_cast<int>(failure->exit_code)},
+                           {"is_of_peer", failure->is_of_peer}};
+      }
+      return json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+    }
+    static Notice from_text(const std::string& text) {
+      const auto json = nlohmann::json::parse(text);
+      Notice notice{json.at("renewals"), json.at("host"), json.at("process"), {}, json.at("left")};
+      if (json.contains("failure")) {
+        const auto& failure = json.at("failure");
+        notice.failure = {failure.at("message"),
+                          static_cast<ExitCode>(failure.at("exit_code").get<int>()),
+                          failure.at("is_of_peer")};
+      }
+      return notice;
+    }
+  };
   struct Seen {
     Notice notice;
     Clock::time_point changed;
@@ -177,7 +176,11 @@ class Peers::Board {
     try {
       notices_->wait(keys_, timeout);
     } catch (const c10::Error&) {
-      throw Error("start", ranks_text(missing()) + " did not come",
+      const auto absent = missing();
+      int speaking = 0;
+      while (std::find(absent.begin(), absent.end(), speaking) != absent.end()) ++speaking;
+      if (speaking != launch_.rank) throw PeerFailure(ranks_text(absent) + " did not come");
+      throw Error("start", ranks_text(absent) + " did not come",
                   c10::str("All ", launch_.size,
                            " processes must be started, each with its own "
                            "RANK, and reach ",
@@ -327,7 +330,7 @@ void Peers::guard(std::chrono::seconds patience, std::function<void(const Verdic
 
 void Peers::leave() {
   guard_ = {};
-  board_->change([](Notice& notice) { notice.left = true; });
+  board_->change([](auto& notice) { notice.left = true; });
   const auto until = Clock::now() + kFarewell;
   const bool serves = launch_.is_first() && !launch_.agent_listens;
   while (serves && Clock::now() < until) {
@@ -395,7 +398,7 @@ Verdict Peers::settle(const Failure& failure) {
   while (is_settling_.exchange(true)) std::this_thread::sleep_for(kSettling);  // the guard ends it
   auto told = failure;
   if (told.message.size() > kMostOfMessage) told.message.resize(kMostOfMessage);
-  board_->change([&](Notice& notice) { notice.failure = told; });
+  board_->change([&](auto& notice) { notice.failure = told; });
   const auto until = Clock::now() + kSettling;
   auto view = board_->view();
   const auto is_settled = [&] {

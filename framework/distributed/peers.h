@@ -43,7 +43,8 @@ struct Verdict {
 class Peers {
  public:
   /// Joins: returns once every process has posted its notice. timeout: for that. Throws Error where
-  /// the store can't be made or reached, and names the ranks that did not come.
+  /// the store can't be made or reached. Where some do not come the lowest of those that did throws
+  /// an Error that names them, the others PeerFailure.
   Peers(const Launch& launch, std::chrono::seconds timeout);
   /// leave()s.
   ~Peers();

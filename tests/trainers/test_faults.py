@@ -60,7 +60,7 @@ def test_a_process_that_never_comes_is_named(workplace):
     processes = Processes(workplace, 3, words_of("pretrain", "run", **{**ENDLESS, "dist__timeout_s": 3}))
     processes.processes[1].kill()  # before it can load its libraries
     assert processes.wait(ranks=[0, 2]) == [1, 1]
-    assert "rank 1 did not come" in processes.text(0)
+    assert_one_message(processes, 0, "rank 1 did not come", ranks=[0, 2])
     assert not (workplace / "run").exists()
 
 
