@@ -24,22 +24,28 @@ int64_t n_writers(int64_t model_bytes, int64_t n_processes) {
   return std::clamp<int64_t>(model_bytes / kBytesWorthAWriter, 1, n_processes);
 }
 
-void WeightCopy::take(Decoder& decoder) {
-  const torch::NoGradGuard no_grad;
-  decoder.begin_micro_batch(/*is_last=*/false);
+void WeightCopy::reserve(const Decoder& decoder) {
   blocks_.resize(decoder.blocks().size());
   int64_t total = 0, first = 0;
-  for (auto& block : decoder.blocks()) total += bytes_of(block);
+  for (const auto& block : decoder.blocks()) total += bytes_of(block);
   for (size_t i = 0; i < blocks_.size(); ++i) {
     const auto& block = decoder.blocks()[i];
     auto& copy = blocks_[i];
     copy.parameters = block.parameters();
     copy.writer = writer_of(first, total, size_);
     first += bytes_of(block);
-    const auto values = block.flat();
-    if (copy.writer != rank_) continue;
-    if (!copy.values.defined()) copy.values = torch::empty_like(values, torch::kCPU);
-    copy.values.copy_(values);
+    if (copy.writer == rank_ && !copy.values.defined())
+      copy.values = torch::zeros({block.numel()}, decoder.options().device(torch::kCPU));
+  }
+}
+
+void WeightCopy::take(Decoder& decoder) {
+  const torch::NoGradGuard no_grad;
+  decoder.begin_micro_batch(/*is_last=*/false);
+  reserve(decoder);
+  for (size_t i = 0; i < blocks_.size(); ++i) {
+    const auto values = decoder.blocks()[i].flat();
+    if (blocks_[i].writer == rank_) blocks_[i].values.copy_(values);
   }
 }
 

@@ -18,6 +18,8 @@ class WeightCopy {
   /// Of this process, one of `size`, which write side by side.
   WeightCopy(int rank, int size) : rank_(rank), size_(size) {}
 
+  /// Makes the memory, and touches it, so that the first take() need not wait for its pages.
+  void reserve(const Decoder& decoder);
   /// Copies what this process is to write; memory is kept for the next time. All processes call it
   /// alike: where blocks are divided each is gathered in turn.
   void take(Decoder& decoder);

@@ -59,11 +59,6 @@ Range stretch_of(const FlatParameters& block) {
           held.begin + held.size() * (replica + 1) / n_replicas};
 }
 
-void copy_to_host(Tensor& copy, const Tensor& values) {
-  if (!copy.defined()) copy = torch::empty_like(values, torch::kCPU);
-  copy.copy_(values);
-}
-
 void check_identity(const fs::path& file, const RunIdentity& saved, const RunIdentity& present) {
   Complaints complaints;
   for (const auto& [key, value] : present) {
@@ -195,21 +190,34 @@ TrainState read_checkpoint(const fs::path& folder, const RunIdentity& identity, 
 
 }  // namespace
 
+void Snapshot::reserve(const Decoder& model, AdamW& optimizer) {
+  has_masters_ = has_masters(model);
+  weights_.reserve(model);
+  stretches_.resize(model.blocks().size());
+  for (size_t i = 0; i < stretches_.size(); ++i) {
+    const auto range = stretch_of(model.blocks()[i]);
+    stretches_[i].begin = range.begin;
+    for (const auto& [name, tensor] : state_tensors(has_masters_)) {
+      auto& copy = stretches_[i].values.*tensor;
+      const auto& held = optimizer.state()[i].*tensor;
+      if (!copy.defined()) copy = torch::zeros({range.size()}, held.options().device(torch::kCPU));
+    }
+  }
+}
+
 void Snapshot::take(const TrainState& state, Decoder& model, AdamW& optimizer) {
   const torch::NoGradGuard no_grad;
+  reserve(model, optimizer);
   state_ = state;
   optimizer_steps_ = optimizer.steps();
-  has_masters_ = has_masters(model);
   weights_.take(model);
-  stretches_.resize(model.blocks().size());
   for (size_t i = 0; i < stretches_.size(); ++i) {
     const auto& block = model.blocks()[i];
     const auto range = stretch_of(block);
-    stretches_[i].begin = range.begin;
     for (const auto& [name, tensor] : state_tensors(has_masters_)) {
       const auto& held = optimizer.state()[i].*tensor;
-      copy_to_host(stretches_[i].values.*tensor,
-                   held.narrow(0, range.begin - block.range().begin, range.size()));
+      (stretches_[i].values.*tensor)
+          .copy_(held.narrow(0, range.begin - block.range().begin, range.size()));
     }
   }
 }

@@ -32,6 +32,8 @@ class Snapshot {
  public:
   Snapshot(int rank, int size) : rank_(rank), size_(size), weights_(rank, size) {}
 
+  /// Makes the memory, and touches it, so that the first take() need not wait for its pages.
+  void reserve(const Decoder& model, AdamW& optimizer);
   /// All processes call it alike. Memory is kept for the next time.
   void take(const TrainState& state, Decoder& model, AdamW& optimizer);
 

@@ -31,10 +31,8 @@ int64_t layer_numel(const DecoderConfig& config) {
 class Blocks {
  public:
   Blocks(const DecoderConfig& config, const Division& division) {
-    for (const auto& block : decoder_blocks(config)) {
-      const int64_t part = divided(numel_of(block), division.shards);
-      parts_.push_back(divided(part, division.replicas) * division.replicas);
-    }
+    for (const auto& block : decoder_blocks(config))
+      parts_.push_back(part_size(numel_of(block), division.shards, division.replicas));
   }
   int64_t part() const { return std::accumulate(parts_.begin(), parts_.end(), int64_t{0}); }
   int64_t largest_part() const { return *std::max_element(parts_.begin(), parts_.end()); }

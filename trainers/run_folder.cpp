@@ -141,7 +141,7 @@ void RunFolder::set_aside_damaged(const fs::path& checkpoint) const {
 
 void RunFolder::save_checkpoint(int64_t step, int64_t keep, const Fill& fill) const {
   const auto checkpoints = path_ / kCheckpoints;
-  AtomicFolder folder(checkpoints / checkpoint_name(step), world_.attempt());
+  AtomicFolder folder(checkpoints / checkpoint_name(step), world_.meeting());
   const auto lines = checksum_lines(folder.path(), fill(folder.path()));
   world_.collect(checkpoint_name(step), lines, [&](const std::vector<std::string>& all_lines) {
     write_checksums(folder.path(), all_lines);
@@ -153,7 +153,7 @@ void RunFolder::save_checkpoint(int64_t step, int64_t keep, const Fill& fill) co
 }
 
 void RunFolder::write_final(const Fill& fill) const {
-  AtomicFolder folder(final_folder(), world_.attempt());
+  AtomicFolder folder(final_folder(), world_.meeting());
   fill(folder.path());
   world_.collect(kFinal, "", [&](const auto&) { folder.commit_replacing(); });
 }

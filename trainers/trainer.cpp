@@ -90,6 +90,8 @@ class Trainer {
       progress_.emplace(progress_options());
     }
     batches_.emplace(job_, state_.step, world_);
+    if (job_.config.checkpoint.every > 0)
+      saving_.start([this] { snapshot_.reserve(model_, optimizer_); });
     logged_at_ = steady_seconds();
     while (!is_finished() && !outcome_.interrupted) {
       const StepResult result = train_step();
@@ -205,6 +207,7 @@ class Trainer {
                         {"mfu", pace() * flops_per_token_ / peak_flops_},
                         {"rss_bytes", resident_bytes()}};
     if (world_.size() > 1) fields.emplace_back("sent_bytes", world_.sent_bytes() - sent_logged_);
+    if (waited_to_save_ > 0) fields.emplace_back("save_wait_s", std::exchange(waited_to_save_, 0));
     if (state_.skipped_steps > 0) fields.emplace_back("skipped_steps", state_.skipped_steps);
     metrics_->append(fields);
     begin_pace();
@@ -249,8 +252,10 @@ class Trainer {
   /// for the files.
   void save() {
     if (saved_step_ == state_.step) return;
+    const double start = steady_seconds();
     saving_.wait();
     snapshot_.take(state_, model_, optimizer_);
+    waited_to_save_ += steady_seconds() - start;
     saving_.start([this] {
       const auto& state = snapshot_.state();
       run_.save_checkpoint(state.step, job_.config.checkpoint.keep,
@@ -286,7 +291,8 @@ class Trainer {
   int64_t tokens_logged_ = 0;
   double logged_at_ = 0;
   int64_t sent_logged_ = 0;
-  BackgroundTask saving_;  // last: it ends before what it reads
+  double waited_to_save_ = 0;  // seconds since the last logged step
+  BackgroundTask saving_;      // last: it ends before what it reads
 };
 
 }  // namespace

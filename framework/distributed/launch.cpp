@@ -71,7 +71,6 @@ Launch read_torch(const Variables& variables) {
   read_ranks(variables, {"RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"}, launch);
   read_address(variables, launch);
   launch.agent_listens = variables.text("TORCHELASTIC_USE_AGENT_STORE") == "True";
-  launch.attempt = variables.text("TORCHELASTIC_RESTART_COUNT").value_or(launch.attempt);
   return launch;
 }
 

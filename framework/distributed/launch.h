@@ -15,7 +15,6 @@ struct Launch {
   std::string address = "127.0.0.1";   // where the first process, or torchrun's agent, listens
   uint16_t port = 29500;
   bool agent_listens = false;  // torchrun's agent serves address:port; else the first process
-  std::string attempt = "0";   // of an elastic launcher: what failed attempts left is not read
 
   bool is_first() const { return rank == 0; }
   /// Processes of every node alike, ranks node by node.

@@ -6,6 +6,8 @@
 #include <condition_variable>
 #include <mutex>
 #include <nlohmann/json.hpp>
+#include <random>
+#include <set>
 #include <torch/csrc/distributed/c10d/PrefixStore.hpp>
 #include <torch/csrc/distributed/c10d/TCPStore.hpp>
 
@@ -29,9 +31,8 @@ std::string host_name() {
   return name;
 }
 
-std::string post_key(int rank, const std::string& name) {
-  return c10::str("post/", rank, "/", name);
-}
+std::string join_key(int rank) { return c10::str("regroup/join/", rank); }
+std::string accept_key(const std::string& number) { return "regroup/accept/" + number; }
 
 std::vector<uint8_t> bytes_of(const std::string& text) { return {text.begin(), text.end()}; }
 
@@ -42,8 +43,7 @@ StorePointer connect(const Launch& launch, bool serve, milliseconds timeout) {
   options.waitWorkers = false;
   options.timeout = timeout;
   try {
-    return c10::make_intrusive<c10d::PrefixStore>(
-        "regroup/" + launch.attempt, c10::make_intrusive<c10d::TCPStore>(launch.address, options));
+    return c10::make_intrusive<c10d::TCPStore>(launch.address, options);
   } catch (const c10::Error& error) {
     const std::string reason = error.what_without_backtrace();
     throw Error(c10::str("rank ", launch.rank, ", ", launch.address, ":", launch.port),
@@ -117,8 +117,7 @@ class Peers::Board {
         notices_(connect(launch, false, timeout)) {
     own_.host = host_name();
     own_.process = getpid();
-    for (int rank = 0; rank < launch.size; ++rank) keys_.push_back(c10::str("notice/", rank));
-    gather(timeout);
+    join(timeout);
     notices_->setTimeout(kSilence);
     thread_ = std::thread([this] { keep(); });
   }
@@ -133,6 +132,9 @@ class Peers::Board {
     thread_.join();
   }
 
+  const std::string& meeting() const { return meeting_; }
+  /// A key of this start's own.
+  std::string key(const std::string& name) const { return "regroup/" + meeting_ + "/" + name; }
   const StorePointer& store() const { return store_; }
   const StorePointer& posts() const { return posts_; }
 
@@ -170,31 +172,60 @@ class Peers::Board {
   }
 
  private:
-  /// Waits for the first notice of each.
-  void gather(milliseconds timeout) {
-    notices_->set(keys_[static_cast<size_t>(launch_.rank)], bytes_of(own_.to_text()));
-    try {
-      notices_->wait(keys_, timeout);
-    } catch (const c10::Error&) {
-      const auto absent = missing();
-      int speaking = 0;
-      while (std::find(absent.begin(), absent.end(), speaking) != absent.end()) ++speaking;
-      if (speaking != launch_.rank) throw PeerFailure(ranks_text(absent) + " did not come");
-      throw Error("start", ranks_text(absent) + " did not come",
-                  c10::str("All ", launch_.size,
-                           " processes must be started, each with its own "
-                           "RANK, and reach ",
-                           launch_.address, ":", launch_.port, "."));
+  /// Finds the processes of this start. Those of an earlier one may have left keys in the store of
+  /// an elastic launcher, whose own count of starts differs between nodes: so the first process
+  /// accepts each other by a number that it has just made up, and tells it where this start meets.
+  void join(milliseconds timeout) {
+    const auto until = Clock::now() + timeout;
+    const auto number = c10::str(std::random_device()(), "-", own_.process);
+    notices_->set(join_key(launch_.rank), bytes_of(number));
+    if (launch_.is_first()) enter(number);
+    while (Clock::now() < until) {
+      if (launch_.is_first()) {
+        accept_others();
+      } else if (meeting_.empty() && notices_->check({accept_key(number)})) {
+        enter(text_at(accept_key(number)));
+      }
+      if (!meeting_.empty() && notices_->check(keys_)) return read();
+      std::this_thread::sleep_for(kPoll);
     }
-    read();
+    refuse_absent();
   }
 
-  std::vector<int> missing() const {
-    std::vector<int> ranks;
-    for (int rank = 0; rank < launch_.size; ++rank) {
-      if (!notices_->check({keys_[static_cast<size_t>(rank)]})) ranks.push_back(rank);
+  void enter(const std::string& meeting) {
+    meeting_ = meeting;
+    for (int rank = 0; rank < launch_.size; ++rank) keys_.push_back(key(c10::str("notice/", rank)));
+    notices_->set(keys_[static_cast<size_t>(launch_.rank)], bytes_of(own_.to_text()));
+  }
+
+  void accept_others() {
+    for (int rank = 1; rank < launch_.size; ++rank) {
+      if (!notices_->check({join_key(rank)})) continue;
+      const auto number = text_at(join_key(rank));
+      if (accepted_.insert(number).second) notices_->set(accept_key(number), bytes_of(meeting_));
     }
-    return ranks;
+  }
+
+  std::string text_at(const std::string& name) const {
+    const auto value = notices_->get(name);
+    return {value.begin(), value.end()};
+  }
+
+  /// The lowest of those that came says who did not.
+  [[noreturn]] void refuse_absent() const {
+    std::vector<int> absent;
+    for (int rank = 0; rank < launch_.size; ++rank) {
+      const auto rank_key = meeting_.empty() ? join_key(rank) : keys_[static_cast<size_t>(rank)];
+      const bool is_mute_first = meeting_.empty() && rank == 0;
+      if (is_mute_first || !notices_->check({rank_key})) absent.push_back(rank);
+    }
+    int speaking = 0;
+    while (std::find(absent.begin(), absent.end(), speaking) != absent.end()) ++speaking;
+    if (speaking != launch_.rank) throw PeerFailure(ranks_text(absent) + " did not come");
+    throw Error("start", ranks_text(absent) + " did not come",
+                c10::str("All ", launch_.size,
+                         " processes must be started, each with its own RANK, and reach ",
+                         launch_.address, ":", launch_.port, "."));
   }
 
   void read() {
@@ -233,8 +264,10 @@ class Peers::Board {
   const Launch& launch_;
   // A connection for each use: what waits on one must not hold up the others.
   StorePointer store_, posts_, notices_;
-  std::vector<std::string> keys_;
-  mutable std::mutex mutex_;  // guards what follows
+  std::string meeting_;             // of this start's processes
+  std::set<std::string> accepted_;  // the first one's: numbers of those that joined
+  std::vector<std::string> keys_;   // of the notices
+  mutable std::mutex mutex_;        // guards what follows
   std::condition_variable changed_;
   Notice own_;
   std::vector<Seen> seen_;
@@ -346,20 +379,22 @@ void Peers::leave() {
   }
 }
 
+const std::string& Peers::meeting() const { return board_->meeting(); }
+
 StorePointer Peers::store(const std::string& group) const {
-  return c10::make_intrusive<c10d::PrefixStore>(group, board_->store());
+  return c10::make_intrusive<c10d::PrefixStore>(board_->key(group), board_->store());
 }
 
 void Peers::post(const std::string& name, const std::string& value) {
-  board_->posts()->set(post_key(launch_.rank, name), bytes_of(value));
+  board_->posts()->set(board_->key(c10::str("post/", launch_.rank, "/", name)), bytes_of(value));
 }
 
 void Peers::withdraw(const std::string& name) {
-  board_->posts()->deleteKey(post_key(launch_.rank, name));
+  board_->posts()->deleteKey(board_->key(c10::str("post/", launch_.rank, "/", name)));
 }
 
 std::string Peers::await(int rank, const std::string& name) const {
-  const auto key = post_key(rank, name);
+  const auto key = board_->key(c10::str("post/", rank, "/", name));
   while (!board_->posts()->check({key})) {
     const auto view = board_->view();
     if (!view.gone.empty()) throw PeerFailure("waiting for " + ranks_text(view.gone));

@@ -52,6 +52,8 @@ class Peers {
   Peers& operator=(const Peers&) = delete;
 
   const Launch& launch() const { return launch_; }
+  /// Tells this start of the processes from others that an elastic launcher made.
+  const std::string& meeting() const;
   /// For the rendezvous of c10d's groups; `group` keeps their keys apart.
   c10::intrusive_ptr<c10d::Store> store(const std::string& group) const;
 

@@ -29,9 +29,8 @@ Sharing::Sharing(std::shared_ptr<Ranks> shards, std::shared_ptr<Ranks> replicas,
                  torch::ScalarType wire, torch::ScalarType sums)
     : shards_(std::move(shards)), replicas_(std::move(replicas)), wire_(wire), sums_(sums) {}
 
-int64_t Sharing::part_size(int64_t numel) const {
-  const int64_t part = divided(numel, shards_ ? shards_->size() : 1);
-  return divided(part, n_replicas()) * n_replicas();
+int64_t part_size(int64_t numel, int64_t shards, int64_t replicas) {
+  return divided(divided(numel, shards), replicas) * replicas;
 }
 
 Range Sharing::part(int64_t numel) const {

@@ -21,6 +21,10 @@ struct Range {
   int64_t size() const { return end - begin; }
 };
 
+/// Elements of every process's part of a block, padding included, so that shards and replicas
+/// divide it evenly.
+int64_t part_size(int64_t numel, int64_t shards, int64_t replicas);
+
 class Sharing {
  public:
   /// Either group may be null: one shard, or one replica. wire: dtype in which gradients travel;
@@ -33,7 +37,9 @@ class Sharing {
   int replica() const { return replicas_ ? replicas_->rank() : 0; }
 
   /// Elements of every process's part of a block, padding included.
-  int64_t part_size(int64_t numel) const;
+  int64_t part_size(int64_t numel) const {
+    return regroup::part_size(numel, shards_ ? shards_->size() : 1, n_replicas());
+  }
   /// Those of this process's part that are the block's; the part begins at element `begin`.
   Range part(int64_t numel) const;
 

@@ -44,8 +44,7 @@ TEST_CASE("torchrun's variables", "[launch]") {
                                  {"LOCAL_WORLD_SIZE", "4"},
                                  {"MASTER_ADDR", "node1"},
                                  {"MASTER_PORT", "1234"},
-                                 {"TORCHELASTIC_USE_AGENT_STORE", "True"},
-                                 {"TORCHELASTIC_RESTART_COUNT", "2"}});
+                                 {"TORCHELASTIC_USE_AGENT_STORE", "True"}});
   REQUIRE(launch);
   CHECK(launch->rank == 5);
   CHECK(launch->size == 8);
@@ -54,7 +53,6 @@ TEST_CASE("torchrun's variables", "[launch]") {
   CHECK(launch->address == "node1");
   CHECK(launch->port == 1234);
   CHECK(launch->agent_listens);
-  CHECK(launch->attempt == "2");
   CHECK(launch->has_equal_nodes());
 }
 

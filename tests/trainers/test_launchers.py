@@ -90,6 +90,19 @@ def test_torchrun_restarts_a_run_that_loses_a_process(workplace, victim):
     assert losses(workplace / run) == losses(workplace / "undisturbed")
 
 
+def test_two_nodes_of_torchrun_come_back_from_a_fault(workplace):
+    """Each agent counts its restarts by itself: one that restarts since the other does counts none."""
+    rendezvous = ["--nnodes", 2, "--nproc-per-node", 1, "--max-restarts", 3, "--rdzv-backend", "c10d", "--rdzv-id",
+                  "again", "--rdzv-endpoint", f"127.0.0.1:{free_port()}"]
+    nodes = [started([*TORCHRUN, *rendezvous, "--", REGROUP,
+                      *words_of("pretrain", "nodes-again", "--resume=auto", **LONG)], workplace) for _ in range(2)]
+    wait_for_step(workplace, "nodes-again", 60)
+    os.kill(workers_of(nodes[1])[0], signal.SIGKILL)
+    errors = [finished(node)[1] for node in nodes]
+    assert any("resuming from" in error for error in errors)
+    assert [step for step, _ in losses(workplace / "nodes-again")] == list(range(1, 401))
+
+
 def test_mpirun(workplace):
     finished(started(["mpirun", "--allow-run-as-root", "--oversubscribe", "-np", 2, "-x", "MASTER_PORT", REGROUP,
                       *words_of("pretrain", "mpirun")], workplace, MASTER_PORT=str(free_port())))
