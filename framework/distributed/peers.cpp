@@ -62,6 +62,16 @@ void silence_engine() {
   c10::initLogging();
 }
 
+/// What a call of the store gives; where the store is gone that is a PeerFailure.
+template <typename Call>
+auto through_store(const Call& call) {
+  try {
+    return call();
+  } catch (const c10::Error&) {
+    throw PeerFailure("the store of the processes no longer answers");
+  }
+}
+
 std::string ranks_text(const std::vector<int>& ranks) {
   std::string text = ranks.size() == 1 ? "rank " : "ranks ";
   for (size_t i = 0; i < ranks.size(); ++i) text += (i ? ", " : "") + std::to_string(ranks[i]);
@@ -117,7 +127,7 @@ class Peers::Board {
         notices_(connect(launch, false, timeout)) {
     own_.host = host_name();
     own_.process = getpid();
-    join(timeout);
+    through_store([&] { join(timeout); });
     notices_->setTimeout(kSilence);
     thread_ = std::thread([this] { keep(); });
   }
@@ -222,6 +232,7 @@ class Peers::Board {
     int speaking = 0;
     while (std::find(absent.begin(), absent.end(), speaking) != absent.end()) ++speaking;
     if (speaking != launch_.rank) throw PeerFailure(ranks_text(absent) + " did not come");
+    std::this_thread::sleep_for(kFarewell);  // others look for themselves, in the store served here
     throw Error("start", ranks_text(absent) + " did not come",
                 c10::str("All ", launch_.size,
                          " processes must be started, each with its own RANK, and reach ",
@@ -386,16 +397,18 @@ StorePointer Peers::store(const std::string& group) const {
 }
 
 void Peers::post(const std::string& name, const std::string& value) {
-  board_->posts()->set(board_->key(c10::str("post/", launch_.rank, "/", name)), bytes_of(value));
+  const auto key = board_->key(c10::str("post/", launch_.rank, "/", name));
+  through_store([&] { board_->posts()->set(key, bytes_of(value)); });
 }
 
 void Peers::withdraw(const std::string& name) {
-  board_->posts()->deleteKey(board_->key(c10::str("post/", launch_.rank, "/", name)));
+  const auto key = board_->key(c10::str("post/", launch_.rank, "/", name));
+  through_store([&] { return board_->posts()->deleteKey(key); });
 }
 
 std::string Peers::await(int rank, const std::string& name) const {
   const auto key = board_->key(c10::str("post/", rank, "/", name));
-  while (!board_->posts()->check({key})) {
+  while (!through_store([&] { return board_->posts()->check({key}); })) {
     const auto view = board_->view();
     if (!view.gone.empty()) throw PeerFailure("waiting for " + ranks_text(view.gone));
     for (const auto& peer : view.peers) {
@@ -405,7 +418,7 @@ std::string Peers::await(int rank, const std::string& name) const {
       throw PeerFailure(c10::str("rank ", rank, " left without posting ", name));
     std::this_thread::sleep_for(kPoll);
   }
-  const auto value = board_->posts()->get(key);
+  const auto value = through_store([&] { return board_->posts()->get(key); });
   return {value.begin(), value.end()};
 }
 
