@@ -139,9 +139,15 @@ void RunFolder::set_aside_damaged(const fs::path& checkpoint) const {
   fs::rename(checkpoint, aside);
 }
 
+std::unique_ptr<AtomicFolder> RunFolder::folder_to_fill(const fs::path& target) const {
+  return world_.size() > 1 ? std::make_unique<AtomicFolder>(target, world_.meeting())
+                           : std::make_unique<AtomicFolder>(target);
+}
+
 void RunFolder::save_checkpoint(int64_t step, int64_t keep, const Fill& fill) const {
   const auto checkpoints = path_ / kCheckpoints;
-  AtomicFolder folder(checkpoints / checkpoint_name(step), world_.meeting());
+  const auto writing = folder_to_fill(checkpoints / checkpoint_name(step));
+  auto& folder = *writing;
   const auto lines = checksum_lines(folder.path(), fill(folder.path()));
   world_.collect(checkpoint_name(step), lines, [&](const std::vector<std::string>& all_lines) {
     write_checksums(folder.path(), all_lines);
@@ -153,7 +159,8 @@ void RunFolder::save_checkpoint(int64_t step, int64_t keep, const Fill& fill) co
 }
 
 void RunFolder::write_final(const Fill& fill) const {
-  AtomicFolder folder(final_folder(), world_.meeting());
+  const auto writing = folder_to_fill(final_folder());
+  auto& folder = *writing;
   fill(folder.path());
   world_.collect(kFinal, "", [&](const auto&) { folder.commit_replacing(); });
 }

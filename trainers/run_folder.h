@@ -5,10 +5,12 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
 
+#include "framework/atomic_write.h"
 #include "framework/distributed/world.h"
 #include "framework/folder_lock.h"
 #include "models/run_layout.h"
@@ -70,6 +72,7 @@ class RunFolder {
 
  private:
   void start_run(const std::string& config);
+  std::unique_ptr<AtomicFolder> folder_to_fill(const std::filesystem::path& target) const;
   void set_aside_old_run() const;
   void set_aside_damaged(const std::filesystem::path& checkpoint) const;
 

@@ -206,8 +206,10 @@ class Trainer {
                         {"tokens_per_s", pace()},
                         {"mfu", pace() * flops_per_token_ / peak_flops_},
                         {"rss_bytes", resident_bytes()}};
-    if (world_.size() > 1) fields.emplace_back("sent_bytes", world_.sent_bytes() - sent_logged_);
-    if (waited_to_save_ > 0) fields.emplace_back("save_wait_s", std::exchange(waited_to_save_, 0));
+    if (world_.size() > 1) {
+      fields.emplace_back("sent_bytes", world_.sent_bytes() - sent_logged_);
+      fields.emplace_back("save_wait_s", std::exchange(waited_to_save_, 0));
+    }
     if (state_.skipped_steps > 0) fields.emplace_back("skipped_steps", state_.skipped_steps);
     metrics_->append(fields);
     begin_pace();

@@ -42,8 +42,8 @@ class World {
   int rank() const { return peers_ ? peers_->launch().rank : 0; }
   int size() const { return peers_ ? peers_->launch().size : 1; }
   bool is_first() const { return rank() == 0; }
-  /// As Peers::meeting; "alone" for one process.
-  std::string meeting() const { return peers_ ? peers_->meeting() : "alone"; }
+  /// As Peers::meeting; of several processes only.
+  std::string meeting() const { return peers_->meeting(); }
   /// Among the processes of this node.
   int local_rank() const { return peers_ ? peers_->launch().local_rank : 0; }
   int local_size() const { return peers_ ? peers_->launch().local_size : 1; }
