@@ -4,7 +4,6 @@
 #include <iostream>
 #include <nlohmann/json.hpp>
 
-#include "framework/data/token_data.h"
 #include "framework/dtype.h"
 #include "framework/error.h"
 #include "framework/human.h"
@@ -60,9 +59,7 @@ DecoderConfig benched_config(const BenchOptions& options, const CommandLine& lin
   if (options.model) {
     config = ModelFolder::open(*options.model).config();
   } else {
-    const auto& train = options.config.data.train;
-    const bool needs_data = !options.config.model.vocab_size && !train.empty();
-    config = decoder_config(options.config, needs_data ? TokenData::open(train).vocab_size() : 0);
+    config = decoder_config(options.config);
   }
   if (!options.n_kv_head.empty()) {
     config.n_kv_head = kv_heads_per_layer(options.n_kv_head, config.n_layer, config.n_head);

@@ -3,7 +3,6 @@
 #include <iostream>
 #include <nlohmann/json.hpp>
 
-#include "framework/data/token_data.h"
 #include "framework/dtype.h"
 #include "framework/error.h"
 #include "framework/human.h"
@@ -55,9 +54,7 @@ Job job_of(const PlanOptions& options, const CommandLine& line) {
     const auto seen = static_cast<double>(folder.provenance().tokens_seen);
     if (!job.original_tokens && seen > 0) job.original_tokens = seen;
   } else {
-    const bool needs_data = !config.model.vocab_size && !config.data.train.empty();
-    job.shape.model =
-        decoder_config(config, needs_data ? TokenData::open(config.data.train).vocab_size() : 0);
+    job.shape.model = decoder_config(config);
   }
   if (!job.original_tokens && config.uptrain.original_steps) {
     job.original_tokens =

@@ -1,5 +1,6 @@
 #include "trainers/train_config.h"
 
+#include "framework/data/token_data.h"
 #include "framework/error.h"
 #include "models/convert/methods.h"
 #include "models/families/family.h"
@@ -213,6 +214,11 @@ DecoderConfig decoder_config(const TrainConfig& config, int64_t data_vocab_size)
   }
   complaints.throw_if_any("[model]", "Mend the config and start again.", ExitCode::kBadRequest);
   return result;
+}
+
+DecoderConfig decoder_config(const TrainConfig& config) {
+  const bool needs_data = !config.model.vocab_size && !config.data.train.empty();
+  return decoder_config(config, needs_data ? TokenData::open(config.data.train).vocab_size() : 0);
 }
 
 }  // namespace regroup
