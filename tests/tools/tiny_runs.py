@@ -106,7 +106,9 @@ def assert_done(result):
 
 
 def metrics(run):
-    return [json.loads(line) for line in (Path(run) / "metrics.jsonl").read_text().splitlines()]
+    """The lines of a run that may still be going: one that is just being written has no end yet."""
+    lines = (Path(run) / "metrics.jsonl").read_text().splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
 def losses(run):
