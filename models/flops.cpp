@@ -2,21 +2,37 @@
 
 #include <c10/util/accumulate.h>
 
+#include <string>
+
 namespace regroup {
 
-double forward_flops_per_token(const DecoderConfig& config, int64_t seq_len) {
-  double weights =
-      static_cast<double>(config.vocab_size * config.d_model);  // the head, tied or not
+namespace {
+
+/// Of the layers' matrices that have this in their names.
+double matrix_weights(const DecoderConfig& config, const char* named) {
+  double weights = 0;
   for (const auto& block : decoder_blocks(config)) {
-    for (const auto& parameter : block.parameters) {
-      const bool is_layer_matrix =
-          parameter.shape.size() == 2 && parameter.name.starts_with("layers.");
-      if (is_layer_matrix) weights += static_cast<double>(c10::multiply_integers(parameter.shape));
+    for (const auto& [name, shape, init_std, weight_decay] : block.parameters) {
+      const bool counts = shape.size() == 2 && name.find(named) != std::string::npos;
+      if (counts) weights += static_cast<double>(c10::multiply_integers(shape));
     }
   }
-  const auto attention =
-      static_cast<double>(2 * config.n_layer * config.n_head * config.head_dim * seq_len);
-  return 2 * weights + attention;
+  return weights;
+}
+
+double scores_and_sums(const DecoderConfig& config, int64_t seq_len) {
+  return static_cast<double>(2 * config.n_layer * config.n_head * config.head_dim * seq_len);
+}
+
+}  // namespace
+
+double attention_flops_per_token(const DecoderConfig& config, int64_t seq_len) {
+  return 2 * matrix_weights(config, ".attention.") + scores_and_sums(config, seq_len);
+}
+
+double forward_flops_per_token(const DecoderConfig& config, int64_t seq_len) {
+  const auto head = static_cast<double>(config.vocab_size * config.d_model);  // tied or not
+  return 2 * (head + matrix_weights(config, "layers.")) + scores_and_sums(config, seq_len);
 }
 
 double training_flops_per_token(const DecoderConfig& config, int64_t seq_len) {

@@ -12,6 +12,9 @@ namespace regroup {
 /// seq_len a layer.
 double forward_flops_per_token(const DecoderConfig& config, int64_t seq_len);
 
+/// The part of it that attention has: its projections, scores and sums.
+double attention_flops_per_token(const DecoderConfig& config, int64_t seq_len);
+
 /// Forward and backward: three times the forward pass; recomputation does not count.
 double training_flops_per_token(const DecoderConfig& config, int64_t seq_len);
 

@@ -131,7 +131,8 @@ ExitCode run_convert(const std::vector<std::string>& arguments) {
   const Conversion conversion(source, plan);
   note_missing_text(plan);
   AtomicFolder folder(to);
-  const auto report = conversion.write(folder.path());
+  World alone;
+  const auto report = conversion.write(folder.path(), alone);
   folder.commit_replacing();
   const auto converted = ModelFolder::open(to);
   auto json = account(source, converted, report);

@@ -39,12 +39,14 @@ uptrain() {  # RUN K/V-HEADS [MORE KEYS...]
   [[ -f $runs/$run/evaluation.json ]] && return
   say "uptraining $run: $heads K/V heads"
   $regroup uptrain --run "$runs/$run" "${common[@]}" --convert.from="$runs/mha/final" --convert.n_kv_head="$heads" \
-    --optim.warmup_steps=10 --optim.lr=5e-4 "$@"
+    --optim.warmup_steps=10 "$@"
 }
-best=(--convert.method=pca --convert.refit=output)
-uptrain control 8  # nothing pooled: the original, trained on for as long
-uptrain gqa2 2     # heads pooled as in the paper, by their mean
-uptrain mqa 1
+# A model that starts near the original goes on at the rate where the original's schedule ended; means have more to mend.
+mean=(--convert.method=mean --optim.lr=5e-4)
+best=(--convert.method=pca --convert.refit=block --optim.lr=5e-5 --distill.weight=0.5)
+uptrain control 8 --optim.lr=5e-5  # nothing pooled: the original, trained on for as long
+uptrain gqa2 2 "${mean[@]}"        # heads pooled as in the paper, by their mean
+uptrain mqa 1 "${mean[@]}"
 uptrain gqa2-pca 2 "${best[@]}"
 uptrain mqa-pca 1 "${best[@]}"
 

@@ -98,22 +98,24 @@ std::optional<Conversion> requested_conversion(const TrainConfig& config,
   return std::optional<Conversion>(std::in_place, original, plan);
 }
 
-/// Where the run's starting point stands: a folder given, or converted/ in the run, written here
-/// unless it is there.
+/// Where the run's starting point stands: a folder given, or converted/ in the run, written here by
+/// all processes together unless it is there.
 fs::path starting_folder(const TrainConfig& config, const std::optional<Conversion>& conversion,
                          const RunFolder& run, World& world) {
   if (!conversion) return config.uptrain.from;
   const auto folder = run.converted_folder();
-  world.first_alone([&] {
-    if (fs::exists(folder) && conversion->made(ModelFolder::open(folder))) return;
+  std::optional<AtomicFolder> writing;  // of the first process
+  const fs::path unfinished = world.told_by_first([&] {
+    if (fs::exists(folder) && conversion->made(ModelFolder::open(folder))) return std::string();
     if (run.resumes()) {
       throw request_error(run.path().string(), "was not trained from what [convert] asks for",
                           "Resume with the [convert] keys of its config.ini, or start a new run.");
     }
-    AtomicFolder writing(folder);
-    conversion->write(writing.path());
-    writing.commit_replacing();
+    return writing.emplace(folder).path().string();
   });
+  if (unfinished.empty()) return folder;
+  conversion->write(unfinished, world);
+  world.first_alone([&] { writing->commit_replacing(); });
   return folder;
 }
 

@@ -65,4 +65,14 @@ Pending Ranks::sum(const Tensor& tensor) {
   return guarded([&] { return Pending(backend_->allreduce(tensors), tensors); });
 }
 
+Pending Ranks::broadcast(const Tensor& tensor, int from) {
+  if (from == rank()) sent_bytes_ += bytes(tensor) * (size() - 1);
+  std::vector<Tensor> tensors{as_bytes(tensor)};
+  return guarded([&] {
+    c10d::BroadcastOptions options;
+    options.rootRank = from;
+    return Pending(backend_->broadcast(tensors, options), tensors);
+  });
+}
+
 }  // namespace regroup

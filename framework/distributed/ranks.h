@@ -40,9 +40,11 @@ class Ranks {
   Pending exchange(const torch::Tensor& received, const torch::Tensor& sent);
   /// tensor <- its sum over all ranks.
   Pending sum(const torch::Tensor& tensor);
+  /// tensor <- that of one rank.
+  Pending broadcast(const torch::Tensor& tensor, int from);
 
-  /// Bytes that this process has sent on the wire: what a ring of gather or sum, and a direct
-  /// exchange send.
+  /// Bytes that this process has sent on the wire: what a ring of gather or sum, a direct
+  /// exchange and a sender to each other rank send.
   int64_t sent_bytes() const { return sent_bytes_; }
 
  private:

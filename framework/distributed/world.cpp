@@ -82,6 +82,10 @@ void World::add_up(const torch::Tensor& tensor) {
   if (peers_) control_->sum(tensor).wait();
 }
 
+void World::broadcast(const torch::Tensor& tensor, int from) {
+  if (peers_) control_->broadcast(tensor, from).wait();
+}
+
 void World::together(const std::function<void()>& work) {
   if (!peers_) return work();
   std::optional<Error> failure;

@@ -52,6 +52,8 @@ class World {
   std::vector<double> sum(const std::vector<double>& numbers);
   /// tensor, in host memory, <- its sum over all processes.
   void add_up(const torch::Tensor& tensor);
+  /// tensor, contiguous in host memory, <- that of one process.
+  void broadcast(const torch::Tensor& tensor, int from);
   /// Calls work on every process; where it throws an Error on any, all throw one, the lowest
   /// rank's.
   void together(const std::function<void()>& work);

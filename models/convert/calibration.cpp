@@ -54,10 +54,11 @@ Tensor query_order(const Partition& partition, int64_t queries_per_head) {
 }  // namespace
 
 CalibrationPass::CalibrationPass(const ModelFolder& source, const CalibrationText& text,
-                                 const std::filesystem::path& scratch)
+                                 const std::filesystem::path& scratch, World& world)
     : source_(source),
       text_(text),
       scratch_(scratch),
+      world_(world),
       config_(source.config()),
       angles_(Rope(config_, torch::kFloat32).angles(0, text.positions())),
       stream_(embedded()) {
@@ -119,6 +120,8 @@ InputMoments CalibrationPass::input_moments() const {
     const auto products = attention_products(layer, stream, angles_, token_scale(stream));
     attended += x.t().matmul(products.matmul(x));
   }
+  world_.add_up(seen);
+  world_.add_up(attended);
   const auto normalised = [&](const Tensor& sum) { return sum / sum.diagonal().mean(); };
   return {normalised(seen), normalised(attended)};
 }
@@ -140,7 +143,7 @@ LayerError CalibrationPass::layer_error(const LayerProjections& pooled,
   const DecoderLayer converted(config, layer_, block.gather());
   const auto order =
       query_order(partition, config_.n_head / config_.n_kv_head[static_cast<size_t>(layer_)]);
-  double score_error = 0, scores = 0, output_error = 0, outputs = 0, stream_share = 0;
+  double score_error = 0, scores = 0, output_error = 0, outputs = 0, stream_error = 0;
   for (int64_t window = text_.n_windows() - text_.n_held_out; window < text_.n_windows();
        ++window) {
     const auto x = rows_of(stream_, text_, {window, 1, true});
@@ -151,14 +154,16 @@ LayerError CalibrationPass::layer_error(const LayerProjections& pooled,
     const auto difference = converted.after_attention(x, 1, angles_) - y;
     output_error += square_sum(difference);
     outputs += square_sum(y - x);
-    stream_share +=
+    stream_error +=
         (difference.square().sum(1) / y.square().sum(1)).sum(torch::kFloat64).item<double>();
   }
   const auto n_tokens = static_cast<double>(text_.n_held_out * text_.positions());
-  const auto share = [](double part, double whole) {
-    return part > 0 ? std::sqrt(part / whole) : 0;
+  const auto sums =
+      world_.sum({score_error, scores, output_error, outputs, stream_error, n_tokens});
+  const auto share = [&](size_t part, size_t whole) {
+    return sums[part] > 0 ? std::sqrt(sums[part] / sums[whole]) : 0;
   };
-  return {share(score_error, scores), share(output_error, outputs), stream_share / n_tokens};
+  return {share(0, 1), share(2, 3), sums[4] / sums[5]};
 }
 
 void CalibrationPass::advance() {
@@ -185,13 +190,14 @@ RefitOutcome CalibrationPass::advance_beside(LayerProjections& pooled, RefitKind
   auto block = block_with(&pooled, config);
   advance();
   const auto outcome =
-      refit_attention(block, {config, index, text_, converted_, targets_, angles_}, refit);
+      refit_attention(block, {config, index, text_, converted_, targets_, angles_, world_}, refit);
   for (size_t i = 0; i < block.parameters().size(); ++i) {
     // As the file will hold it, so that the layers after make up for the rounding too.
     const auto projection = find_projection(block.parameters()[i].name);
     if (!projection) continue;
     auto& values = pooled.*projection;
     values = block.parameter(i).to(values.scalar_type(), /*non_blocking=*/false, /*copy=*/true);
+    world_.broadcast(values, /*from=*/0);  // machines that differ do in the last bits
     block.parameter(i).copy_(values);
   }
   const DecoderLayer layer(config, index, block.gather());
@@ -219,6 +225,7 @@ Likeness CalibrationPass::likeness() const {
     };
     meter.add(predictions(converted_), predictions(stream_), rows_of(targets, text_, chunk));
   }
+  meter.set_sums(world_.sum(meter.sums()));
   return meter.mean();
 }
 

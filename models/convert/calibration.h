@@ -1,6 +1,6 @@
 // models/convert/calibration.h: a model run over text block by block, beside what it is converted
 // to. One block's weights are held at a time, and the residual streams of all tokens (on disk when
-// large), so that a model needs not fit into memory.
+// large), so that a model needs not fit into memory. Several processes divide the text.
 #pragma once
 
 #include <torch/types.h>
@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <filesystem>
 
+#include "framework/distributed/world.h"
 #include "framework/functions/likeness.h"
 #include "models/convert/calibration_text.h"
 #include "models/convert/pool_layer.h"
@@ -23,12 +24,14 @@ struct LayerError {
   double stream;   // mean over tokens of ||y' - y||² / ||residual stream after attention||²
 };
 
-/// Without gradients; everything in float32, sums over tokens in float64.
+/// Without gradients; everything in float32, sums over tokens in float64. All processes of the
+/// world call it alike, each with its share of the text, and get the same.
 class CalibrationPass {
  public:
-  /// scratch: a folder for streams too large for memory. source and text must outlive this.
+  /// text: this process's. scratch: a folder for streams too large for memory. source, text and
+  /// world must outlive this.
   CalibrationPass(const ModelFolder& source, const CalibrationText& text,
-                  const std::filesystem::path& scratch);
+                  const std::filesystem::path& scratch, World& world);
 
   /// Of the normed inputs of the layer that comes next, over the text that is not held out; each
   /// position's attended mean counts in inverse proportion to the square of its residual stream,
@@ -59,6 +62,7 @@ class CalibrationPass {
   const ModelFolder& source_;
   const CalibrationText& text_;
   std::filesystem::path scratch_;
+  World& world_;
   DecoderConfig config_;
   RopeAngles angles_;
   int64_t layer_ = 0;

@@ -1,5 +1,7 @@
 #include "models/convert/calibration_text.h"
 
+#include <torch/types.h>
+
 #include <algorithm>
 
 #include "framework/data/batches.h"
@@ -38,6 +40,16 @@ CalibrationText read_calibration_text(const TokenSplit& split, std::optional<int
   const int64_t n_windows = wanted / positions;
   Batches windows(split, positions, kOrderSeed);
   return {windows.gather(0, n_windows), std::max<int64_t>(1, n_windows / kWindowsPerHeldOut)};
+}
+
+CalibrationText share_of(const CalibrationText& text, int rank, int size) {
+  const int64_t n_fit = text.n_windows() - text.n_held_out;
+  const auto every = [&](int64_t first, int64_t count) {
+    const auto windows = text.tokens.narrow(0, first, count);
+    return windows.slice(0, std::min<int64_t>(rank, count), count, size);
+  };
+  const auto held_out = every(n_fit, text.n_held_out);
+  return {torch::cat({every(0, n_fit), held_out}), held_out.size(0)};
 }
 
 std::vector<TextChunk> chunks(const CalibrationText& text) {

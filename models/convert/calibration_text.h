@@ -22,6 +22,10 @@ struct CalibrationText {
   int64_t n_tokens() const { return n_windows() * positions(); }
 };
 
+/// What process `rank` of `size` looks at: every size-th window of those that are fitted, from
+/// number rank on, and of those held out. It may have none.
+CalibrationText share_of(const CalibrationText& text, int rank, int size);
+
 /// Whole windows of about 4,096 tokens, either all held out or none.
 struct TextChunk {
   int64_t first, n_windows;

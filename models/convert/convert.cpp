@@ -9,6 +9,7 @@
 #include "framework/progress.h"
 #include "models/convert/method_check.h"
 #include "models/convert/methods.h"
+#include "models/convert/projection_training.h"
 #include "models/flops.h"
 #include "models/run_layout.h"
 
@@ -66,13 +67,14 @@ class LayerPooling {
 class LayerConverter {
  public:
   LayerConverter(const ModelFolder& source, const ConversionPlan& plan, const DecoderConfig& target,
-                 const CalibrationText* text, const fs::path& scratch)
+                 const CalibrationText* text, const fs::path& scratch, World& world)
       : source_(source),
         plan_(plan),
+        world_(world),
         pooling_(plan),
         target_(target),
         progress_({.label = "convert", .total = target.n_layer, .round = "layer"}) {
-    if (text) pass_.emplace(source, *text, scratch);
+    if (text) pass_.emplace(source, *text, scratch, world);
   }
 
   const LayerProjections& layer(int64_t index) {
@@ -94,6 +96,7 @@ class LayerConverter {
     layer.groups =
         pooling_.partition(original, target_.n_kv_head[static_cast<size_t>(index)], context);
     current_ = pool_layer(original, layer.groups, pooling_.method(), context);
+    share(layer.groups, current_);
     if (plan_.verify) {
       check_method(original, pooling_.method(), context);
       layer.error = pass_->layer_error(current_, layer.groups);
@@ -107,8 +110,22 @@ class LayerConverter {
     progress_.update(index + 1);
   }
 
+  /// All processes go on with the first one's basis: machines that differ may find another.
+  void share(Partition& groups, LayerProjections& pooled) {
+    for (auto& group : groups) {
+      const auto heads = torch::tensor(group);
+      world_.broadcast(heads, /*from=*/0);
+      std::copy_n(heads.const_data_ptr<int64_t>(), group.size(), group.begin());
+    }
+    for (auto* projection : {&pooled.q_proj, &pooled.k_proj, &pooled.v_proj, &pooled.o_proj}) {
+      *projection = projection->contiguous();
+      world_.broadcast(*projection, /*from=*/0);
+    }
+  }
+
   const ModelFolder& source_;
   const ConversionPlan& plan_;
+  World& world_;
   LayerPooling pooling_;
   DecoderConfig target_;
   std::optional<CalibrationPass> pass_;
@@ -124,6 +141,22 @@ std::function<torch::Tensor()> parameter_values(const ModelFolder& source,
   if (const auto projection = find_projection(name))
     return [&converter, layer, projection] { return converter.layer(layer).*projection; };
   return [&source, name] { return source.parameter(name); };
+}
+
+std::vector<ParameterSource> parameter_sources(const ModelFolder& source,
+                                               const DecoderConfig& config,
+                                               LayerConverter& converter) {
+  std::vector<ParameterSource> parameters;
+  const auto blocks = decoder_blocks(config);
+  for (size_t block = 0; block < blocks.size(); ++block) {
+    for (const auto& parameter : blocks[block].parameters) {
+      const auto layer = static_cast<int64_t>(block) - 1;
+      parameters.push_back({parameter.name,
+                            parameter_values(source, converter, parameter.name, layer),
+                            source.parameter_dtype(parameter.name)});
+    }
+  }
+  return parameters;
 }
 
 int64_t total(const std::vector<int64_t>& heads) {
@@ -156,6 +189,38 @@ void check_needs_of_text(const ConversionPlan& plan) {
   if (!needs) return;
   throw request_error(needs, "needs calibration text",
                       "Give a token file: calibration = FILE.h5 (--calibration FILE.h5).");
+}
+
+/// K/V heads a layer that lose least within a budget.
+DecoderConfig choose_heads(const ModelFolder& source, const ConversionPlan& plan,
+                           const CalibrationText* text, const fs::path& scratch, World& world) {
+  const LayerPooling pooling(plan);
+  std::optional<CalibrationPass> pass;
+  if (text) pass.emplace(source, *text, scratch, world);
+  ProgressLine progress(
+      {.label = "choosing heads", .total = source.config().n_layer, .round = "layer"});
+  std::vector<std::vector<HeadChoice>> layers;
+  for (int64_t index = 0; index < source.config().n_layer; ++index) {
+    const auto layer = layer_projections(source, index);
+    const auto context = pooling.context(index, pass ? &*pass : nullptr);
+    std::vector<HeadChoice> choices;
+    for (int64_t heads = 1; heads < layer.shape.n_kv_head; ++heads) {
+      if (layer.shape.n_kv_head % heads != 0) continue;
+      const auto partition = pooling.partition(layer, heads, context);
+      const double error =
+          pass ? pass->layer_error(pool_layer(layer, partition, pooling.method(), context),
+                                   partition)
+                     .stream
+               : relative_pooling_error(layer, partition, pooling.method(), context);
+      choices.push_back({heads, error});
+    }
+    choices.push_back({layer.shape.n_kv_head, 0});
+    layers.push_back(std::move(choices));
+    if (pass) pass->advance();
+    progress.update(index + 1);
+  }
+  return converted_config(source.config(),
+                          best_allocation(layers, budget_heads(source, *plan.kv_budget)));
 }
 
 }  // namespace
@@ -233,57 +298,30 @@ bool Conversion::made(const ModelFolder& model) const {
 
 double Conversion::flops() const {
   if (!text_) return 0;
+  const auto& config = source_.config();
   const int passes = 1 + (plan_.kv_budget ? 1 : 0) + (plan_.refit != RefitKind::kNone ? 1 : 0);
-  return passes * static_cast<double>(text_->n_tokens()) *
-         forward_flops_per_token(source_.config(), text_->positions());
+  const double looking = passes * forward_flops_per_token(config, text_->positions());
+  const double training =
+      plan_.refit == RefitKind::kBlock
+          ? kTrainingPasses * 3 * attention_flops_per_token(config, text_->positions())
+          : 0;
+  return static_cast<double>(text_->n_tokens()) * (looking + training);
 }
 
-DecoderConfig Conversion::choose_heads(const fs::path& scratch) const {
-  if (!plan_.kv_budget) return converted_config(source_.config(), plan_.n_kv_head);
-  const LayerPooling pooling(plan_);
-  std::optional<CalibrationPass> pass;
-  if (text_) pass.emplace(source_, *text_, scratch);
-  ProgressLine progress(
-      {.label = "choosing heads", .total = source_.config().n_layer, .round = "layer"});
-  std::vector<std::vector<HeadChoice>> layers;
-  for (int64_t index = 0; index < source_.config().n_layer; ++index) {
-    const auto layer = layer_projections(source_, index);
-    const auto context = pooling.context(index, pass ? &*pass : nullptr);
-    std::vector<HeadChoice> choices;
-    for (int64_t heads = 1; heads < layer.shape.n_kv_head; ++heads) {
-      if (layer.shape.n_kv_head % heads != 0) continue;
-      const auto partition = pooling.partition(layer, heads, context);
-      const double error =
-          pass ? pass->layer_error(pool_layer(layer, partition, pooling.method(), context),
-                                   partition)
-                     .stream
-               : relative_pooling_error(layer, partition, pooling.method(), context);
-      choices.push_back({heads, error});
-    }
-    choices.push_back({layer.shape.n_kv_head, 0});
-    layers.push_back(std::move(choices));
-    if (pass) pass->advance();
-    progress.update(index + 1);
+ConversionReport Conversion::write(const fs::path& folder, World& world) const {
+  if (!text_ && !world.is_first()) return {};  // nothing to divide
+  std::optional<CalibrationText> mine;
+  if (text_) mine = share_of(*text_, world.rank(), world.size());
+  const auto* text = mine ? &*mine : nullptr;
+  const auto config = plan_.kv_budget ? choose_heads(source_, plan_, text, folder, world)
+                                      : converted_config(source_.config(), plan_.n_kv_head);
+  LayerConverter converter(source_, plan_, config, text, folder, world);
+  if (world.is_first()) {
+    write_model(folder, {&source_.family(), config, source_.dtype(), provenance(), source_.text()},
+                parameter_sources(source_, config, converter), kDefaultShardBytes);
+  } else {
+    converter.layer(config.n_layer - 1);
   }
-  return converted_config(source_.config(),
-                          best_allocation(layers, budget_heads(source_, *plan_.kv_budget)));
-}
-
-ConversionReport Conversion::write(const fs::path& folder) const {
-  const auto config = choose_heads(folder);
-  LayerConverter converter(source_, plan_, config, text_ ? &*text_ : nullptr, folder);
-  std::vector<ParameterSource> parameters;
-  const auto blocks = decoder_blocks(config);
-  for (size_t block = 0; block < blocks.size(); ++block) {
-    for (const auto& parameter : blocks[block].parameters) {
-      const auto layer = static_cast<int64_t>(block) - 1;
-      parameters.push_back({parameter.name,
-                            parameter_values(source_, converter, parameter.name, layer),
-                            source_.parameter_dtype(parameter.name)});
-    }
-  }
-  write_model(folder, {&source_.family(), config, source_.dtype(), provenance(), source_.text()},
-              parameters, kDefaultShardBytes);
   auto report = converter.finish();
   report.calibration_tokens = text_ ? text_->n_tokens() : 0;
   return report;

@@ -62,11 +62,11 @@ class Conversion {
   /// Whether a model was made by this plan from this source.
   bool made(const ModelFolder& model) const;
   /// Writes the converted model into folder, which exists, each tensor in the source's dtype. Holds
-  /// one layer at a time.
-  ConversionReport write(const std::filesystem::path& folder) const;
+  /// one layer at a time. All processes of the world call it alike, dividing the calibration text;
+  /// the first writes, and the others may return before it is done.
+  ConversionReport write(const std::filesystem::path& folder, World& world) const;
 
  private:
-  DecoderConfig choose_heads(const std::filesystem::path& scratch) const;
   double flops() const;
 
   const ModelFolder& source_;

@@ -16,7 +16,6 @@ namespace {
 
 using torch::Tensor;
 
-constexpr int64_t kPasses = 2;
 constexpr double kRelativeLr = 0.02;  // of the weights' root mean square
 constexpr double kWarmupShare = 0.08;
 
@@ -43,6 +42,51 @@ Projections projections_of(const FlatParameters& layer, torch::ScalarType dtype)
   return {copy, original};
 }
 
+/// The residual stream before the layer and its target, [2, T, d], of a window counted over all
+/// processes, of which each holds every size-th.
+Tensor window_of_all(const AttentionTask& task, int64_t window) {
+  const int size = task.world.size(), owner = static_cast<int>(window % size);
+  const TextChunk chunk{window / size, 1, /*held_out=*/false};
+  const auto rows = torch::empty({2, task.text.positions(), task.config.d_model}, torch::kFloat32);
+  if (owner == task.world.rank()) {
+    rows[0].copy_(rows_of(task.stream, task.text, chunk));
+    rows[1].copy_(rows_of(task.targets, task.text, chunk));
+  }
+  task.world.broadcast(rows, owner);
+  return rows;
+}
+
+/// Every size-th block of a window's queries.
+std::vector<QueryBlock> share_of_queries(const AttentionTask& task) {
+  std::vector<QueryBlock> share;
+  const auto blocks = query_blocks(task.text.positions());
+  for (auto i = static_cast<size_t>(task.world.rank()); i < blocks.size();
+       i += static_cast<size_t>(task.world.size()))
+    share.push_back(blocks[i]);
+  return share;
+}
+
+Tensor rows_of_blocks(const Tensor& rows, const std::vector<QueryBlock>& blocks) {
+  std::vector<Tensor> parts;
+  for (const auto& block : blocks) parts.push_back(rows.narrow(0, block.first, block.count));
+  return torch::cat(parts);
+}
+
+/// Adds half the gradient of ||error||² / ||target||² at these queries. x, targets: [T, d].
+void add_gradient(const FlatParameters& projections, const DecoderLayer& layer,
+                  const RopeAngles& angles, const Tensor& x, const Tensor& targets,
+                  const std::vector<QueryBlock>& queries) {
+  const auto normed = layer.normed(x).to(projections.part().scalar_type());
+  const torch::AutoGradMode with_gradients(true);
+  const auto weights = projections.gather();
+  const auto qkv = regroup::linear(normed, weights[kQkv]).unsqueeze(0);
+  const auto heads = blocked_attention(qkv, layer.shape(), angles, queries).squeeze(0);
+  const auto written = regroup::linear(heads, weights[kOutput]);
+  const auto target = rows_of_blocks(targets, queries);
+  const auto error = written.detach() + rows_of_blocks(x, queries) - target;
+  written.backward((error * token_scale(target).square()).to(written.scalar_type()));
+}
+
 LrSchedule schedule_of(int64_t steps, double lr) {
   LrSchedule schedule;
   schedule.lr = lr;
@@ -62,23 +106,17 @@ void train_projections(FlatParameters& block, const AttentionTask& task) {
   AdamW optimizer(trained, {.beta1 = 0.9, .beta2 = 0.99, .eps = 1e-10, .weight_decay = 0});
   const auto master = optimizer.state().front().master.copy_(projections.original);
 
-  const int64_t n_fit = task.text.n_windows() - task.text.n_held_out;
+  const auto queries = share_of_queries(task);
+  const int64_t n_mine = task.text.n_windows() - task.text.n_held_out;
+  const auto n_fit = static_cast<int64_t>(task.world.sum({static_cast<double>(n_mine)})[0]);
   const double size = master.square().mean().sqrt().item<double>();
-  const auto schedule = schedule_of(kPasses * n_fit, kRelativeLr * size);
+  const auto schedule = schedule_of(kTrainingPasses * n_fit, kRelativeLr * size);
   for (int64_t step = 0; step < schedule.steps; ++step) {
-    const TextChunk window{step % n_fit, 1, /*held_out=*/false};
-    const auto x = rows_of(task.stream, task.text, window);
-    const auto targets = rows_of(task.targets, task.text, window);
-    const auto normed = layer.normed(x).to(dtype);
+    const auto window = window_of_all(task, step % n_fit);
     trained.front().zero_gradient();
-    const torch::AutoGradMode with_gradients(true);
-    const auto weights = trained.front().gather();
-    const auto qkv = regroup::linear(normed, weights[kQkv]).unsqueeze(0);
-    const auto heads = blocked_attention(qkv, layer.shape(), task.angles).squeeze(0);
-    const auto written = regroup::linear(heads, weights[kOutput]);
-    // Half the gradient of ||error||² / ||target||².
-    const auto error = written.detach() + x - targets;
-    written.backward((error * token_scale(targets).square()).to(dtype));
+    if (!queries.empty())
+      add_gradient(trained.front(), layer, task.angles, window[0], window[1], queries);
+    task.world.add_up(trained.front().gradient());
     optimizer.step(schedule.at(step + 1), 1.0);
   }
   projections.original.copy_(master);

@@ -38,7 +38,9 @@ double held_out_error(const FlatParameters& block, const AttentionTask& task) {
   for (const auto& chunk : chunks(task.text)) {
     if (chunk.held_out) sum += relative_error(block, task, chunk).item<double>();
   }
-  return sum / static_cast<double>(task.text.n_held_out * task.text.positions());
+  const auto n_tokens = static_cast<double>(task.text.n_held_out * task.text.positions());
+  const auto sums = task.world.sum({sum, n_tokens});
+  return sums[0] / sums[1];
 }
 
 /// Trains the projections; where the held-out error, `before`, is not less for it, they stay.
@@ -61,6 +63,8 @@ RefitOutcome solve_output(FlatParameters& block, const AttentionTask& task) {
     const auto residual = targets - layer.after_attention(heads, x);
     (chunk.held_out ? held_out : fit).add(heads * scale, residual * scale);
   }
+  fit.add_up(task.world);
+  held_out.add_up(task.world);
   const auto refit = refit_output(fit, held_out);
   block.parameter(index_of(block, ".attention.o_proj.weight")).add_(refit.change);
   return {held_out.mean_error(torch::zeros_like(refit.change)), held_out.mean_error(refit.change),
@@ -98,6 +102,14 @@ void RegressionSums::add(const Tensor& heads, const Tensor& residual) {
   product += heads.t().matmul(residual);
   residual_square += residual.square().sum(torch::kFloat64).item<double>();
   n_tokens += heads.size(0);
+}
+
+void RegressionSums::add_up(World& world) {
+  world.add_up(heads_moment);
+  world.add_up(product);
+  const auto sums = world.sum({residual_square, static_cast<double>(n_tokens)});
+  residual_square = sums[0];
+  n_tokens = static_cast<int64_t>(sums[1]);
 }
 
 double RegressionSums::mean_error(const Tensor& change) const {

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "framework/distributed/world.h"
 #include "framework/flat_parameters.h"
 #include "framework/settings.h"
 #include "models/convert/calibration_text.h"
@@ -37,6 +38,7 @@ struct AttentionTask {
   torch::Tensor stream;   // before the layer, converted model: [windows * T, d_model]
   torch::Tensor targets;  // after attention, original model: the same
   RopeAngles angles;
+  World& world;  // each process has its share of the text
 };
 
 /// Mean over held-out tokens of ||residual stream after attention - target||² / ||target||²: norms
@@ -48,7 +50,7 @@ struct RefitOutcome {
 
 /// Mends the projections in the block. kOutput: the output projection, by refit_output. kBlock: all
 /// four by train_projections first, then the output projection as before; what does not better the
-/// held-out error is undone.
+/// held-out error is undone. All processes of the task's world call it alike.
 RefitOutcome refit_attention(FlatParameters& block, const AttentionTask& task, RefitKind kind);
 
 /// Sums over tokens that a ridge regression needs, float64: of the heads' outputs a, [N, m], and
@@ -58,6 +60,8 @@ class RegressionSums {
   RegressionSums(int64_t m, int64_t d);
   /// heads: [N, m], residual: [N, d], float32.
   void add(const torch::Tensor& heads, const torch::Tensor& residual);
+  /// The sums of all processes.
+  void add_up(World& world);
   /// Mean ||r - change a||² of a token. change: [d, m].
   double mean_error(const torch::Tensor& change) const;
 
@@ -73,9 +77,9 @@ struct OutputRefit {
 };
 
 /// The change Δ of the output projection that minimises sum ||r - Δ a||² + λ ||Δ||², so that what
-/// the text says too little about stays at the pooled weights. λ: the strongest of several that wins
-/// nine tenths of the error, on held-out tokens, that the best of them wins; Δ = 0 where none wins
-/// any. (The best itself fits each layer closer and the whole model worse.)
+/// the text says too little about stays at the pooled weights. λ: the strongest of several that
+/// wins nine tenths of the error, on held-out tokens, that the best of them wins; Δ = 0 where none
+/// wins any. (The best itself fits each layer closer and the whole model worse.)
 OutputRefit refit_output(const RegressionSums& fit, const RegressionSums& held_out);
 
 }  // namespace regroup

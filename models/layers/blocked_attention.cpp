@@ -43,10 +43,11 @@ Tensor attention_weights(const GroupedHeads& heads, const QueryBlock& block) {
   return torch::softmax(scores, -1);
 }
 
-Tensor blocked_attention(const Tensor& qkv, const AttentionShape& shape, const RopeAngles& angles) {
+Tensor blocked_attention(const Tensor& qkv, const AttentionShape& shape, const RopeAngles& angles,
+                         const std::vector<QueryBlock>& blocks) {
   const auto heads = grouped_heads(qkv, shape, angles);
   std::vector<Tensor> outputs;
-  for (const auto& block : query_blocks(qkv.size(1))) {
+  for (const auto& block : blocks) {
     const auto weights = attention_weights(heads, block);
     const auto values = heads.values.narrow(2, 0, block.seen());
     outputs.push_back(

@@ -34,8 +34,8 @@ std::vector<QueryBlock> query_blocks(int64_t n_positions);
 /// seen].
 torch::Tensor attention_weights(const GroupedHeads& heads, const QueryBlock& block);
 
-/// What attention gives, from the same.
+/// What attention gives, from the same, at the queries of these blocks, one block after the other.
 torch::Tensor blocked_attention(const torch::Tensor& qkv, const AttentionShape& shape,
-                                const RopeAngles& angles);
+                                const RopeAngles& angles, const std::vector<QueryBlock>& blocks);
 
 }  // namespace regroup

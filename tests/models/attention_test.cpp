@@ -46,8 +46,8 @@ RopeAngles angles(int64_t first, int64_t count, torch::ScalarType dtype = torch:
 std::vector<double> rotated(const Tensor& head, int64_t position) {
   std::vector<double> result(kOddHeadDim);
   for (int64_t i = 0; i < kOddHeadDim / 2; ++i) {
-    const double angle =
-        static_cast<double>(position) * std::pow(500.0, -2.0 * static_cast<double>(i) / kOddHeadDim);
+    const double angle = static_cast<double>(position) *
+                         std::pow(500.0, -2.0 * static_cast<double>(i) / kOddHeadDim);
     const double a = head[i].item<double>(), b = head[i + kOddHeadDim / 2].item<double>();
     result[static_cast<size_t>(i)] = a * std::cos(angle) - b * std::sin(angle);
     result[static_cast<size_t>(i + kOddHeadDim / 2)] = b * std::cos(angle) + a * std::sin(angle);
@@ -117,7 +117,8 @@ TEST_CASE("attention by blocks of queries equals attention, and so do its gradie
   auto same = qkv.clone();
   const auto weights = seeded_randn({2, positions, 4 * kOddHeadDim}, 5);
   const auto expected = attention(qkv.requires_grad_().clone(), shape, angles(0, positions));
-  const auto y = blocked_attention(same.requires_grad_().clone(), shape, angles(0, positions));
+  const auto y = blocked_attention(same.requires_grad_().clone(), shape, angles(0, positions),
+                                   query_blocks(positions));
   CHECK_THAT(y, AllClose(expected, 1e-12));
   (expected * weights).sum().backward();
   (y * weights).sum().backward();

@@ -51,7 +51,8 @@ struct Scene {
   Converted convert(const ConversionPlan& plan, const char* name = "converted") const {
     std::filesystem::create_directory(folder / name);
     const auto source = original();
-    auto report = Conversion(source, plan).write(folder / name);
+    World alone;
+    auto report = Conversion(source, plan).write(folder / name, alone);
     return {ModelFolder::open(folder / name), std::move(report)};
   }
 };
@@ -97,7 +98,8 @@ TEST_CASE("a layer's input moments are those of its normed inputs and of what he
   const auto source = scene.original();
   const auto text = scene.calibration_text(512);
   const auto& config = scene.decoder.config();
-  const auto moments = CalibrationPass(source, text, scene.folder.path()).input_moments();
+  World alone;
+  const auto moments = CalibrationPass(source, text, scene.folder.path(), alone).input_moments();
   const auto wide = [&](const char* name) {
     return scene.decoder.parameter(name).to(torch::kFloat64);
   };

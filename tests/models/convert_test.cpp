@@ -47,7 +47,8 @@ LayerProjections pooled_layer(const char* method, const LayerProjections& layer,
 void write_converted(const ModelFolder& source, const ConversionPlan& plan,
                      const std::filesystem::path& folder) {
   std::filesystem::create_directory(folder);
-  Conversion(source, plan).write(folder);
+  World alone;
+  Conversion(source, plan).write(folder, alone);
 }
 
 /// Pooling written out: every number of every new head by itself.

@@ -85,9 +85,10 @@ struct LayerTask {
   DecoderConfig config = tiny_config({2, 2});
   Decoder decoder = tiny_decoder(config, torch::kFloat32);
   CalibrationText text{random_tokens(config, 40, 17), 10};
+  World alone;
   AttentionTask task;
 
-  LayerTask() : task{config, 0, text, {}, {}, Rope(config, torch::kFloat32).angles(0, 16)} {
+  LayerTask() : task{config, 0, text, {}, {}, Rope(config, torch::kFloat32).angles(0, 16), alone} {
     auto other = tiny_decoder(config, torch::kFloat32, /*seed=*/4);
     task.stream = seeded_randn({40 * 16, config.d_model}).to(torch::kFloat32);
     const DecoderLayer layer(config, 0, other.blocks()[1].gather());
