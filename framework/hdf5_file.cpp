@@ -18,6 +18,7 @@ namespace {
 constexpr const char* kDtypeAttribute = "torch_dtype";
 constexpr const char* kDamaged = "The file is damaged or was not written completely; get it again.";
 constexpr int64_t kMostDeflateRatio = 1032;  // of zlib's format
+constexpr int64_t kBytesPerWrite = int64_t{32} << 20;
 constexpr size_t kChunkCacheBytes = size_t{16} << 20;
 
 /// The dtype whose bits HDF5 stores, for the dtypes that it has no native type for.
@@ -309,7 +310,12 @@ Hdf5Dataset Hdf5File::dataset(const std::string& name) const {
 
 void Hdf5File::write(const std::string& name, const at::Tensor& tensor) {
   const auto bits = storable(tensor);
-  const hid_t type = native_type(bits.scalar_type());
+  write_rows(create_dataset(name, bits), name, bits);
+  if (bits.scalar_type() == tensor.scalar_type()) return;
+  set_attribute(name, kDtypeAttribute, std::string(dtype_info(tensor.scalar_type()).hf_name));
+}
+
+Hdf5Handle Hdf5File::create_dataset(const std::string& name, const at::Tensor& bits) {
   const std::string where = located(where_, name);
   const LibraryLock lock;
   const auto links = property_list(H5P_LINK_CREATE);
@@ -320,14 +326,28 @@ void Hdf5File::write(const std::string& name, const at::Tensor& tensor) {
   check(H5Pset_fill_time(properties.id(), H5D_FILL_TIME_NEVER), where, "prepare");
   const auto shape = bits.sizes().vec();
   const auto space = rows_space(shape, n_rows(shape));
-  const hid_t id = H5Dcreate2(handle_.id(), name.c_str(), type, space.id(), links.id(),
-                              properties.id(), H5P_DEFAULT);
-  const Hdf5Handle dataset(check(id, where, "create"), H5Dclose);
-  if (bits.numel() > 0) {
-    check(H5Dwrite(id, type, H5S_ALL, H5S_ALL, H5P_DEFAULT, bits.const_data_ptr()), where, "write");
+  const hid_t id = H5Dcreate2(handle_.id(), name.c_str(), native_type(bits.scalar_type()),
+                              space.id(), links.id(), properties.id(), H5P_DEFAULT);
+  return {check(id, where, "create"), H5Dclose};
+}
+
+/// A piece at a time, so that other threads' reading waits for none for long.
+void Hdf5File::write_rows(const Hdf5Handle& dataset, const std::string& name,
+                          const at::Tensor& bits) {
+  if (bits.numel() == 0) return;
+  const auto shape = bits.sizes().vec();
+  const int64_t rows = n_rows(shape), row_bytes = static_cast<int64_t>(bits.nbytes()) / rows;
+  const int64_t rows_per_write = std::max<int64_t>(1, kBytesPerWrite / row_bytes);
+  const auto* bytes = static_cast<const char*>(bits.const_data_ptr());
+  for (int64_t begin = 0; begin < rows; begin += rows_per_write) {
+    const int64_t count = std::min(rows_per_write, rows - begin);
+    const LibraryLock lock;
+    const auto memory = rows_space(shape, count);
+    const auto file = selected_rows(shape, begin, count);
+    check(H5Dwrite(dataset.id(), native_type(bits.scalar_type()), memory.id(), file.id(),
+                   H5P_DEFAULT, bytes + begin * row_bytes),
+          located(where_, name), "write");
   }
-  if (bits.scalar_type() == tensor.scalar_type()) return;
-  set_attribute(name, kDtypeAttribute, std::string(dtype_info(tensor.scalar_type()).hf_name));
 }
 
 }  // namespace regroup

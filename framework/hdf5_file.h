@@ -100,6 +100,8 @@ class Hdf5File {
 
  private:
   Hdf5File() = default;
+  Hdf5Handle create_dataset(const std::string& name, const at::Tensor& bits);
+  void write_rows(const Hdf5Handle& dataset, const std::string& name, const at::Tensor& bits);
 
   std::string where_;
   std::unique_ptr<AtomicFile> target_;  // of a created file

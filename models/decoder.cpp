@@ -100,7 +100,7 @@ void Decoder::zero_gradients() {
   for (auto& block : blocks_) block.zero_gradient();
 }
 
-void Decoder::begin_micro_batch(bool is_last) {
+void Decoder::begin_pass(bool is_last) {
   if (sharing_) sharing_->begin_pass(is_last);
 }
 

@@ -51,10 +51,11 @@ class Decoder {
 
   /// Makes gradient buffers; checkpoint_activations keeps only the blocks' inputs for backward.
   void enable_training(bool checkpoint_activations);
-  /// A training step: zero_gradients, then begin_micro_batch, loss and its backward for every
-  /// micro-batch, then finish_gradients. On one process the first is all that is needed.
+  /// A training step: zero_gradients, then begin_pass, loss and its backward for every micro-batch,
+  /// then finish_gradients. On one process the first is all that is needed.
   void zero_gradients();
-  void begin_micro_batch(bool is_last);
+  /// is_last: the gradients of the pass are the step's last.
+  void begin_pass(bool is_last);
   /// Returns when the gradients are summed over all processes.
   void finish_gradients();
 

@@ -41,7 +41,7 @@ void WeightCopy::reserve(const Decoder& decoder) {
 
 void WeightCopy::take(Decoder& decoder) {
   const torch::NoGradGuard no_grad;
-  decoder.begin_micro_batch(/*is_last=*/false);
+  decoder.begin_pass(/*is_last=*/false);
   reserve(decoder);
   for (size_t i = 0; i < blocks_.size(); ++i) {
     const auto values = decoder.blocks()[i].flat();

@@ -12,6 +12,7 @@ namespace regroup {
 ExitCode run_eval(const std::vector<std::string>& arguments) {
   EvaluationRequest request;
   std::vector<std::filesystem::path> models;
+  bool speed = false;
   Compute compute;
   std::optional<std::filesystem::path> json_file;
   CommandLine line(
@@ -27,7 +28,7 @@ ExitCode run_eval(const std::vector<std::string>& arguments) {
   line.add("data", &request.data, "token file").shown_as("FILE.h5").required();
   line.add("split", &request.split, "split of the token file");
   line.add("choices", &request.choices, "token file with choice questions").shown_as("FILE.h5");
-  line.add_flag("speed", &request.speed, "measures decoding at batch 1 and 16 too");
+  line.add_flag("speed", &speed, "measures decoding at batch 1 and 16 too");
   compute.declare_on(line);
   line.add_json(&json_file);
   line.add_quiet();
@@ -36,7 +37,8 @@ ExitCode run_eval(const std::vector<std::string>& arguments) {
   for (const auto& model : models) request.models.push_back({model, model_name(model)});
   request.options = compute.use();
   World alone;
-  const auto evaluation = evaluate(request, alone);
+  auto evaluation = evaluate(request, alone);
+  if (speed) measure_speeds(evaluation, request);
   std::cout << evaluation_table(evaluation);
   if (json_file) write_json_file(*json_file, evaluation);
   return ExitCode::kDone;

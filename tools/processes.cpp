@@ -5,7 +5,7 @@
 #include <cstdlib>
 
 #include "framework/console.h"
-#include "tools/failure.h"
+#include "framework/failure.h"
 
 namespace regroup {
 namespace {

@@ -43,7 +43,7 @@ uptrain() {  # RUN K/V-HEADS [MORE KEYS...]
 }
 # A model that starts near the original goes on at the rate where the original's schedule ended; means have more to mend.
 mean=(--convert.method=mean --optim.lr=5e-4)
-best=(--convert.method=pca --convert.refit=block --optim.lr=5e-5 --distill.weight=0.5)
+best=(--convert.method=pca --convert.refit=block --optim.lr=5e-5)
 uptrain control 8 --optim.lr=5e-5  # nothing pooled: the original, trained on for as long
 uptrain gqa2 2 "${mean[@]}"        # heads pooled as in the paper, by their mean
 uptrain mqa 1 "${mean[@]}"

@@ -7,10 +7,10 @@
 #include <vector>
 
 #include "framework/error.h"
+#include "framework/failure.h"
 #include "framework/human.h"
 #include "framework/memory.h"
 #include "framework/nearest_name.h"
-#include "tools/failure.h"
 #include "tools/verbs.h"
 
 namespace regroup {

@@ -79,7 +79,8 @@ def plots_for(runs, rows, baselines):
                 "training",
                 "loss",
                 "nats/token",
-                "Mean over each step's global batch; the strong line is a moving average.",
+                "Mean over each step's global batch; the strong line is a moving average."
+                + _about_distillation(trained),
             )
         )
     if any(run.validation for run in runs):
@@ -103,6 +104,13 @@ def plots_for(runs, rows, baselines):
 
 def _about(baselines):
     return " Dashed: what n-gram models of the same tokens reach." if baselines else ""
+
+
+def _about_distillation(runs):
+    distilled = [run.name for run in runs if run.is_distilled]
+    if not distilled:
+        return ""
+    return f" Of {', '.join(distilled)} it is mixed with the divergence from the original's predictions."
 
 
 # --- Curves over training ---

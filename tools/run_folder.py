@@ -2,6 +2,8 @@
 
 import json
 import math
+from configparser import ConfigParser
+from configparser import Error as NoIni
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +28,16 @@ class Run:
     def tokens(self):
         """Tokens seen by the last logged step."""
         return max((line.get("tokens") or 0 for line in self.training), default=0)
+
+    @property
+    def is_distilled(self):
+        """True where its training loss is a mixture with the divergence from a teacher."""
+        config = ConfigParser(interpolation=None)
+        try:
+            config.read_string(self.config)
+            return config.getfloat("distill", "weight", fallback=0) > 0
+        except (NoIni, ValueError):
+            return False
 
 
 def load_runs(folders):

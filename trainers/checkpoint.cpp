@@ -5,7 +5,6 @@
 
 #include <cstdio>
 #include <fstream>
-#include <map>
 #include <nlohmann/json.hpp>
 #include <sstream>
 
@@ -119,13 +118,10 @@ void check_checksums(const fs::path& folder, const World& world) {
   }
 }
 
-/// The state files of the processes that wrote a checkpoint, which together hold all of it.
-std::vector<Hdf5File> open_states(const fs::path& folder) {
-  std::vector<Hdf5File> files;
-  if (fs::exists(folder / kAlone)) {
-    files.push_back(Hdf5File::open(folder / kAlone));
-    return files;
-  }
+/// The state files of the processes that wrote a checkpoint, which together hold all of it; first
+/// the one that most likely holds what this process needs.
+std::vector<fs::path> state_files(const fs::path& folder, int reading_rank) {
+  if (fs::exists(folder / kAlone)) return {folder / kAlone};
   int rank = 0, size = 0;
   for (const auto& entry : fs::directory_iterator(folder)) {
     const auto name = entry.path().filename().string();
@@ -135,42 +131,85 @@ std::vector<Hdf5File> open_states(const fs::path& folder) {
     throw Error(folder.string(), c10::str("has no ", kAlone),
                 "It is a model, but no checkpoint that training can go on from.");
   }
-  for (rank = 0; rank < size; ++rank)
-    files.push_back(Hdf5File::open(folder / state_file(rank, size)));
+  std::vector<fs::path> files;
+  for (int i = 0; i < size; ++i)
+    files.push_back(folder / state_file((reading_rank + i) % size, size));
   return files;
 }
 
-/// Fills `target`, elements [range.begin, range.end) of a block, from the stretches in the files.
-void read_stretches(const std::vector<Hdf5File>& files, const std::string& name, const Range& range,
-                    const Tensor& target) {
-  std::map<int64_t, Hdf5Dataset> stretches;  // by their first element
-  for (const auto& file : files) {
-    auto dataset = file.dataset(name);
-    if (dataset.shape().size() != 1 || dataset.dtype() != target.scalar_type()) {
-      throw Error(file.where(), c10::str(name, " is no row of ", target.scalar_type()),
+/// A tensor of this process's that several files may hold stretches of.
+class Wanted {
+ public:
+  /// target: elements [range.begin, range.end) of the block's tensor of this name.
+  Wanted(std::string name, const Range& range, Tensor target)
+      : name_(std::move(name)), begin_(range.begin), target_(std::move(target)), missing_{range} {
+    if (range.size() == 0) missing_.clear();
+  }
+
+  bool is_complete() const { return missing_.empty(); }
+
+  /// Reads what the file has of what is still missing.
+  void read(const Hdf5File& file) {
+    if (is_complete()) return;
+    const auto dataset = file.dataset(name_);
+    if (dataset.shape().size() != 1 || dataset.dtype() != target_.scalar_type()) {
+      throw Error(file.where(), c10::str(name_, " is no row of ", target_.scalar_type()),
                   "The file is damaged, or belongs to another model.");
     }
-    if (dataset.shape()[0] > 0) stretches.emplace(counter(file, name, "begin"), std::move(dataset));
+    const int64_t first = counter(file, name_, "begin"), size = dataset.shape()[0];
+    std::vector<Range> left;
+    for (const auto& range : missing_) {
+      const int64_t begin = std::max(range.begin, first);
+      if (begin >= range.end || begin - first >= size) {
+        left.push_back(range);
+        continue;
+      }
+      const int64_t end = begin + std::min(range.end - begin, size - (begin - first));
+      target_.narrow(0, begin - begin_, end - begin)
+          .copy_(dataset.read_rows(begin - first, end - begin));
+      if (range.begin < begin) left.push_back({range.begin, begin});
+      if (end < range.end) left.push_back({end, range.end});
+    }
+    missing_ = std::move(left);
   }
-  int64_t next = range.begin;
-  for (const auto& [first, dataset] : stretches) {
-    if (next == range.end || first > next) break;
-    const int64_t count = std::min(range.end - next, dataset.shape()[0] - (next - first));
-    if (count <= 0) continue;
-    target.narrow(0, next - range.begin, count).copy_(dataset.read_rows(next - first, count));
-    next += count;
+
+  void require_complete(const fs::path& folder) const {
+    if (is_complete()) return;
+    throw Error(
+        folder.string(),
+        c10::str(name_, " of all processes' files together lacks element ", missing_.front().begin),
+        "A file is damaged, or belongs to another model.");
   }
-  if (next == range.end) return;
-  throw Error(files.front().where(),
-              c10::str(name, " of all processes' files together lacks element ", next),
-              "A file is damaged, or belongs to another model.");
+
+ private:
+  std::string name_;
+  int64_t begin_;
+  Tensor target_;
+  std::vector<Range> missing_;
+};
+
+/// One file is open at a time, and none that is not needed: there may be many.
+void read_state(const std::vector<fs::path>& files, const Decoder& model, AdamW& optimizer) {
+  std::vector<Wanted> wanted;
+  for (size_t i = 0; i < model.blocks().size(); ++i) {
+    for (const auto& [name, tensor] : state_tensors(has_masters(model)))
+      wanted.emplace_back(state_path(i, name), model.blocks()[i].range(),
+                          optimizer.state()[i].*tensor);
+  }
+  const auto is_complete = [](const Wanted& tensor) { return tensor.is_complete(); };
+  for (const auto& path : files) {
+    if (std::all_of(wanted.begin(), wanted.end(), is_complete)) return;
+    const auto file = Hdf5File::open(path);
+    for (auto& tensor : wanted) tensor.read(file);
+  }
+  for (const auto& tensor : wanted) tensor.require_complete(files.front().parent_path());
 }
 
 TrainState read_checkpoint(const fs::path& folder, const RunIdentity& identity, Decoder& model,
                            AdamW& optimizer, const World& world) {
   const torch::NoGradGuard no_grad;
-  const auto files = open_states(folder);
-  const auto& first = files.front();
+  const auto files = state_files(folder, world.rank());
+  const auto first = Hdf5File::open(files.front());
   if (counter(first, "/", "format_version") != kFormatVersion) {
     throw Error(first.where(), "is of another format version",
                 "Resume with the version of Regroup that wrote it.");
@@ -178,11 +217,7 @@ TrainState read_checkpoint(const fs::path& folder, const RunIdentity& identity, 
   check_identity(folder, read_identity(first), identity);
   check_checksums(folder, world);
   load_weights(ModelFolder::open(folder), model);
-  for (size_t i = 0; i < model.blocks().size(); ++i) {
-    for (const auto& [name, tensor] : state_tensors(has_masters(model)))
-      read_stretches(files, state_path(i, name), model.blocks()[i].range(),
-                     optimizer.state()[i].*tensor);
-  }
+  read_state(files, model, optimizer);
   optimizer.set_steps(counter(first, "/", "optimizer_steps"));
   return {counter(first, "/", "step"), counter(first, "/", "tokens"),
           counter(first, "/", "skipped_steps"), counter(first, "/", "skipped_in_a_row")};

@@ -64,8 +64,6 @@ class Evaluation {
     json["models"] = Json::array();
     for (size_t i = 0; i < folders_.size(); ++i)
       json["models"].push_back(row(request_.models[i], folders_[i]));
-    reference_decoder_.reset();  // speed is measured in its memory
-    if (request_.speed && world_.is_first()) add_speeds(json["models"]);
     return json;
   }
 
@@ -139,36 +137,6 @@ class Evaluation {
     json["choice_accuracy"] = choice_accuracy(decoder, *choices_, world_, pass.report());
   }
 
-  /// Models take turns, so that a slow moment of the machine hits all of them alike; one is in
-  /// memory at a time.
-  void add_speeds(Json& models) const {
-    if (request_.speed_threads) torch::set_num_threads(static_cast<int>(*request_.speed_threads));
-    std::vector<std::map<int64_t, std::vector<double>>> measured(folders_.size());  // by batch
-    Pass pass("measuring decode speed", kSpeedRounds * static_cast<int64_t>(folders_.size()),
-              "measurements");
-    int64_t done = 0;
-    for (int round = 0; round < kSpeedRounds; ++round) {
-      for (size_t i = 0; i < folders_.size(); ++i) {
-        auto decoder = load_decoder(folders_[i], request_.options);
-        for (const int64_t batch : kSpeedBatches)
-          measured[i][batch].push_back(decode_tokens_per_s(decoder, batch));
-        pass.report()(++done);
-      }
-    }
-    for (size_t i = 0; i < folders_.size(); ++i) {
-      for (const auto& [batch, speeds] : measured[i]) {
-        models[i]["decode_tokens_per_s"][std::to_string(batch)] = median(speeds);
-      }
-    }
-  }
-
-  static double decode_tokens_per_s(Decoder& decoder, int64_t batch) {
-    const int64_t room = decoder.config().max_seq_len;
-    const int64_t n_new = std::min(kSpeedNew, std::max<int64_t>(2, room / 2));
-    const int64_t prompt = std::max<int64_t>(1, std::min(kSpeedPrompt, room - n_new));
-    return measure_decode(decoder, batch, prompt, n_new, kSpeedSeconds).decode_tokens_per_s;
-  }
-
   bool is_reference(const ModelFolder& folder) const {
     return std::filesystem::equivalent(folder.path(), reference_->path());
   }
@@ -183,6 +151,13 @@ class Evaluation {
   std::optional<Decoder> reference_decoder_;
 };
 
+double decode_tokens_per_s(Decoder& decoder, int64_t batch) {
+  const int64_t room = decoder.config().max_seq_len;
+  const int64_t n_new = std::min(kSpeedNew, std::max<int64_t>(2, room / 2));
+  const int64_t prompt = std::max<int64_t>(1, std::min(kSpeedPrompt, room - n_new));
+  return measure_decode(decoder, batch, prompt, n_new, kSpeedSeconds).decode_tokens_per_s;
+}
+
 std::string cell(const Json& value, int digits, double factor = 1) {
   return value.is_number() ? fixed(value.get<double>() * factor, digits) : "-";
 }
@@ -195,6 +170,27 @@ std::string speed_cell(const Json& speeds, const char* batch) {
 
 Json evaluate(const EvaluationRequest& request, World& world) {
   return Evaluation(request, world).run();
+}
+
+/// Models take turns, so that a slow moment of the machine hits all of them alike; one is in memory
+/// at a time.
+void measure_speeds(Json& evaluation, const EvaluationRequest& request) {
+  const size_t n = request.models.size();
+  std::vector<std::map<int64_t, std::vector<double>>> measured(n);  // by batch
+  Pass pass("measuring decode speed", kSpeedRounds * static_cast<int64_t>(n), "measurements");
+  int64_t done = 0;
+  for (int round = 0; round < kSpeedRounds; ++round) {
+    for (size_t i = 0; i < n; ++i) {
+      auto decoder = load_decoder(ModelFolder::open(request.models[i].path), request.options);
+      for (const int64_t batch : kSpeedBatches)
+        measured[i][batch].push_back(decode_tokens_per_s(decoder, batch));
+      pass.report()(++done);
+    }
+  }
+  for (size_t i = 0; i < n; ++i) {
+    for (const auto& [batch, speeds] : measured[i])
+      evaluation["models"][i]["decode_tokens_per_s"][std::to_string(batch)] = median(speeds);
+  }
 }
 
 std::string evaluation_table(const Json& evaluation) {

@@ -25,17 +25,19 @@ struct EvaluationRequest {
   std::filesystem::path data;
   std::string split = "val";
   std::optional<std::filesystem::path> choices;
-  bool speed = false;
-  std::optional<int64_t> speed_threads;  // the present ones unless told
-  torch::TensorOptions options;          // dtype and device that the models run in
+  torch::TensorOptions options;  // dtype and device that the models run in
 };
 
 /// One JSON object: {"data": ..., "models": [{"model", "name", "n_kv_head", "parameters", "tokens",
 /// "loss", "perplexity", "bits_per_byte", "choice_accuracy", "agreement", "kl",
 /// "kv_bytes_per_token", "decode_tokens_per_s", "compute_fraction"}]}; what was not asked for or is
-/// unknown is null. All processes of the world call it alike: quality is divided over them, speed
-/// is measured by the first alone, when the others are done; only it gets the whole object.
+/// unknown is null, and so is the speed that measure_speeds gives. All processes of the world call
+/// it alike, and it is divided over them.
 nlohmann::ordered_json evaluate(const EvaluationRequest& request, World& world);
+
+/// Fills in decode_tokens_per_s of the models, {"1": tokens/s at batch 1, "16": ...}, measured by
+/// this process alone, each model on one device.
+void measure_speeds(nlohmann::ordered_json& evaluation, const EvaluationRequest& request);
 
 /// The same as a table for people.
 std::string evaluation_table(const nlohmann::ordered_json& evaluation);

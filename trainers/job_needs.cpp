@@ -1,5 +1,7 @@
 #include "trainers/job_needs.h"
 
+#include <ATen/ceil_div.h>
+
 #include <algorithm>
 #include <numeric>
 
@@ -11,8 +13,6 @@ namespace {
 constexpr int64_t kFloat = 4;
 constexpr int64_t kMoments = 2 * kFloat;
 constexpr int64_t kLogits = int64_t{8} << 20;  // numbers of a chunk (framework/functions)
-
-int64_t divided(int64_t n, int64_t parts) { return (n + parts - 1) / parts; }
 
 int64_t numel_of(const BlockSpec& block) {
   int64_t total = 0;
@@ -75,8 +75,8 @@ int64_t activation_bytes(const JobShape& shape) {
 int64_t sent_a_step(const JobShape& shape, const Division& division, const Blocks& blocks) {
   const auto width = static_cast<int64_t>(c10::elementSize(shape.dtype));
   const auto wire = static_cast<int64_t>(c10::elementSize(shape.wire_dtype));
-  const int64_t micro_batches =
-      divided(divided(shape.sequences_per_step, division.processes()), shape.micro_batch);
+  const int64_t micro_batches = at::ceil_div<int64_t>(
+      at::ceil_div<int64_t>(shape.sequences_per_step, division.processes()), shape.micro_batch);
   // Every block forward, the layers again in backward, a tied embedding again as the head.
   const int64_t gathered = blocks.part() + blocks.layer_parts() +
                            (shape.model.tie_embeddings ? blocks.embedding_part() : 0);
@@ -107,10 +107,10 @@ JobNeeds needs_of(const JobShape& shape, const Division& division) {
   if (division.replicas > 1)
     needs.reductions += blocks.largest_part() * wire * (is_rounded ? 2 : 1);
   needs.activations = activation_bytes(shape);
-  const int64_t state =
-      divided(blocks.part(), division.replicas) * (kMoments + (has_masters ? kFloat : 0));
+  const int64_t state = at::ceil_div<int64_t>(blocks.part(), division.replicas) *
+                        (kMoments + (has_masters ? kFloat : 0));
   const int64_t weights = shape.model.n_parameters() * width;
-  needs.snapshot = state + divided(weights, n_writers(weights, division.processes()));
+  needs.snapshot = state + at::ceil_div<int64_t>(weights, n_writers(weights, division.processes()));
   needs.sent_a_step = sent_a_step(shape, division, blocks);
   return needs;
 }

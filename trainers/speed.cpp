@@ -23,7 +23,7 @@ constexpr double kLearningRate = 1e-4;
 void train_step(Decoder& model, AdamW& optimizer, const torch::Tensor& tokens, World& world) {
   const auto n_tokens = static_cast<double>(world.size() * tokens.size(0) * (tokens.size(1) - 1));
   model.zero_gradients();
-  model.begin_micro_batch(/*is_last=*/true);
+  model.begin_pass(/*is_last=*/true);
   const auto loss = model.loss(tokens, 1.0 / n_tokens);
   loss.backward();
   loss.item<double>();  // waits for the device

@@ -1,5 +1,6 @@
 #include "trainers/trainer.h"
 
+#include <ATen/ceil_div.h>
 #include <torch/types.h>
 
 #include <cmath>
@@ -40,7 +41,8 @@ class MicroBatches {
         begin_(n_sequences_ * world.rank() / world.size()),
         end_(n_sequences_ * (world.rank() + 1) / world.size()),
         micro_batch_(job.config.train.micro_batch),
-        per_step_(divided(divided(n_sequences_, world.size()), micro_batch_)),
+        per_step_(
+            at::ceil_div<int64_t>(at::ceil_div<int64_t>(n_sequences_, world.size()), micro_batch_)),
         next_(first_step * per_step_),
         prefetch_([this] { return produce(); }, kBatchesAhead) {}
 
@@ -50,8 +52,6 @@ class MicroBatches {
   int64_t per_step() const { return per_step_; }
 
  private:
-  static int64_t divided(int64_t n, int64_t parts) { return (n + parts - 1) / parts; }
-
   torch::Tensor produce() {
     const int64_t step = next_ / per_step_, first = begin_ + next_ % per_step_ * micro_batch_;
     ++next_;
@@ -83,6 +83,12 @@ class Trainer {
 
   TrainingOutcome run() {
     const StopSignals signals;
+    world_.telling([this] { train(); });
+    return outcome_;
+  }
+
+ private:
+  void train() {
     if (run_.resumes()) load();
     run_.write_config(job_.resolved_config);  // the checkpoint accepts it
     if (world_.is_first()) {
@@ -104,10 +110,8 @@ class Trainer {
     save();
     saving_.wait();
     if (progress_ && is_finished()) progress_->finish();
-    return outcome_;
   }
 
- private:
   static LrSchedule schedule_of(const TrainingJob& job) {
     LrSchedule schedule = job.config.optim.schedule;
     schedule.steps = job.steps;
@@ -147,7 +151,7 @@ class Trainer {
     model_.zero_gradients();
     double loss_sum = 0;
     for (int64_t i = 0; i < batches_->per_step(); ++i) {
-      model_.begin_micro_batch(/*is_last=*/i + 1 == batches_->per_step());
+      model_.begin_pass(/*is_last=*/i + 1 == batches_->per_step());
       const auto loss = loss_of(batches_->next());
       loss.backward();
       loss_sum += loss.item<double>();

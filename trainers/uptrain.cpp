@@ -135,11 +135,17 @@ nlohmann::ordered_json evaluate_run(const TrainConfig& config, const RunFolder& 
   request.reference = original;
   request.data = config.data.val;
   if (!config.eval.choices.empty()) request.choices = config.eval.choices;
-  request.speed = true;
   request.options = options;
-  if (world.size() > 1) request.speed_threads = threads_alone(config);
-  const auto evaluation = evaluate(request, world);
-  if (world.is_first()) write_json_file(run.evaluation_file(), evaluation);
+  auto evaluation = evaluate(request, world);
+  if (!world.is_first()) return evaluation;
+  write_json_file(run.evaluation_file(), evaluation);
+  if (world.size() > 1) torch::set_num_threads(static_cast<int>(threads_alone(config)));
+  try {
+    measure_speeds(evaluation, request);
+  } catch (const c10::OutOfMemoryError&) {
+    warn("decoding speed is not measured: a model does not fit on one device");
+  }
+  write_json_file(run.evaluation_file(), evaluation);
   return evaluation;
 }
 

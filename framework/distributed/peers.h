@@ -9,29 +9,15 @@
 #include <map>
 #include <memory>
 #include <optional>
-#include <stdexcept>
 #include <string>
 #include <thread>
 #include <torch/csrc/distributed/c10d/Store.hpp>
 
+#include "framework/distributed/board.h"
 #include "framework/distributed/launch.h"
-#include "framework/error.h"
+#include "framework/failure.h"
 
 namespace regroup {
-
-/// A collective, or waiting for a peer, did not come to its end. Who is to blame is what
-/// Peers::settle finds out.
-class PeerFailure : public std::runtime_error {
- public:
-  using std::runtime_error::runtime_error;
-};
-
-/// How a process ended that could not go on.
-struct Failure {
-  std::string message;
-  ExitCode exit_code = ExitCode::kFailed;
-  bool is_of_peer = false;  // a PeerFailure: another process is to blame
-};
 
 /// What ended the run: the ranks that are gone, or the failure of one.
 struct Verdict {
@@ -68,7 +54,9 @@ class Peers {
   /// the same everywhere. Every process calls it alike; `name` is used once.
   void require_alike(const std::string& name, const std::map<std::string, std::string>& values);
 
-  /// Tells the others that this process failed, and finds out what happened, in at most 5 seconds.
+  /// Tells the others that this process failed.
+  void tell(const Failure& failure);
+  /// Tells them, and finds out what happened, in at most 5 seconds.
   Verdict settle(const Failure& failure);
   /// From now on, when a process has failed or been gone for as long as `patience` and this one has
   /// not noticed (it may hang in an engine that does not tell), settles in its place and calls end,
@@ -79,7 +67,6 @@ class Peers {
   void leave();
 
  private:
-  class Board;  // the notices, kept by a thread of its own
   Launch launch_;
   std::unique_ptr<Board> board_;
   std::atomic<bool> is_settling_ = false;

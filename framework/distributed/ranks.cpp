@@ -3,7 +3,7 @@
 #include <torch/types.h>
 #include <torch/utils.h>
 
-#include "framework/distributed/peers.h"
+#include "framework/failure.h"
 
 namespace regroup {
 namespace {

@@ -1,5 +1,6 @@
 #include "framework/distributed/sharing.h"
 
+#include <ATen/ceil_div.h>
 #include <torch/types.h>
 #include <torch/utils.h>
 
@@ -9,8 +10,6 @@ namespace regroup {
 namespace {
 
 using torch::Tensor;
-
-int64_t divided(int64_t n, int64_t parts) { return (n + parts - 1) / parts; }
 
 /// sum += the rows of x, in order, in sum's precision or in `dtype` where that is narrower: [rows *
 /// n] onto [n].
@@ -30,7 +29,7 @@ Sharing::Sharing(std::shared_ptr<Ranks> shards, std::shared_ptr<Ranks> replicas,
     : shards_(std::move(shards)), replicas_(std::move(replicas)), wire_(wire), sums_(sums) {}
 
 int64_t part_size(int64_t numel, int64_t shards, int64_t replicas) {
-  return divided(divided(numel, shards), replicas) * replicas;
+  return at::ceil_div<int64_t>(at::ceil_div<int64_t>(numel, shards), replicas) * replicas;
 }
 
 Range Sharing::part(int64_t numel) const {

@@ -111,6 +111,15 @@ void World::together(const std::function<void()>& work) {
               static_cast<ExitCode>(told.at("exit_code").get<int>()));
 }
 
+void World::telling(const std::function<void()>& work) {
+  try {
+    work();
+  } catch (...) {
+    if (peers_) peers_->tell(describe_failure(std::current_exception()));
+    throw;
+  }
+}
+
 void World::first_alone(const std::function<void()>& work) {
   told_by_first([&] {
     work();

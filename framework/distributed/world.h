@@ -57,6 +57,9 @@ class World {
   /// Calls work on every process; where it throws an Error on any, all throw one, the lowest
   /// rank's.
   void together(const std::function<void()>& work);
+  /// Calls work; where it throws, the others are told before anything else: what is taken down on
+  /// the way out may take long.
+  void telling(const std::function<void()>& work);
   /// Calls work on the first process while the others wait, however long.
   void first_alone(const std::function<void()>& work);
   /// The same; all get the text that it gives.

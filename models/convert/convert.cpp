@@ -143,9 +143,9 @@ std::function<torch::Tensor()> parameter_values(const ModelFolder& source,
   return [&source, name] { return source.parameter(name); };
 }
 
-std::vector<ParameterSource> parameter_sources(const ModelFolder& source,
-                                               const DecoderConfig& config,
-                                               LayerConverter& converter) {
+std::vector<ParameterSource> converted_parameters(const ModelFolder& source,
+                                                  const DecoderConfig& config,
+                                                  LayerConverter& converter) {
   std::vector<ParameterSource> parameters;
   const auto blocks = decoder_blocks(config);
   for (size_t block = 0; block < blocks.size(); ++block) {
@@ -308,8 +308,10 @@ double Conversion::flops() const {
   return static_cast<double>(text_->n_tokens()) * (looking + training);
 }
 
-ConversionReport Conversion::write(const fs::path& folder, World& world) const {
-  if (!text_ && !world.is_first()) return {};  // nothing to divide
+ConversionReport Conversion::write(const fs::path& folder, World& all) const {
+  if (!text_ && !all.is_first()) return {};
+  World alone;
+  auto& world = text_ ? all : alone;  // without text there is nothing to divide
   std::optional<CalibrationText> mine;
   if (text_) mine = share_of(*text_, world.rank(), world.size());
   const auto* text = mine ? &*mine : nullptr;
@@ -318,7 +320,7 @@ ConversionReport Conversion::write(const fs::path& folder, World& world) const {
   LayerConverter converter(source_, plan_, config, text, folder, world);
   if (world.is_first()) {
     write_model(folder, {&source_.family(), config, source_.dtype(), provenance(), source_.text()},
-                parameter_sources(source_, config, converter), kDefaultShardBytes);
+                converted_parameters(source_, config, converter), kDefaultShardBytes);
   } else {
     converter.layer(config.n_layer - 1);
   }

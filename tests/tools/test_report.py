@@ -210,6 +210,16 @@ def test_baselines_are_drawn_beside_the_validation_loss(drawn):
     )  # once a panel
 
 
+def test_a_training_loss_with_distillation_is_said_to_be_a_mixture(tmp_path):
+    for name, weight in (("plain", "0"), ("distilled", "0.5")):
+        config = write_run(tmp_path / name) / "config.ini"
+        config.write_text(f"[distill]\nweight = {weight}\n")
+    done = run("report.py", tmp_path / "plain", tmp_path / "distilled")
+    assert done.returncode == 0, done.stderr
+    text = (tmp_path / "plain/report.html").read_text()
+    assert "Of distilled it is mixed with the divergence from the original" in text
+
+
 def test_a_run_without_evaluation_says_how_to_make_one(tmp_path):
     folder = write_run(tmp_path / "pretrain")
     assert run("report.py", folder).returncode == 0

@@ -121,19 +121,33 @@ exit $status
 """
 
 
+def stand_ins(folder, **scripts):
+    """Programs for the front of PATH."""
+    folder.mkdir()
+    for name, script in scripts.items():
+        (folder / name).write_text(script)
+        (folder / name).chmod(0o755)
+    return f"{folder}:{os.environ['PATH']}"
+
+
 def test_the_slurm_script(workplace):
-    (workplace / "bin").mkdir()
-    (workplace / "bin/srun").write_text(SRUN)
-    (workplace / "bin/srun").chmod(0o755)
+    path = stand_ins(workplace / "bin", srun=SRUN)
     assert_done(pretrain(workplace, "original"))
     script = [ROOT / "configs/slurm/uptrain.sbatch", "run.ini", "slurm"]
     keys = ["--convert.from=original", "--convert.n_kv_head=2", "--train.device=cpu", "--uptrain.alpha=1"]
     # A batch script has the job's variables, which tell of no process of a run.
     out, _ = finished(started(["bash", *script, *keys], workplace, REGROUP=REGROUP, SLURM_JOB_ID="12",
-                              SLURM_PROCID="0", SLURM_NTASKS="2", PATH=f"{workplace}/bin:{os.environ['PATH']}",
-                              MASTER_PORT=str(free_port())))
+                              SLURM_PROCID="0", SLURM_NTASKS="2", PATH=path, MASTER_PORT=str(free_port())))
     assert out.splitlines()[0].startswith("model")
     assert len(losses(workplace / "slurm")) == 6
+
+
+@pytest.mark.parametrize("status, requeued", [(130, "requeue 12\n"), (1, ""), (0, "")])
+def test_the_slurm_script_requeues_a_job_whose_time_was_over(tmp_path, status, requeued):
+    path = stand_ins(tmp_path / "bin", srun=f"#!/bin/bash\nexit {status}\n", scontrol='#!/bin/bash\necho "$@"\n')
+    script = subprocess.run(["bash", ROOT / "configs/slurm/uptrain.sbatch", "run.ini", "run"], capture_output=True,
+                            text=True, check=False, env=os.environ | {"SLURM_JOB_ID": "12", "PATH": path})
+    assert (script.returncode, script.stdout) == (status, requeued)
 
 
 def test_the_kubernetes_job_starts_what_this_program_knows(workplace):

@@ -1,4 +1,4 @@
-#include "tools/failure.h"
+#include "framework/failure.h"
 
 #include <c10/util/Exception.h>
 
