@@ -12,8 +12,13 @@ namespace {
 
 constexpr std::chrono::seconds kJoining{300};  // where the command line does not say
 
-[[noreturn]] void end_by(const Verdict& verdict) {
-  if (verdict.is_to_be_told) print_failure(verdict.message, verdict.exit_code);
+void tell_once(Peers& peers, const Verdict& verdict) {
+  if (verdict.speaker != peers.launch().rank) return peers.await_told(verdict);
+  print_failure(verdict.message, verdict.exit_code);
+  peers.told();
+}
+
+[[noreturn]] void end(const Verdict& verdict) {
   // No destructors: what they wait for may never come.
   std::_Exit(static_cast<int>(verdict.exit_code));
 }
@@ -41,7 +46,10 @@ ExitCode run_among_peers(const Launch& launch,
   World world;  // outlives what fails: taking down its groups would wait for those who are gone
   try {
     if (problem) std::rethrow_exception(problem);
-    peers.guard(timeout, end_by);
+    peers.guard(timeout, [&](const Verdict& verdict) {
+      tell_once(peers, verdict);
+      end(verdict);
+    });
     together->request["program"] =
         c10::str("Regroup ", REGROUP_VERSION, ", LibTorch ", TORCH_VERSION);
     peers.require_alike("request", together->request);
@@ -49,8 +57,9 @@ ExitCode run_among_peers(const Launch& launch,
     return work(world);
   } catch (...) {
     const auto verdict = peers.settle(describe_failure(std::current_exception()));
+    tell_once(peers, verdict);
     peers.leave();
-    end_by(verdict);
+    end(verdict);
   }
 }
 

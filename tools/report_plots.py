@@ -299,7 +299,7 @@ def _cost_plot(name, title, rows, panels, x_label, caption, is_log):
                     color=colours[f"series-{1 + names.index(row.model['name']) % N_COLOURS}"],
                     markeredgewidth=0,
                 )
-                label = f"{row.model['name']}, {kv_heads(row.model)} K/V"
+                label = f"{row.label}, {kv_heads(row.model)} K/V"
                 points.append(
                     (
                         value(row.model),

@@ -66,7 +66,8 @@ std::string ranks_text(const std::vector<int>& ranks) {
 }
 
 std::string Board::Notice::to_text() const {
-  nlohmann::json json{{"renewals", renewals}, {"host", host}, {"process", process}, {"left", left}};
+  nlohmann::json json{
+      {"renewals", renewals}, {"host", host}, {"process", process}, {"told", told}, {"left", left}};
   if (failure) {
     json["failure"] = {{"message", failure->message},
                        {"exit_code", static_cast<int>(failure->exit_code)},
@@ -77,7 +78,8 @@ std::string Board::Notice::to_text() const {
 
 Board::Notice Board::Notice::from_text(const std::string& text) {
   const auto json = nlohmann::json::parse(text);
-  Notice notice{json.at("renewals"), json.at("host"), json.at("process"), {}, json.at("left")};
+  Notice notice{json.at("renewals"), json.at("host"), json.at("process"), {},
+                json.at("told"),     json.at("left")};
   if (json.contains("failure")) {
     const auto& failure = json.at("failure");
     notice.failure = {failure.at("message"),

@@ -39,6 +39,7 @@ class Board {
     std::string host;
     int64_t process = 0;
     std::optional<Failure> failure;
+    bool told = false;  // of the run's end, for all
     bool left = false;
 
     std::string to_text() const;

@@ -12,7 +12,8 @@ namespace {
 
 using Clock = Board::Clock;
 
-constexpr Board::milliseconds kSettling{4500};  // the longest that settle() looks around
+constexpr Board::milliseconds kSettling{4000};  // the longest that settle() looks around
+constexpr Board::milliseconds kTelling{900};    // the longest that a speaker is waited for
 constexpr size_t kMostOfMessage = 2500;
 
 /// c10d logs stack traces of connections that break, and NCCL's watchdog aborts the process;
@@ -70,7 +71,7 @@ Verdict verdict_on(const Board::View& view, const Failure& own, int rank) {
         c10::str("the processes lost touch, though all of them are alive: ", own.message,
                  ". A step may take longer than dist.timeout_s, or the network drops connections.");
   }
-  verdict.is_to_be_told = speaker(view) == rank;
+  verdict.speaker = speaker(view);
   return verdict;
 }
 
@@ -93,6 +94,18 @@ void Peers::guard(std::chrono::seconds patience, std::function<void(const Verdic
       std::this_thread::sleep_for(Board::kPoll);
     }
   });
+}
+
+void Peers::told() {
+  board_->change([](auto& notice) { notice.told = true; });
+}
+
+void Peers::await_told(const Verdict& verdict) const {
+  const auto until = Clock::now() + kTelling;
+  const auto has_told = [&] {
+    return board_->view().peers[static_cast<size_t>(verdict.speaker)].notice.told;
+  };
+  while (!has_told() && Clock::now() < until) std::this_thread::sleep_for(Board::kPoll);
 }
 
 void Peers::leave() {

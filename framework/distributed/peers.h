@@ -23,7 +23,7 @@ namespace regroup {
 struct Verdict {
   std::string message;
   ExitCode exit_code;
-  bool is_to_be_told = false;  // by this process: the lowest rank that is left
+  int speaker = 0;  // the lowest rank that is left: tells of it
 };
 
 class Peers {
@@ -62,6 +62,11 @@ class Peers {
   /// not noticed (it may hang in an engine that does not tell), settles in its place and calls end,
   /// which must not return.
   void guard(std::chrono::seconds patience, std::function<void(const Verdict&)> end);
+  /// The speaker calls it when it has told of the verdict.
+  void told();
+  /// The others: returns when the speaker has, or after a moment. A launcher ends all processes
+  /// when the first does.
+  void await_told(const Verdict& verdict) const;
   /// Says that this process is done. The one that serves the store waits a little for those that
   /// still need it.
   void leave();

@@ -38,16 +38,37 @@ auto guarded(const Call& call) {
 }  // namespace
 
 void Pending::wait() {
-  if (!work_) return;
-  const auto work = std::move(work_);
-  if (!guarded([&] { return work->wait(); })) throw PeerFailure("an exchange was aborted");
+  const auto works = std::exchange(works_, {});
+  for (const auto& work : works) {
+    if (!guarded([&] { return work->wait(); })) throw PeerFailure("an exchange was aborted");
+  }
   tensors_.clear();
 }
 
 Pending Ranks::gather(const Tensor& whole, const Tensor& part) {
   sent_bytes_ += bytes(part) * (size() - 1);
+  if (backend_->getBackendName() == "gloo") return gather_by_messages(whole, part);
   auto to = as_bytes(whole), from = as_bytes(part);
-  return guarded([&] { return Pending(backend_->_allgather_base(to, from), {to, from}); });
+  return guarded([&] { return Pending({backend_->_allgather_base(to, from)}, {to, from}); });
+}
+
+/// Gloo's own gathers into a copy of the whole; messages arrive where they belong.
+Pending Ranks::gather_by_messages(const Tensor& whole, const Tensor& part) {
+  constexpr int kMessages = 1 << 16;
+  message_ = (message_ + 1) % kMessages;
+  const auto parts = as_bytes(whole).chunk(size());
+  std::vector<Tensor> own{as_bytes(part)};
+  std::vector<c10::intrusive_ptr<c10d::Work>> works;
+  guarded([&] {
+    for (int away = 1; away < size(); ++away) {
+      const int to = (rank() + away) % size(), from = (rank() + size() - away) % size();
+      std::vector<Tensor> theirs{parts[static_cast<size_t>(from)]};
+      works.push_back(backend_->recv(theirs, from, message_));
+      works.push_back(backend_->send(own, to, message_));
+    }
+  });
+  parts[static_cast<size_t>(rank())].copy_(own.front());
+  return {std::move(works), {whole, part}};
 }
 
 Pending Ranks::exchange(const Tensor& received, const Tensor& sent) {
@@ -55,14 +76,14 @@ Pending Ranks::exchange(const Tensor& received, const Tensor& sent) {
   auto to = as_bytes(received), from = as_bytes(sent);
   return guarded([&] {
     std::vector<int64_t> even;
-    return Pending(backend_->alltoall_base(to, from, even, even), {to, from});
+    return Pending({backend_->alltoall_base(to, from, even, even)}, {to, from});
   });
 }
 
 Pending Ranks::sum(const Tensor& tensor) {
   sent_bytes_ += 2 * bytes(tensor) / size() * (size() - 1);
   std::vector<Tensor> tensors{tensor};
-  return guarded([&] { return Pending(backend_->allreduce(tensors), tensors); });
+  return guarded([&] { return Pending({backend_->allreduce(tensors)}, tensors); });
 }
 
 Pending Ranks::broadcast(const Tensor& tensor, int from) {
@@ -71,7 +92,7 @@ Pending Ranks::broadcast(const Tensor& tensor, int from) {
   return guarded([&] {
     c10d::BroadcastOptions options;
     options.rootRank = from;
-    return Pending(backend_->broadcast(tensors, options), tensors);
+    return Pending({backend_->broadcast(tensors, options)}, tensors);
   });
 }
 

@@ -14,16 +14,15 @@ namespace regroup {
 class Pending {
  public:
   Pending() = default;
-  Pending(c10::intrusive_ptr<c10d::Work> work, std::vector<torch::Tensor> tensors)
-      : work_(std::move(work)), tensors_(std::move(tensors)) {}
+  Pending(std::vector<c10::intrusive_ptr<c10d::Work>> works, std::vector<torch::Tensor> tensors)
+      : works_(std::move(works)), tensors_(std::move(tensors)) {}
 
-  bool is_started() const { return bool(work_); }
   /// Returns when it is done (on a GPU: when it is in the current stream's order). Throws
   /// PeerFailure where a process is gone or the time is over.
   void wait();
 
  private:
-  c10::intrusive_ptr<c10d::Work> work_;
+  std::vector<c10::intrusive_ptr<c10d::Work>> works_;
   std::vector<torch::Tensor> tensors_;
 };
 
@@ -48,8 +47,11 @@ class Ranks {
   int64_t sent_bytes() const { return sent_bytes_; }
 
  private:
+  Pending gather_by_messages(const torch::Tensor& whole, const torch::Tensor& part);
+
   c10::intrusive_ptr<c10d::Backend> backend_;
   int64_t sent_bytes_ = 0;
+  int message_ = 0;  // tells those of one gather from others
 };
 
 }  // namespace regroup

@@ -82,8 +82,10 @@ Tensor Sharing::whole(size_t block) {
 Tensor Sharing::gradient_buffer(size_t block) {
   auto& [part, gradient, unreduced] = blocks_[block];
   if (!shards_) return gradient;
-  if (!unreduced.defined())
+  if (!unreduced.defined()) {
+    finish_shard_sum();  // so that one block's unreduced gradient is there at a time
     unreduced = torch::zeros({shards_->size() * gradient.numel()}, gradient.options());
+  }
   return unreduced;
 }
 

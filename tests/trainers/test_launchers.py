@@ -90,6 +90,15 @@ def test_torchrun_restarts_a_run_that_loses_a_process(workplace, victim):
     assert losses(workplace / run) == losses(workplace / "undisturbed")
 
 
+def test_torchrun_does_not_swallow_what_went_wrong(workplace):
+    """It ends all processes when the first of them does, which must not be before the message is out."""
+    process = started([*TORCHRUN, "--nproc-per-node", 4, "--master-port", free_port(), "--", REGROUP,
+                       *words_of("pretrain", "wrong", train__threads=0)], workplace)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert err.count("regroup: error") == 1 and "train.threads" in err
+
+
 def test_two_nodes_of_torchrun_come_back_from_a_fault(workplace):
     """Each agent counts its restarts by itself: one that restarts since the other does counts none."""
     rendezvous = ["--nnodes", 2, "--nproc-per-node", 1, "--max-restarts", 3, "--rdzv-backend", "c10d", "--rdzv-id",
