@@ -16,13 +16,6 @@ bool is_debugging() {
   return wanted && std::strcmp(wanted, "1") == 0;
 }
 
-bool is_out_of_memory(const c10::Error& error) {
-  const std::string message = error.what_without_backtrace();
-  return dynamic_cast<const c10::OutOfMemoryError*>(&error) ||
-         message.find("can't allocate memory") != std::string::npos ||
-         message.find("not enough memory") != std::string::npos;
-}
-
 Failure out_of_memory(const std::string& message) {
   return {"out of memory: " + message +
           "\nTake a smaller batch (train.micro_batch), train.activation_checkpointing=full, "
@@ -41,6 +34,13 @@ Failure of_file(const std::filesystem::filesystem_error& error) {
 }
 
 }  // namespace
+
+bool is_out_of_memory(const c10::Error& error) {
+  const std::string message = error.what_without_backtrace();
+  return dynamic_cast<const c10::OutOfMemoryError*>(&error) ||
+         message.find("can't allocate memory") != std::string::npos ||
+         message.find("not enough memory") != std::string::npos;
+}
 
 Failure describe_failure(std::exception_ptr problem) {
   try {

@@ -2,6 +2,8 @@
 // was thrown.
 #pragma once
 
+#include <c10/util/Exception.h>
+
 #include <exception>
 #include <stdexcept>
 #include <string>
@@ -23,6 +25,9 @@ struct Failure {
   ExitCode exit_code = ExitCode::kFailed;
   bool is_of_peer = false;  // a PeerFailure: another process is to blame
 };
+
+/// Of this machine or a GPU.
+bool is_out_of_memory(const c10::Error& error);
 
 /// In the words of the block on stderr, with what to do where that is known.
 Failure describe_failure(std::exception_ptr problem);

@@ -27,8 +27,8 @@ namespace fs = std::filesystem;
 
 /// An open file that no name leads to any more.
 FileDescriptor nameless_file(const fs::path& folder, int64_t bytes) {
-  const auto name = folder / c10::str(".scratch.", ::getpid());
-  FileDescriptor descriptor(name, O_RDWR | O_CREAT | O_TRUNC);
+  std::string name = folder / ".scratch.XXXXXX";  // several processes may make one there
+  FileDescriptor descriptor(::mkostemp(name.data(), O_CLOEXEC));
   if (!descriptor.is_open()) fail(folder, bytes, errno);
   fs::remove(name);
   // Reserved now: a full disk found out on a write to mapped memory would end the process.

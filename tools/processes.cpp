@@ -12,13 +12,13 @@ namespace {
 
 constexpr std::chrono::seconds kJoining{300};  // where the command line does not say
 
-void tell_once(Peers& peers, const Verdict& verdict) {
-  if (verdict.speaker != peers.launch().rank) return peers.await_told(verdict);
-  print_failure(verdict.message, verdict.exit_code);
-  peers.told();
-}
-
-[[noreturn]] void end(const Verdict& verdict) {
+/// One process tells what happened.
+[[noreturn]] void end_by(const Verdict& verdict, Peers& peers) {
+  if (peers.is_to_tell(verdict)) {
+    print_failure(verdict.message, verdict.exit_code);
+    peers.told();
+  }
+  peers.leave();
   // No destructors: what they wait for may never come.
   std::_Exit(static_cast<int>(verdict.exit_code));
 }
@@ -46,20 +46,14 @@ ExitCode run_among_peers(const Launch& launch,
   World world;  // outlives what fails: taking down its groups would wait for those who are gone
   try {
     if (problem) std::rethrow_exception(problem);
-    peers.guard(timeout, [&](const Verdict& verdict) {
-      tell_once(peers, verdict);
-      end(verdict);
-    });
+    peers.guard(timeout, [&](const Verdict& verdict) { end_by(verdict, peers); });
     together->request["program"] =
         c10::str("Regroup ", REGROUP_VERSION, ", LibTorch ", TORCH_VERSION);
     peers.require_alike("request", together->request);
     world = World(peers, together->dist, together->device);
     return work(world);
   } catch (...) {
-    const auto verdict = peers.settle(describe_failure(std::current_exception()));
-    tell_once(peers, verdict);
-    peers.leave();
-    end(verdict);
+    end_by(peers.settle(describe_failure(std::current_exception())), peers);
   }
 }
 

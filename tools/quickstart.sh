@@ -36,7 +36,8 @@ fi
 uptrain() {  # RUN K/V-HEADS [MORE KEYS...]
   local run=$1 heads=$2
   shift 2
-  [[ -f $runs/$run/evaluation.json ]] && return
+  local evaluation=$runs/$run/evaluation.json
+  [[ -f $evaluation ]] && ! grep --quiet '"decode_tokens_per_s": null' "$evaluation" && return
   say "uptraining $run: $heads K/V heads"
   $regroup uptrain --run "$runs/$run" "${common[@]}" --convert.from="$runs/mha/final" --convert.n_kv_head="$heads" \
     --optim.warmup_steps=10 "$@"

@@ -205,22 +205,28 @@ void read_state(const std::vector<fs::path>& files, const Decoder& model, AdamW&
   for (const auto& tensor : wanted) tensor.require_complete(files.front().parent_path());
 }
 
+/// What every process's state file says of the run.
+TrainState read_progress(const fs::path& path, const RunIdentity& identity, AdamW& optimizer) {
+  const auto file = Hdf5File::open(path);
+  if (counter(file, "/", "format_version") != kFormatVersion) {
+    throw Error(file.where(), "is of another format version",
+                "Resume with the version of Regroup that wrote it.");
+  }
+  check_identity(path.parent_path(), read_identity(file), identity);
+  optimizer.set_steps(counter(file, "/", "optimizer_steps"));
+  return {counter(file, "/", "step"), counter(file, "/", "tokens"),
+          counter(file, "/", "skipped_steps"), counter(file, "/", "skipped_in_a_row")};
+}
+
 TrainState read_checkpoint(const fs::path& folder, const RunIdentity& identity, Decoder& model,
                            AdamW& optimizer, const World& world) {
   const torch::NoGradGuard no_grad;
   const auto files = state_files(folder, world.rank());
-  const auto first = Hdf5File::open(files.front());
-  if (counter(first, "/", "format_version") != kFormatVersion) {
-    throw Error(first.where(), "is of another format version",
-                "Resume with the version of Regroup that wrote it.");
-  }
-  check_identity(folder, read_identity(first), identity);
+  const auto state = read_progress(files.front(), identity, optimizer);
   check_checksums(folder, world);
   load_weights(ModelFolder::open(folder), model);
   read_state(files, model, optimizer);
-  optimizer.set_steps(counter(first, "/", "optimizer_steps"));
-  return {counter(first, "/", "step"), counter(first, "/", "tokens"),
-          counter(first, "/", "skipped_steps"), counter(first, "/", "skipped_in_a_row")};
+  return state;
 }
 
 }  // namespace

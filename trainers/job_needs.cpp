@@ -103,6 +103,9 @@ JobNeeds needs_of(const JobShape& shape, const Division& division) {
     needs.gathers = 2 * whole * width;
     // What is added up, and what travels: received, and sent where that is another dtype.
     needs.reductions = whole * (kFloat + wire * (is_rounded ? 2 : 1));
+    // From the head's backward to the end.
+    if (shape.model.tie_embeddings)
+      needs.reductions += division.shards * blocks.embedding_part() * kFloat;
   }
   if (division.replicas > 1)
     needs.reductions += blocks.largest_part() * wire * (is_rounded ? 2 : 1);

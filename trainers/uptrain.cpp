@@ -5,6 +5,7 @@
 #include "framework/atomic_write.h"
 #include "framework/console.h"
 #include "framework/error.h"
+#include "framework/failure.h"
 #include "framework/json.h"
 #include "models/convert/convert.h"
 #include "models/flops.h"
@@ -114,7 +115,7 @@ fs::path starting_folder(const TrainConfig& config, const std::optional<Conversi
     return writing.emplace(folder).path().string();
   });
   if (unfinished.empty()) return folder;
-  conversion->write(unfinished, world);
+  world.telling([&] { conversion->write(unfinished, world); });
   world.first_alone([&] { writing->commit_replacing(); });
   return folder;
 }
@@ -142,7 +143,8 @@ nlohmann::ordered_json evaluate_run(const TrainConfig& config, const RunFolder& 
   if (world.size() > 1) torch::set_num_threads(static_cast<int>(threads_alone(config)));
   try {
     measure_speeds(evaluation, request);
-  } catch (const c10::OutOfMemoryError&) {
+  } catch (const c10::Error& error) {
+    if (!is_out_of_memory(error)) throw;
     warn("decoding speed is not measured: a model does not fit on one device");
   }
   write_json_file(run.evaluation_file(), evaluation);

@@ -127,7 +127,7 @@ Board::View Board::view() const {
   const std::lock_guard lock(mutex_);
   const auto now = Clock::now();
   const bool store_answers = now - heard_ < kSilence;
-  View view{seen_, {}};
+  View view{seen_, {}, store_answers};
   for (int rank = 0; rank < launch_.size; ++rank) {
     const auto& [notice, changed] = seen_[static_cast<size_t>(rank)];
     if (rank == launch_.rank || notice.failure || notice.left) continue;
@@ -137,6 +137,23 @@ Board::View Board::view() const {
     if (is_silent) view.gone.push_back(rank);
   }
   return view;
+}
+
+Board::View Board::fresh_view() {
+  {
+    std::unique_lock lock(mutex_);
+    if (Clock::now() - heard_ > kRefresh) renew(lock);
+  }
+  return view();
+}
+
+/// Posts and reads now.
+void Board::renew(std::unique_lock<std::mutex>& lock) {
+  const int64_t wanted = own_.renewals + 1;
+  renew_now_ = true;
+  changed_.notify_all();
+  if (Clock::now() - heard_ > kSilence) return;
+  changed_.wait_for(lock, kPosting, [&] { return posted_ >= wanted; });
 }
 
 std::string Board::post_key(int rank, const std::string& name) const {
@@ -234,17 +251,21 @@ void Board::keep() {
   std::unique_lock lock(mutex_);
   while (true) {
     const bool last = stopping_;
-    ++own_.renewals;
+    const int64_t number = ++own_.renewals;
     renew_now_ = false;
     const auto text = own_.to_text();
     lock.unlock();
+    bool is_posted = false;
     try {
       notices_->set(keys_[static_cast<size_t>(launch_.rank)], bytes_of(text));
       read();
+      is_posted = true;
     } catch (const std::exception&) {
       std::this_thread::sleep_for(kPoll);  // view() notices how long nothing was heard
     }
     lock.lock();
+    if (is_posted) posted_ = number;
+    changed_.notify_all();
     if (last) return;
     changed_.wait_for(lock, kRenewal, [this] { return stopping_ || renew_now_; });
   }

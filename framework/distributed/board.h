@@ -30,6 +30,8 @@ class Board {
   using StorePointer = c10::intrusive_ptr<c10d::Store>;
 
   static constexpr milliseconds kPoll{50};
+  static constexpr milliseconds kRefresh{200};
+  static constexpr milliseconds kPosting{300};
   /// That the store is served for after this process is done.
   static constexpr milliseconds kFarewell{2000};
 
@@ -54,6 +56,7 @@ class Board {
   struct View {
     std::vector<Seen> peers;
     std::vector<int> gone;
+    bool store_answers;
     bool is_gone(int rank) const;
     /// True where some process failed or is gone.
     bool is_broken() const;
@@ -71,16 +74,16 @@ class Board {
   /// A part of the store of this start's own.
   StorePointer store(const std::string& part) const;
   View view() const;
+  /// The same of notices that are hardly older than kRefresh: for a moment of waiting.
+  View fresh_view();
 
-  /// Changes this process's notice; the others see it at once.
+  /// Changes this process's notice. Returns when it is posted, or after kPosting;
+  /// at once where the store has not answered for a while.
   template <typename Change>
   void change(const Change& change) {
-    {
-      const std::lock_guard lock(mutex_);
-      change(own_);
-      renew_now_ = true;
-    }
-    changed_.notify_all();
+    std::unique_lock lock(mutex_);
+    change(own_);
+    renew(lock);
   }
 
   /// Values beside the notices, each under a name of one process's. Throw PeerFailure where the
@@ -97,6 +100,7 @@ class Board {
   std::string text_at(const std::string& name) const;
   std::string key(const std::string& name) const { return "regroup/" + meeting_ + "/" + name; }
   std::string post_key(int rank, const std::string& name) const;
+  void renew(std::unique_lock<std::mutex>& lock);
   void read();
   void keep();
 
@@ -111,6 +115,7 @@ class Board {
   Notice own_;
   std::vector<Seen> seen_;
   Clock::time_point heard_;
+  int64_t posted_ = 0;  // renewals of the notice in the store
   bool renew_now_ = false, stopping_ = false;
   std::thread thread_;  // last, so that it starts when all else is there
 };

@@ -24,8 +24,7 @@ void silence_engine() {
   c10::initLogging();
 }
 
-/// The lowest rank that is left: the one that speaks.
-int speaker(const Board::View& view) {
+int lowest_left(const Board::View& view) {
   for (int rank = 0; rank < static_cast<int>(view.peers.size()); ++rank) {
     const auto& notice = view.peers[static_cast<size_t>(rank)].notice;
     const bool is_done = notice.left && !notice.failure;
@@ -34,11 +33,19 @@ int speaker(const Board::View& view) {
   return 0;
 }
 
+bool is_own(const std::optional<Failure>& failure) { return failure && !failure->is_of_peer; }
+
+/// All processes, of themselves: a request that none could carry out.
+bool all_failed(const Board::View& view) {
+  return std::all_of(view.peers.begin(), view.peers.end(),
+                     [](const Board::Seen& peer) { return is_own(peer.notice.failure); });
+}
+
 /// The lowest rank with a failure of its own: the one to show.
 std::optional<int> first_failed(const Board::View& view) {
   for (size_t rank = 0; rank < view.peers.size(); ++rank) {
     const auto& failure = view.peers[rank].notice.failure;
-    if (failure && !failure->is_of_peer) return static_cast<int>(rank);
+    if (is_own(failure)) return static_cast<int>(rank);
   }
   return std::nullopt;
 }
@@ -57,12 +64,13 @@ std::string gone_text(const Board::View& view, const std::string& symptom) {
 }
 
 /// What happened, by all notices and this process's own failure.
-Verdict verdict_on(const Board::View& view, const Failure& own, int rank) {
+Verdict verdict_on(const Board::View& view, const Failure& own) {
   Verdict verdict{own.message, own.exit_code};
-  if (const auto failed = first_failed(view)) {
+  const auto failed = first_failed(view);
+  if (failed) {
     const auto& failure = *view.peers[static_cast<size_t>(*failed)].notice.failure;
-    verdict.message = failure.message;
-    if (*failed != rank) verdict.message = c10::str("rank ", *failed, ": ", failure.message);
+    verdict.message =
+        all_failed(view) ? failure.message : c10::str("rank ", *failed, ": ", failure.message);
     verdict.exit_code = failure.exit_code;
   } else if (!view.gone.empty()) {
     verdict.message = gone_text(view, own.message);
@@ -71,7 +79,7 @@ Verdict verdict_on(const Board::View& view, const Failure& own, int rank) {
         c10::str("the processes lost touch, though all of them are alive: ", own.message,
                  ". A step may take longer than dist.timeout_s, or the network drops connections.");
   }
-  verdict.speaker = speaker(view);
+  verdict.speaker = lowest_left(view);
   return verdict;
 }
 
@@ -82,34 +90,42 @@ Peers::Peers(const Launch& launch, std::chrono::seconds timeout) : launch_(launc
   board_ = std::make_unique<Board>(launch_, timeout);
 }
 
-Peers::~Peers() { leave(); }
+Peers::~Peers() {
+  guard_ = {};
+  leave();
+}
 
 void Peers::guard(std::chrono::seconds patience, std::function<void(const Verdict&)> end) {
   guard_ = std::jthread([this, patience, end = std::move(end)](const std::stop_token& stop) {
     auto sound_at = Clock::now();
     while (!stop.stop_requested() && !is_settling_) {
       if (!board_->view().is_broken()) sound_at = Clock::now();
-      if (Clock::now() - sound_at > patience)
-        end(settle({"it does not come back", ExitCode::kFailed, /*is_of_peer=*/true}));
+      if (Clock::now() - sound_at > patience) {
+        if (is_settling_.exchange(true)) return;
+        end(look_around({"it does not come back", ExitCode::kFailed, /*is_of_peer=*/true}));
+      }
       std::this_thread::sleep_for(Board::kPoll);
     }
   });
+}
+
+bool Peers::is_to_tell(const Verdict& verdict) const {
+  const auto until = Clock::now() + kTelling;
+  const auto someone_told = [&] {
+    const auto view = board_->fresh_view();
+    return std::any_of(view.peers.begin(), view.peers.end(),
+                       [](const Board::Seen& peer) { return peer.notice.told; });
+  };
+  if (verdict.speaker == launch_.rank) return !someone_told();
+  while (!someone_told() && Clock::now() < until) std::this_thread::sleep_for(Board::kPoll);
+  return false;
 }
 
 void Peers::told() {
   board_->change([](auto& notice) { notice.told = true; });
 }
 
-void Peers::await_told(const Verdict& verdict) const {
-  const auto until = Clock::now() + kTelling;
-  const auto has_told = [&] {
-    return board_->view().peers[static_cast<size_t>(verdict.speaker)].notice.told;
-  };
-  while (!has_told() && Clock::now() < until) std::this_thread::sleep_for(Board::kPoll);
-}
-
 void Peers::leave() {
-  guard_ = {};
   board_->change([](auto& notice) { notice.left = true; });
   const auto until = Clock::now() + Board::kFarewell;
   const bool serves = launch_.is_first() && !launch_.agent_listens;
@@ -178,9 +194,13 @@ void Peers::tell(const Failure& failure) {
 
 Verdict Peers::settle(const Failure& failure) {
   while (is_settling_.exchange(true)) std::this_thread::sleep_for(kSettling);  // the guard ends it
+  return look_around(failure);
+}
+
+Verdict Peers::look_around(const Failure& failure) {
   tell(failure);
   const auto until = Clock::now() + kSettling;
-  auto view = board_->view();
+  auto view = board_->fresh_view();
   const auto is_settled = [&] {
     for (int rank = 0; rank < launch_.size; ++rank) {
       const auto& notice = view.peers[static_cast<size_t>(rank)].notice;
@@ -190,9 +210,13 @@ Verdict Peers::settle(const Failure& failure) {
   };
   while (!is_settled() && Clock::now() < until) {
     std::this_thread::sleep_for(Board::kPoll);
-    view = board_->view();
+    view = board_->fresh_view();
   }
-  return verdict_on(view, failure, launch_.rank);
+  auto verdict = verdict_on(view, failure);
+  // Others that wait in a collective do not know until this process ends.
+  const bool others_wait = view.store_answers && !is_settled();
+  if (others_wait && !failure.is_of_peer) verdict.speaker = launch_.rank;
+  return verdict;
 }
 
 }  // namespace regroup

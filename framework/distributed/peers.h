@@ -23,7 +23,7 @@ namespace regroup {
 struct Verdict {
   std::string message;
   ExitCode exit_code;
-  int speaker = 0;  // the lowest rank that is left: tells of it
+  int speaker = 0;  // tells of it: the lowest rank that is left, if it knows
 };
 
 class Peers {
@@ -62,17 +62,19 @@ class Peers {
   /// not noticed (it may hang in an engine that does not tell), settles in its place and calls end,
   /// which must not return.
   void guard(std::chrono::seconds patience, std::function<void(const Verdict&)> end);
-  /// The speaker calls it when it has told of the verdict.
+  /// True for the speaker, unless another has told already. The others wait for it to tell, a
+  /// moment at most: a launcher ends all processes when the first does.
+  bool is_to_tell(const Verdict& verdict) const;
+  /// The speaker calls it when it has told.
   void told();
-  /// The others: returns when the speaker has, or after a moment. A launcher ends all processes
-  /// when the first does.
-  void await_told(const Verdict& verdict) const;
   /// Says that this process is done. The one that serves the store waits a little for those that
   /// still need it.
   void leave();
 
  private:
   Launch launch_;
+  Verdict look_around(const Failure& failure);
+
   std::unique_ptr<Board> board_;
   std::atomic<bool> is_settling_ = false;
   std::jthread guard_;

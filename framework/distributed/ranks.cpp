@@ -47,7 +47,8 @@ void Pending::wait() {
 
 Pending Ranks::gather(const Tensor& whole, const Tensor& part) {
   sent_bytes_ += bytes(part) * (size() - 1);
-  if (backend_->getBackendName() == "gloo") return gather_by_messages(whole, part);
+  const bool is_gloo = backend_->getBackendName() == "gloo";
+  if (is_gloo && part.is_cpu()) return gather_by_messages(whole, part);
   auto to = as_bytes(whole), from = as_bytes(part);
   return guarded([&] { return Pending({backend_->_allgather_base(to, from)}, {to, from}); });
 }

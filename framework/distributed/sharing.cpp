@@ -83,7 +83,7 @@ Tensor Sharing::gradient_buffer(size_t block) {
   auto& [part, gradient, unreduced] = blocks_[block];
   if (!shards_) return gradient;
   if (!unreduced.defined()) {
-    finish_shard_sum();  // so that one block's unreduced gradient is there at a time
+    finish_shard_sum();  // so that its unreduced gradient is not there beside this one
     unreduced = torch::zeros({shards_->size() * gradient.numel()}, gradient.options());
   }
   return unreduced;

@@ -317,14 +317,19 @@ ConversionReport Conversion::write(const fs::path& folder, World& all) const {
   const auto* text = mine ? &*mine : nullptr;
   const auto config = plan_.kv_budget ? choose_heads(source_, plan_, text, folder, world)
                                       : converted_config(source_.config(), plan_.n_kv_head);
-  LayerConverter converter(source_, plan_, config, text, folder, world);
+  ModelDescription description{&source_.family(), config, source_.dtype(), {}, source_.text()};
+  world.first_alone([&] { description.provenance = provenance(); });  // hashes the whole source
+  std::optional<LayerConverter> converter(std::in_place, source_, plan_, config, text, folder,
+                                          world);
   if (world.is_first()) {
-    write_model(folder, {&source_.family(), config, source_.dtype(), provenance(), source_.text()},
-                converted_parameters(source_, config, converter), kDefaultShardBytes);
+    write_model(folder, description, converted_parameters(source_, config, *converter),
+                kDefaultShardBytes);
   } else {
-    converter.layer(config.n_layer - 1);
+    converter->layer(config.n_layer - 1);
   }
-  auto report = converter.finish();
+  auto report = converter->finish();
+  converter.reset();  // its working data may lie in the folder
+  world.sum({0});     // all have checked all of their text
   report.calibration_tokens = text_ ? text_->n_tokens() : 0;
   return report;
 }

@@ -5,8 +5,10 @@ import signal
 import time
 from pathlib import Path
 
+import h5py
 import pytest
 from many_processes import SHARD, Processes, run_processes
+from safetensors.numpy import load_file, save_file
 from tiny_runs import assert_done, checkpoints, losses, make_workplace, pretrain, words_of, write_tokens
 
 TIMEOUT_S = 5
@@ -76,8 +78,8 @@ def test_a_failure_of_one_process_is_told_by_the_first(workplace):
     assert_one_message(processes, 0, "rank 2: ", "tokens.h5")
 
 
-def test_a_process_that_is_out_of_memory_is_told_by_the_first(workplace):
-    """Rank 1 may not grow once it trains: the copy for its first checkpoint finds no room."""
+def test_a_process_that_is_out_of_memory_tells_so(workplace):
+    """Rank 1 may not grow once it trains: the copy for its first checkpoint finds no room. Rank 0 waits for it."""
     large = {**ENDLESS, "model__d_model": 256, "model__d_ff": 512, "checkpoint__every": 20}
     processes = Processes(workplace, 2, words_of("pretrain", "run", **large))
     processes.wait_for_step("run", 5)
@@ -85,7 +87,27 @@ def test_a_process_that_is_out_of_memory_is_told_by_the_first(workplace):
     held = int(Path(f"/proc/{victim}/statm").read_text().split()[0]) * resource.getpagesize()
     resource.prlimit(victim, resource.RLIMIT_AS, (held, held))
     assert processes.wait() == [1, 1]
-    assert_one_message(processes, 0, "rank 1: out of memory")
+    assert_one_message(processes, 1, "rank 1: out of memory")
+
+
+def test_a_process_whose_calibration_text_overflows_tells_so(workplace):
+    """One token overflows, and stands in the text of one process, of which the others wait to hear."""
+    assert_done(pretrain(workplace, "original", checkpoint__every=0))
+    weights = load_file(workplace / "original/final/model.safetensors")
+    weights["model.embed_tokens.weight"][63] = 1e38
+    save_file(weights, workplace / "original/final/model.safetensors", {"format": "pt"})
+    with h5py.File(workplace / "tokens.h5", "r+") as file:
+        tokens = file["train/tokens"][:]
+        tokens[tokens == 63] = 62
+        tokens[500] = 63
+        file["train/tokens"][:] = tokens
+    job = {"convert__from": "original/final", "convert__n_kv_head": 1, "convert__method": "pca", "convert__refit": "output",
+           "dist__timeout_s": TIMEOUT_S, "data__val": ""}
+    processes = Processes(workplace, 3, words_of("uptrain", "run", **job))
+    assert processes.wait() == [1, 1, 1]
+    (speaker,) = errors(processes, range(3))
+    assert_one_message(processes, speaker, f"rank {speaker}: ", "the activations of the original after layer 0 are not")
+    assert not (workplace / "run/converted").exists()
 
 
 @pytest.mark.parametrize("override, named", [("--train.seed=5", "train.seed is 0 on rank 0, 5 on rank 1"),

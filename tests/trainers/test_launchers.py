@@ -151,12 +151,29 @@ def test_the_slurm_script(workplace):
     assert len(losses(workplace / "slurm")) == 6
 
 
-@pytest.mark.parametrize("status, requeued", [(130, "requeue 12\n"), (1, ""), (0, "")])
-def test_the_slurm_script_requeues_a_job_whose_time_was_over(tmp_path, status, requeued):
-    path = stand_ins(tmp_path / "bin", srun=f"#!/bin/bash\nexit {status}\n", scontrol='#!/bin/bash\necho "$@"\n')
-    script = subprocess.run(["bash", ROOT / "configs/slurm/uptrain.sbatch", "run.ini", "run"], capture_output=True,
-                            text=True, check=False, env=os.environ | {"SLURM_JOB_ID": "12", "PATH": path})
-    assert (script.returncode, script.stdout) == (status, requeued)
+SLURM_STEP = """\
+#!/bin/bash
+# srun with a task that ends with 137 when it is told to stop, and else with the status that it is given.
+trap 'exit 137' TERM
+echo $$ >step
+for _ in {1..100}; do [[ -f status ]] && exit "$(<status)"; sleep 0.05; done
+"""
+
+
+@pytest.mark.parametrize("status, time_is_over, said", [("", True, "requeue 12\n"), ("1", False, ""), ("0", False, "")])
+def test_the_slurm_script_requeues_a_job_whose_time_is_over(tmp_path, status, time_is_over, said):
+    path = stand_ins(tmp_path / "bin", srun=SLURM_STEP, scontrol='#!/bin/bash\necho "$@"\n',
+                     scancel='#!/bin/bash\n[[ $* == "--signal=TERM 12" ]] && kill -TERM "$(<step)"\n')
+    script = started(["bash", ROOT / "configs/slurm/uptrain.sbatch", "run.ini", "run"], tmp_path, SLURM_JOB_ID="12",
+                     PATH=path)
+    while not (tmp_path / "step").exists() or not (tmp_path / "step").read_text():
+        time.sleep(0.02)
+    if time_is_over:
+        script.send_signal(signal.SIGUSR1)
+    else:
+        (tmp_path / "status").write_text(status)
+    out, err = script.communicate(timeout=30)
+    assert (script.returncode, out) == (137 if time_is_over else int(status), said), err
 
 
 def test_the_kubernetes_job_starts_what_this_program_knows(workplace):

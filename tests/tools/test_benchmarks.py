@@ -1,0 +1,38 @@
+"""The benchmarks beside others run to their end and write what they measured; speeds are no test's affair."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+TOOLS = Path(__file__).resolve().parents[2] / "tools"
+
+
+def measurements(script, folder, *words):
+    out = folder / "measured.json"
+    command = [sys.executable, TOOLS / script, "--binary", os.environ["REGROUP_BINARY"], "--size", "5m", "--rounds", 1,
+               "--seconds", 1, "--json", out, *words]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(out.read_text()), done.stdout
+
+
+def test_processes_beside_ddp_and_fsdp2(tmp_path):
+    results, text = measurements("bench_processes.py", tmp_path)
+    assert list(results) == ["regroup replicate", "DDP", "regroup shard", "FSDP2", "regroup one process"]
+    for rounds in results.values():
+        assert len(rounds) == 1 and rounds[0]["tokens_per_s"] > 0
+    memory = {name: rounds[0]["peak_rss_bytes"] for name, rounds in results.items()}
+    assert memory["regroup shard"] < memory["regroup replicate"] < memory["regroup one process"]
+    assert len(re.findall(r"x\d+\.\d\d tokens/s, x\d+\.\d\d memory", text)) == 3
+
+
+def test_decoding_beside_generate(tmp_path):
+    results, text = measurements("bench_peers.py", tmp_path, "--only", "decode")
+    assert list(results) == ["decode 1", "decode 16"]
+    for contestants in results.values():
+        assert list(contestants) == ["regroup", "transformers generate"]
+        assert all(rounds[0]["decode_tokens_per_s"] > 0 for rounds in contestants.values())
+    assert len(re.findall(r"tokens/s  x", text)) == 4
