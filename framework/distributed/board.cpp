@@ -88,6 +88,7 @@ Board::Notice Board::Notice::from_text(const std::string& text) {
   }
   return notice;
 }
+
 bool Board::View::is_gone(int rank) const {
   return std::find(gone.begin(), gone.end(), rank) != gone.end();
 }

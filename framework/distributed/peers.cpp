@@ -33,12 +33,19 @@ int lowest_left(const Board::View& view) {
   return 0;
 }
 
+/// Whether is_so(rank, its notice) holds for every process.
+template <typename IsSo>
+bool all_ranks(const Board::View& view, const IsSo& is_so) {
+  int rank = 0;
+  return std::all_of(view.peers.begin(), view.peers.end(),
+                     [&](const Board::Seen& peer) { return is_so(rank++, peer.notice); });
+}
+
 bool is_own(const std::optional<Failure>& failure) { return failure && !failure->is_of_peer; }
 
 /// All processes, of themselves: a request that none could carry out.
 bool all_failed(const Board::View& view) {
-  return std::all_of(view.peers.begin(), view.peers.end(),
-                     [](const Board::Seen& peer) { return is_own(peer.notice.failure); });
+  return all_ranks(view, [](int, const auto& notice) { return is_own(notice.failure); });
 }
 
 /// The lowest rank with a failure of its own: the one to show.
@@ -131,13 +138,10 @@ void Peers::leave() {
   const bool serves = launch_.is_first() && !launch_.agent_listens;
   while (serves && Clock::now() < until) {
     const auto view = board_->view();
-    const auto is_done = [&](int rank) {
-      return rank == launch_.rank || view.is_gone(rank) ||
-             view.peers[static_cast<size_t>(rank)].notice.left;
+    const auto is_done = [&](int rank, const auto& notice) {
+      return rank == launch_.rank || view.is_gone(rank) || notice.left;
     };
-    bool all_done = true;
-    for (int rank = 0; rank < launch_.size; ++rank) all_done = all_done && is_done(rank);
-    if (all_done) break;
+    if (all_ranks(view, is_done)) break;
     std::this_thread::sleep_for(Board::kPoll);
   }
 }
@@ -202,11 +206,9 @@ Verdict Peers::look_around(const Failure& failure) {
   const auto until = Clock::now() + kSettling;
   auto view = board_->fresh_view();
   const auto is_settled = [&] {
-    for (int rank = 0; rank < launch_.size; ++rank) {
-      const auto& notice = view.peers[static_cast<size_t>(rank)].notice;
-      if (!notice.failure && !notice.left && !view.is_gone(rank)) return false;
-    }
-    return true;
+    return all_ranks(view, [&](int rank, const auto& notice) {
+      return notice.failure || notice.left || view.is_gone(rank);
+    });
   };
   while (!is_settled() && Clock::now() < until) {
     std::this_thread::sleep_for(Board::kPoll);
