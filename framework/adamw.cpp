@@ -7,7 +7,7 @@
 namespace regroup {
 namespace {
 
-/// A run of neighbouring elements of a block's part with the same weight decay.
+/// A run of neighbouring elements of a block's own values with the same weight decay.
 struct Segment {
   int64_t begin, end;
   bool weight_decay;
@@ -15,12 +15,12 @@ struct Segment {
 
 std::vector<Segment> segments(const FlatParameters& block) {
   std::vector<Segment> result;
-  const auto held = block.range();
+  const auto own = block.own();
   for (size_t i = 0; i < block.parameters().size(); ++i) {
     const bool decay = block.parameters()[i].weight_decay;
     const int64_t next = i + 1 < block.parameters().size() ? block.offset(i + 1) : block.numel();
-    const int64_t begin = std::max(block.offset(i), held.begin) - held.begin;
-    const int64_t end = std::min(next, held.end) - held.begin;
+    const int64_t begin = std::max(block.offset(i), own.begin) - own.begin;
+    const int64_t end = std::min(next, own.end) - own.begin;
     if (begin >= end) continue;
     if (result.empty() || result.back().weight_decay != decay) {
       result.push_back({begin, end, decay});
@@ -36,18 +36,19 @@ std::vector<Segment> segments(const FlatParameters& block) {
 AdamW::AdamW(std::vector<FlatParameters>& blocks, const AdamWOptions& options)
     : blocks_(blocks), options_(options) {
   for (const auto& block : blocks) {
-    const auto part = block.part();
-    const auto wide = part.options().dtype(torch::kFloat32);
-    state_.push_back(
-        {part.to(torch::kFloat32), torch::zeros_like(part, wide), torch::zeros_like(part, wide)});
+    const auto values = block.own_values();
+    const auto wide = values.options().dtype(torch::kFloat32);
+    state_.push_back({values.to(torch::kFloat32), torch::zeros_like(values, wide),
+                      torch::zeros_like(values, wide)});
   }
 }
 
 void AdamW::step(double lr, double gradient_scale) {
   ++steps_;
   for (size_t i = 0; i < blocks_.size(); ++i) {
-    const auto& block = blocks_[i];
-    const bool copied = block.part().scalar_type() != torch::kFloat32;
+    auto& block = blocks_[i];
+    const auto values = block.own_values();
+    const auto copy = block.dtype() == torch::kFloat32 ? torch::Tensor() : values;
     for (const auto& segment : segments(block)) {
       const auto part = [&](const torch::Tensor& tensor) {
         return tensor.narrow(0, segment.begin, segment.end - segment.begin);
@@ -55,9 +56,10 @@ void AdamW::step(double lr, double gradient_scale) {
       const double decay = segment.weight_decay ? options_.weight_decay : 0;
       kernels::adamw_(
           part(state_[i].master), part(block.gradient()), part(state_[i].first_moment),
-          part(state_[i].second_moment), copied ? part(block.part()) : torch::Tensor(),
+          part(state_[i].second_moment), copy.defined() ? part(copy) : copy,
           {lr, options_.beta1, options_.beta2, options_.eps, decay, gradient_scale, steps_});
     }
+    block.publish();
   }
 }
 

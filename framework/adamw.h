@@ -15,8 +15,8 @@ struct AdamWOptions {
   double beta1 = 0.9, beta2 = 0.95, eps = 1e-8, weight_decay = 0.1;
 };
 
-/// The optimizer's state of what this process holds of one block, all [range().size()] float32.
-/// master is the block's own part where that is float32 already.
+/// The optimizer's state of what this process updates of one block, all [own().size()] float32.
+/// master is the block's own values where they are float32 already.
 struct AdamWState {
   torch::Tensor master, first_moment, second_moment;
 };
@@ -27,7 +27,8 @@ class AdamW {
   AdamW(std::vector<FlatParameters>& blocks, const AdamWOptions& options);
 
   /// One update from the blocks' gradients times gradient_scale. Loshchilov and Hutter 2019,
-  /// algorithm 2; norm gains do not decay.
+  /// algorithm 2; norm gains do not decay. The updated values are published: where processes share
+  /// the blocks all call it alike, when their gradients are summed.
   void step(double lr, double gradient_scale);
 
   /// Updates so far, for the bias corrections.
@@ -44,7 +45,7 @@ class AdamW {
   int64_t steps_ = 0;
 };
 
-/// Sum of the squares of all blocks' gradients, as far as this process holds them.
+/// Sum of the squares of all blocks' gradients, as far as this process updates their values.
 double gradient_square(const std::vector<FlatParameters>& blocks);
 
 }  // namespace regroup

@@ -39,6 +39,11 @@ struct FlatParameters::Storage {
   int uses = 0;                      // gathers of this pass whose gradients are yet to come
 
   Tensor gradient_buffer() const { return sharing ? sharing->gradient_buffer(block) : gradient; }
+  /// This process's part, with all that was published of it.
+  const Tensor& settled() const {
+    if (sharing) sharing->settle(block);
+    return values;
+  }
 };
 
 /// Gives views of the whole block; backward adds their gradients to its buffer.
@@ -102,7 +107,7 @@ FlatParameters::FlatParameters(const std::vector<ParameterSpec>& parameters,
   storage_->values =
       torch::empty({shared ? shared->part_size(numel_) : numel_}, options.requires_grad(false));
   if (!shared) return;
-  storage_->values.narrow(0, range().size(), storage_->values.numel() - range().size()).zero_();
+  storage_->values.narrow(0, held().size(), storage_->values.numel() - held().size()).zero_();
   storage_->block = shared->add(storage_->values);
 }
 
@@ -118,16 +123,26 @@ Tensor FlatParameters::whole() const {
   return storage_->sharing ? storage_->sharing->whole(storage_->block) : storage_->values;
 }
 
-Range FlatParameters::range() const {
-  return storage_->sharing ? storage_->sharing->part(numel_) : Range{0, numel_};
+torch::ScalarType FlatParameters::dtype() const { return storage_->values.scalar_type(); }
+
+Range FlatParameters::held() const {
+  return storage_->sharing ? storage_->sharing->held(numel_) : Range{0, numel_};
 }
 
-std::pair<int, int> FlatParameters::replica() const {
-  const auto& sharing = storage_->sharing;
-  return sharing ? std::pair(sharing->replica(), sharing->n_replicas()) : std::pair(0, 1);
+Range FlatParameters::own() const {
+  return storage_->sharing ? storage_->sharing->own(numel_) : Range{0, numel_};
 }
 
-Tensor FlatParameters::part() const { return storage_->values.narrow(0, 0, range().size()); }
+Tensor FlatParameters::of_own(const Tensor& part) const {
+  const auto stretch = own();
+  return part.narrow(0, stretch.begin - held().begin, stretch.size());
+}
+
+Tensor FlatParameters::own_values() const { return of_own(storage_->settled()); }
+
+void FlatParameters::publish() {
+  if (storage_->sharing) storage_->sharing->publish(storage_->block);
+}
 
 Tensor FlatParameters::flat() const { return whole().narrow(0, 0, numel_); }
 
@@ -136,18 +151,19 @@ void FlatParameters::assign(size_t index, const Tensor& values) {
   TORCH_CHECK(values.sizes() == shape, parameters_[index].name, " is ", torch::IntArrayRef(shape),
               ", was given ", values.sizes());
   const int64_t first = offsets_[index];
-  const auto held = range();
+  const auto held = this->held();
   const int64_t begin = std::max(first, held.begin);
   const int64_t end = std::min(first + values.numel(), held.end);
   if (begin >= end) return;
-  storage_->values.narrow(0, begin - held.begin, end - begin)
+  storage_->settled()
+      .narrow(0, begin - held.begin, end - begin)
       .copy_(values.reshape({-1}).narrow(0, begin - first, end - begin));
 }
 
 Tensor FlatParameters::parameter(size_t index) const {
   const auto& shape = parameters_.at(index).shape;
-  TORCH_CHECK(range().size() == numel_, parameters_[index].name, " is divided over processes");
-  return storage_->values.narrow(0, offsets_[index], numel_of(shape)).view(shape);
+  TORCH_CHECK(held().size() == numel_, parameters_[index].name, " is divided over processes");
+  return storage_->settled().narrow(0, offsets_[index], numel_of(shape)).view(shape);
 }
 
 void FlatParameters::enable_gradient() {
@@ -160,7 +176,7 @@ void FlatParameters::enable_gradient() {
 bool FlatParameters::has_gradient() const { return storage_->gradient.defined(); }
 
 Tensor FlatParameters::gradient() const {
-  return has_gradient() ? storage_->gradient.narrow(0, 0, range().size()) : Tensor();
+  return has_gradient() ? of_own(storage_->gradient) : Tensor();
 }
 
 void FlatParameters::zero_gradient() {

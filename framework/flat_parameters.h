@@ -49,12 +49,16 @@ class FlatParameters {
   int64_t offset(size_t index) const { return offsets_.at(index); }
   int64_t numel() const { return numel_; }
 
+  torch::ScalarType dtype() const;
   /// The elements that this process holds: all of them, but for a sharing with several shards.
-  Range range() const;
-  /// Which of how many processes this is that hold the same elements.
-  std::pair<int, int> replica() const;
-  /// Their values, without a graph: [range().size()].
-  torch::Tensor part() const;
+  Range held() const;
+  /// Those of them that this process is to update: all, but for replicas, which divide them.
+  Range own() const;
+  /// Their values, without a graph: [own().size()].
+  torch::Tensor own_values() const;
+  /// Own values were updated: others who hold them receive them before they use them next. All
+  /// processes call it alike.
+  void publish();
   /// Writes a parameter's values as far as this process holds them. values: of its shape.
   void assign(size_t index, const torch::Tensor& values);
   /// All values, without a graph: [numel]. With several shards all processes call it alike.
@@ -67,8 +71,8 @@ class FlatParameters {
   /// no graph.
   void enable_gradient();
   bool has_gradient() const;
-  /// [range().size()], float32 (float64 for float64): the sum of the gradients since
-  /// zero_gradient(). Undefined without a buffer.
+  /// [own().size()], float32 (float64 for float64): the sum of the gradients since zero_gradient(),
+  /// of all processes when the sharing is finished. Undefined without a buffer.
   torch::Tensor gradient() const;
   void zero_gradient();
 
@@ -76,6 +80,7 @@ class FlatParameters {
   struct Storage;
   struct Gather;
   torch::Tensor whole() const;
+  torch::Tensor of_own(const torch::Tensor& part) const;
 
   std::vector<ParameterSpec> parameters_;
   std::vector<int64_t> offsets_;

@@ -104,7 +104,7 @@ void Decoder::begin_pass(bool is_last) {
   if (sharing_) sharing_->begin_pass(is_last);
 }
 
-void Decoder::finish_gradients() {
+void Decoder::finish_exchanges() {
   if (sharing_) sharing_->finish();
 }
 

@@ -52,12 +52,13 @@ class Decoder {
   /// Makes gradient buffers; checkpoint_activations keeps only the blocks' inputs for backward.
   void enable_training(bool checkpoint_activations);
   /// A training step: zero_gradients, then begin_pass, loss and its backward for every micro-batch,
-  /// then finish_gradients. On one process the first is all that is needed.
+  /// then finish_exchanges. On one process the first is all that is needed.
   void zero_gradients();
   /// is_last: the gradients of the pass are the step's last.
   void begin_pass(bool is_last);
-  /// Returns when the gradients are summed over all processes.
-  void finish_gradients();
+  /// Returns when all that travels between processes has arrived: gradients are summed, and values
+  /// that others updated are here.
+  void finish_exchanges();
 
  private:
   torch::Tensor layer_forward(int64_t index, const torch::Tensor& x, int64_t batch,

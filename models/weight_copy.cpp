@@ -9,7 +9,7 @@ namespace {
 constexpr int64_t kBytesWorthAWriter = int64_t{256} << 20;
 
 int64_t bytes_of(const FlatParameters& block) {
-  return block.numel() * static_cast<int64_t>(block.part().element_size());
+  return block.numel() * static_cast<int64_t>(c10::elementSize(block.dtype()));
 }
 
 /// Which of n processes writes what begins at a byte: stretches of like size, in order.

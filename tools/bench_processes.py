@@ -9,6 +9,7 @@ Regroup in one process of two threads.
 """
 
 import argparse
+import functools
 import json
 import os
 import resource
@@ -20,22 +21,20 @@ import tempfile
 import time
 from pathlib import Path
 
-from bench_peers import SIZES, peer_model, processor
+from bench_support import SIZES, compare, last_json, parser_of, peer_model, processor, write_config
 from script_support import Problem, run_script, write_text
 
 PROCESSES = 2
+KV_HEADS = 8
 
 
 def parse_arguments(words):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--binary", type=Path, default=Path("build/release/regroup"))
-    parser.add_argument("--size", choices=SIZES, default="27m")
-    parser.add_argument("--dtype", choices=("fp32", "bf16"), default="fp32")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=int, default=20, help="of one measurement")
-    parser.add_argument("--json", type=Path, help="writes every measurement")
+    parser = parser_of(__doc__, size="27m", seconds=20)
+    parser.add_argument("--sequences", type=int, help="of a step, on both processes together; else the size's own")
     parser.add_argument("--peer", choices=("ddp", "fsdp"), help=argparse.SUPPRESS)
-    return parser.parse_args(words)
+    arguments = parser.parse_args(words)
+    arguments.sequences = arguments.sequences or SIZES[arguments.size]["batch"]
+    return arguments
 
 
 # The peers: one process each of a group.
@@ -62,13 +61,12 @@ def divided(torch, model, arguments):
 
 
 def run_peer(arguments):
-    arguments.threads, arguments.kv_heads = 1, 8
-    torch, model = peer_model(arguments)
+    torch, model = peer_model(arguments.size, KV_HEADS, threads=1)
     torch.distributed.init_process_group("gloo")
     model = divided(torch, model, arguments)
     shape = SIZES[arguments.size]
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=arguments.peer == "ddp")
-    batch = shape["batch"] // PROCESSES
+    batch = arguments.sequences // PROCESSES
     tokens = torch.randint(shape["vocab_size"], (batch, shape["seq_len"]))
 
     def step():
@@ -138,33 +136,32 @@ def peak_of_children(work):
 
 
 def our_result(arguments, processes, *more):
-    shape = SIZES[arguments.size]
-    keys = [f"{key} = {shape[key]}" for key in ("n_layer", "d_model", "n_head", "d_ff", "vocab_size")]
     with tempfile.TemporaryDirectory() as folder:
         result, config = Path(folder) / "bench.json", Path(folder) / "bench.ini"
-        config.write_text("[model]\n" + "\n".join([*keys, "max_seq_len = 2048"]) + "\n")
-        threads = PROCESSES // processes
+        write_config(config, arguments.size, KV_HEADS)
+        threads, seq_len = PROCESSES // processes, SIZES[arguments.size]["seq_len"]
         run_together([arguments.binary, "bench", "train", "--config", config, "--dtype", arguments.dtype, "--threads",
-                      threads, "--batch", shape["batch"] // processes, "--seq-len", shape["seq_len"], "--seconds",
+                      threads, "--batch", arguments.sequences // processes, "--seq-len", seq_len, "--seconds",
                       arguments.seconds, "--json", result, "--quiet", *more], processes, threads)
         return json.loads(result.read_text())
 
 
 def peer_result(arguments, peer):
     command = [sys.executable, __file__, "--peer", peer, "--size", arguments.size, "--dtype", arguments.dtype,
-               "--seconds", arguments.seconds]
-    return json.loads(run_together(command, PROCESSES, 1).strip().splitlines()[-1])
+               "--seconds", arguments.seconds, "--sequences", arguments.sequences]
+    return last_json(run_together(command, PROCESSES, 1))
 
 
 def contestants(arguments):
     shard = ["--dist.strategy=shard", "--train.activation_checkpointing=full"]
-    return {
+    runs = {
         "regroup replicate": lambda: our_result(arguments, PROCESSES),
         "DDP": lambda: peer_result(arguments, "ddp"),
         "regroup shard": lambda: our_result(arguments, PROCESSES, *shard),
         "FSDP2": lambda: peer_result(arguments, "fsdp"),
         "regroup one process": lambda: our_result(arguments, 1),
     }
+    return {name: functools.partial(peak_of_children, run) for name, run in runs.items()}
 
 
 BESIDE = {"DDP": "regroup replicate", "FSDP2": "regroup shard", "regroup one process": "regroup replicate"}
@@ -174,22 +171,9 @@ def main(words):
     arguments = parse_arguments(words)
     if arguments.peer:
         return run_peer(arguments)
-    print(f"{processor()}, {PROCESSES} processes of 1 thread, {arguments.size}, {arguments.dtype}")
-    results = {name: [] for name in contestants(arguments)}
-    for number in range(arguments.rounds):  # alternating, so that a slow minute of the machine hits all
-        for name, run in contestants(arguments).items():
-            print(f"round {number + 1} of {arguments.rounds}, {name}", file=sys.stderr)
-            results[name].append(peak_of_children(run))
-    medians = {name: {key: statistics.median(run[key] for run in runs) for key in ("tokens_per_s", "peak_rss_bytes")}
-               for name, runs in results.items()}
-    print(f"\nmedians of {arguments.rounds} rounds; ratio: Regroup / other")
-    for name, median in medians.items():
-        line = f"  {name:22}{median['tokens_per_s']:10.1f} tokens/s{median['peak_rss_bytes'] / 2**20:8.0f} MiB a process"
-        if name in BESIDE:
-            ours = medians[BESIDE[name]]
-            line += (f"   {BESIDE[name]}: x{ours['tokens_per_s'] / median['tokens_per_s']:.2f} tokens/s,"
-                     f" x{ours['peak_rss_bytes'] / median['peak_rss_bytes']:.2f} memory")
-        print(line, flush=True)
+    title = (f"{arguments.size}, {arguments.dtype}, {arguments.sequences} sequences a step;"
+             f" {PROCESSES} processes of 1 thread, {processor()}")
+    results = compare(title, contestants(arguments), arguments.rounds, beside=BESIDE)
     if arguments.json:
         write_text(arguments.json, json.dumps(results, indent=2) + "\n")
 

@@ -50,14 +50,6 @@ std::vector<StateTensor> state_tensors(bool has_masters) {
 
 bool has_masters(const Decoder& model) { return model.options().dtype() != torch::kFloat32; }
 
-/// Replicas hold the same: each writes one of as many stretches of what it holds.
-Range stretch_of(const FlatParameters& block) {
-  const auto held = block.range();
-  const auto [replica, n_replicas] = block.replica();
-  return {held.begin + held.size() * replica / n_replicas,
-          held.begin + held.size() * (replica + 1) / n_replicas};
-}
-
 void check_identity(const fs::path& file, const RunIdentity& saved, const RunIdentity& present) {
   Complaints complaints;
   for (const auto& [key, value] : present) {
@@ -193,7 +185,7 @@ void read_state(const std::vector<fs::path>& files, const Decoder& model, AdamW&
   std::vector<Wanted> wanted;
   for (size_t i = 0; i < model.blocks().size(); ++i) {
     for (const auto& [name, tensor] : state_tensors(has_masters(model)))
-      wanted.emplace_back(state_path(i, name), model.blocks()[i].range(),
+      wanted.emplace_back(state_path(i, name), model.blocks()[i].own(),
                           optimizer.state()[i].*tensor);
   }
   const auto is_complete = [](const Wanted& tensor) { return tensor.is_complete(); };
@@ -236,12 +228,12 @@ void Snapshot::reserve(const Decoder& model, AdamW& optimizer) {
   weights_.reserve(model);
   stretches_.resize(model.blocks().size());
   for (size_t i = 0; i < stretches_.size(); ++i) {
-    const auto range = stretch_of(model.blocks()[i]);
-    stretches_[i].begin = range.begin;
+    stretches_[i].begin = model.blocks()[i].own().begin;
     for (const auto& [name, tensor] : state_tensors(has_masters_)) {
       auto& copy = stretches_[i].values.*tensor;
-      const auto& held = optimizer.state()[i].*tensor;
-      if (!copy.defined()) copy = torch::zeros({range.size()}, held.options().device(torch::kCPU));
+      const auto& values = optimizer.state()[i].*tensor;
+      if (!copy.defined())
+        copy = torch::zeros(values.sizes(), values.options().device(torch::kCPU));
     }
   }
 }
@@ -253,13 +245,8 @@ void Snapshot::take(const TrainState& state, Decoder& model, AdamW& optimizer) {
   optimizer_steps_ = optimizer.steps();
   weights_.take(model);
   for (size_t i = 0; i < stretches_.size(); ++i) {
-    const auto& block = model.blocks()[i];
-    const auto range = stretch_of(block);
-    for (const auto& [name, tensor] : state_tensors(has_masters_)) {
-      const auto& held = optimizer.state()[i].*tensor;
-      (stretches_[i].values.*tensor)
-          .copy_(held.narrow(0, range.begin - block.range().begin, range.size()));
-    }
+    for (const auto& [name, tensor] : state_tensors(has_masters_))
+      (stretches_[i].values.*tensor).copy_(optimizer.state()[i].*tensor);
   }
 }
 

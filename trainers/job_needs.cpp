@@ -82,7 +82,7 @@ int64_t sent_a_step(const JobShape& shape, const Division& division, const Block
                            (shape.model.tie_embeddings ? blocks.embedding_part() : 0);
   const int64_t to_shards = (division.shards - 1) * (gathered * width + blocks.part() * wire);
   const int64_t to_replicas =
-      2 * (division.replicas - 1) * (blocks.part() / division.replicas) * wire;
+      (division.replicas - 1) * (blocks.part() / division.replicas) * (wire + width);
   return micro_batches * to_shards + to_replicas;
 }
 
@@ -98,7 +98,7 @@ JobNeeds needs_of(const JobShape& shape, const Division& division) {
   JobNeeds needs;
   needs.parameters = blocks.part() * width;
   needs.gradients = blocks.part() * kFloat;
-  needs.optimizer = blocks.part() * (kMoments + (has_masters ? kFloat : 0));
+  needs.optimizer = blocks.part() / division.replicas * (kMoments + (has_masters ? kFloat : 0));
   if (division.shards > 1) {
     needs.gathers = 2 * whole * width;
     // What is added up, and what travels: received, and sent where that is another dtype.
@@ -110,10 +110,9 @@ JobNeeds needs_of(const JobShape& shape, const Division& division) {
   if (division.replicas > 1)
     needs.reductions += blocks.largest_part() * wire * (is_rounded ? 2 : 1);
   needs.activations = activation_bytes(shape);
-  const int64_t state = at::ceil_div<int64_t>(blocks.part(), division.replicas) *
-                        (kMoments + (has_masters ? kFloat : 0));
   const int64_t weights = shape.model.n_parameters() * width;
-  needs.snapshot = state + at::ceil_div<int64_t>(weights, n_writers(weights, division.processes()));
+  needs.snapshot =
+      needs.optimizer + at::ceil_div<int64_t>(weights, n_writers(weights, division.processes()));
   needs.sent_a_step = sent_a_step(shape, division, blocks);
   return needs;
 }

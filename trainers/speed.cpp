@@ -27,9 +27,8 @@ void train_step(Decoder& model, AdamW& optimizer, const torch::Tensor& tokens, W
   const auto loss = model.loss(tokens, 1.0 / n_tokens);
   loss.backward();
   loss.item<double>();  // waits for the device
-  model.finish_gradients();
-  const int n_replicas = model.blocks().front().replica().second;
-  const double norm = std::sqrt(world.sum({gradient_square(model.blocks()) / n_replicas})[0]);
+  model.finish_exchanges();
+  const double norm = std::sqrt(world.sum({gradient_square(model.blocks())})[0]);
   optimizer.step(kLearningRate, 1.0 / std::max(1.0, norm));  // clipped at 1, as runs are
 }
 
@@ -85,6 +84,7 @@ TrainingSpeed measure_training(Decoder& model, int64_t batch, int64_t seq_len, d
     train_step(model, optimizer, tokens, world);
     times.push_back(steady_seconds() - step_began_at);
   }
+  model.finish_exchanges();  // the last step's weights
   const double step_s = median(times);
   const double tokens_per_s = static_cast<double>(world.size() * batch * seq_len) / step_s;
   const double flops_per_s = tokens_per_s * training_flops_per_token(model.config(), seq_len);

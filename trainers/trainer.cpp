@@ -156,10 +156,9 @@ class Trainer {
       loss.backward();
       loss_sum += loss.item<double>();
     }
-    model_.finish_gradients();
-    const auto [replica, n_replicas] = model_.blocks().front().replica();
-    const auto sums = world_.sum(
-        {loss_sum, gradient_square(model_.blocks()) / n_replicas, stop_requested() ? 1.0 : 0.0});
+    model_.finish_exchanges();
+    const auto sums =
+        world_.sum({loss_sum, gradient_square(model_.blocks()), stop_requested() ? 1.0 : 0.0});
     return update({sums[0], std::sqrt(sums[1]), schedule_.at(state_.step), true, sums[2] > 0});
   }
 

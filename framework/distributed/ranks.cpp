@@ -45,40 +45,47 @@ void Pending::wait() {
   tensors_.clear();
 }
 
-Pending Ranks::gather(const Tensor& whole, const Tensor& part) {
-  sent_bytes_ += bytes(part) * (size() - 1);
-  const bool is_gloo = backend_->getBackendName() == "gloo";
-  if (is_gloo && part.is_cpu()) return gather_by_messages(whole, part);
-  auto to = as_bytes(whole), from = as_bytes(part);
-  return guarded([&] { return Pending({backend_->_allgather_base(to, from)}, {to, from}); });
+bool Ranks::takes_messages(const Tensor& tensor) const {
+  return backend_->getBackendName() == "gloo" && tensor.is_cpu();
 }
 
-/// Gloo's own gathers into a copy of the whole; messages arrive where they belong.
-Pending Ranks::gather_by_messages(const Tensor& whole, const Tensor& part) {
-  constexpr int kMessages = 1 << 16;
-  message_ = (message_ + 1) % kMessages;
-  const auto parts = as_bytes(whole).chunk(size());
-  std::vector<Tensor> own{as_bytes(part)};
-  std::vector<c10::intrusive_ptr<c10d::Work>> works;
-  guarded([&] {
-    for (int away = 1; away < size(); ++away) {
-      const int to = (rank() + away) % size(), from = (rank() + size() - away) % size();
-      std::vector<Tensor> theirs{parts[static_cast<size_t>(from)]};
-      works.push_back(backend_->recv(theirs, from, message_));
-      works.push_back(backend_->send(own, to, message_));
-    }
-  });
-  parts[static_cast<size_t>(rank())].copy_(own.front());
-  return {std::move(works), {whole, part}};
+Pending Ranks::gather(const Tensor& whole, const Tensor& part) {
+  sent_bytes_ += bytes(part) * (size() - 1);
+  auto to = as_bytes(whole), from = as_bytes(part);
+  if (takes_messages(part)) {
+    const auto own = to.chunk(size())[static_cast<size_t>(rank())];
+    if (own.const_data_ptr() != from.const_data_ptr()) own.copy_(from);
+    return messages(to, std::vector<Tensor>(static_cast<size_t>(size()), from));
+  }
+  return guarded([&] { return Pending({backend_->_allgather_base(to, from)}, {to, from}); });
 }
 
 Pending Ranks::exchange(const Tensor& received, const Tensor& sent) {
   sent_bytes_ += bytes(sent) / size() * (size() - 1);
   auto to = as_bytes(received), from = as_bytes(sent);
+  if (takes_messages(sent)) return messages(to, from.chunk(size()));
   return guarded([&] {
     std::vector<int64_t> even;
     return Pending({backend_->alltoall_base(to, from, even, even)}, {to, from});
   });
+}
+
+Pending Ranks::messages(const Tensor& received, std::vector<Tensor> sent) {
+  constexpr int kMessages = 1 << 16;
+  message_ = (message_ + 1) % kMessages;
+  const auto parts = received.chunk(size());
+  std::vector<c10::intrusive_ptr<c10d::Work>> works;
+  guarded([&] {
+    for (int away = 1; away < size(); ++away) {
+      const int to = (rank() + away) % size(), from = (rank() + size() - away) % size();
+      std::vector<Tensor> theirs{parts[static_cast<size_t>(from)]};
+      std::vector<Tensor> ours{sent[static_cast<size_t>(to)]};
+      works.push_back(backend_->recv(theirs, from, message_));
+      works.push_back(backend_->send(ours, to, message_));
+    }
+  });
+  sent.push_back(received);
+  return {std::move(works), std::move(sent)};
 }
 
 Pending Ranks::sum(const Tensor& tensor) {

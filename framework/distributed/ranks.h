@@ -33,9 +33,11 @@ class Ranks {
   int rank() const { return backend_->getRank(); }
   int size() const { return backend_->getSize(); }
 
-  /// whole: [size * n] <- everyone's part [n], in the order of ranks.
+  /// whole: [size * n] <- everyone's part [n], in the order of ranks. The part may lie in the
+  /// whole, at its own place.
   Pending gather(const torch::Tensor& whole, const torch::Tensor& part);
-  /// received: [size * n] <- what every rank sends to this one; sent: [size * n], n for each.
+  /// received: [size * n] <- what the other ranks send to this one; sent: [size * n], n for each.
+  /// What is received at the own place is of no use.
   Pending exchange(const torch::Tensor& received, const torch::Tensor& sent);
   /// tensor <- its sum over all ranks.
   Pending sum(const torch::Tensor& tensor);
@@ -47,11 +49,14 @@ class Ranks {
   int64_t sent_bytes() const { return sent_bytes_; }
 
  private:
-  Pending gather_by_messages(const torch::Tensor& whole, const torch::Tensor& part);
+  bool takes_messages(const torch::Tensor& tensor) const;
+  /// sent: a tensor for each rank. Gloo's own collectives work on copies; messages arrive where
+  /// they belong.
+  Pending messages(const torch::Tensor& received, std::vector<torch::Tensor> sent);
 
   c10::intrusive_ptr<c10d::Backend> backend_;
   int64_t sent_bytes_ = 0;
-  int message_ = 0;  // tells those of one gather from others
+  int message_ = 0;  // tells those of one call from others
 };
 
 }  // namespace regroup

@@ -11,15 +11,20 @@ namespace {
 
 using torch::Tensor;
 
-/// sum += the rows of x, in order, in sum's precision or in `dtype` where that is narrower: [rows *
-/// n] onto [n].
-void add_rows(const Tensor& sum, const Tensor& x, torch::ScalarType dtype) {
-  const auto rows = x.view({-1, sum.numel()});
-  if (dtype == torch::kFloat32) {
-    for (const auto& row : rows.unbind()) kernels::accumulate_(sum, row);
-  } else {
-    sum.add_(rows.to(dtype).sum(0));
-  }
+/// That of a rank, where x holds as much for each of n.
+Tensor piece(const Tensor& x, const Ranks& ranks) {
+  return x.chunk(ranks.size())[static_cast<size_t>(ranks.rank())];
+}
+
+/// own += what the other ranks sent, in the order of ranks, in own's precision or in `dtype` where
+/// that is narrower.
+void add_others(const Tensor& own, const Tensor& received, const Ranks& ranks,
+                torch::ScalarType dtype) {
+  auto others = received.chunk(ranks.size());
+  others.erase(others.begin() + ranks.rank());
+  const auto sum = dtype == torch::kFloat32 ? own : own.to(dtype);
+  for (const auto& other : others) kernels::accumulate_(sum, other);
+  if (!sum.is_same(own)) own.copy_(sum);
 }
 
 }  // namespace
@@ -32,19 +37,36 @@ int64_t part_size(int64_t numel, int64_t shards, int64_t replicas) {
   return at::ceil_div<int64_t>(at::ceil_div<int64_t>(numel, shards), replicas) * replicas;
 }
 
-Range Sharing::part(int64_t numel) const {
+Range Sharing::held(int64_t numel) const {
   const int64_t size = part_size(numel);
   const int64_t begin = std::min(numel, size * (shards_ ? shards_->rank() : 0));
   return {begin, std::min(numel, begin + size)};
 }
 
+Range Sharing::own(int64_t numel) const {
+  const int64_t size = part_size(numel) / n_replicas();
+  const auto [first, end] = held(numel);
+  const int64_t begin = std::min(end, first + size * (replicas_ ? replicas_->rank() : 0));
+  return {begin, std::min(end, begin + size)};
+}
+
+Tensor Sharing::own_stretch(const Tensor& part) const {
+  return replicas_ ? piece(part, *replicas_) : part;
+}
+
 size_t Sharing::add(const Tensor& part) {
-  blocks_.push_back({part, {}, {}});
+  blocks_.push_back({part, {}, {}, {}});
   return blocks_.size() - 1;
 }
 
 void Sharing::set_gradient(size_t block, const Tensor& gradient) {
   blocks_[block].gradient = gradient;
+}
+
+void Sharing::publish(size_t block) {
+  if (!replicas_) return;
+  auto& of = blocks_[block];
+  of.publication = replicas_->gather(of.part, own_stretch(of.part));
 }
 
 void Sharing::begin_pass(bool sums_up) {
@@ -54,6 +76,7 @@ void Sharing::begin_pass(bool sums_up) {
 }
 
 Sharing::Prefetched Sharing::start_gather(size_t block) {
+  settle(block);
   const auto& part = blocks_[block].part;
   const auto whole = torch::empty({shards_->size() * part.numel()}, part.options());
   return {block, whole, shards_->gather(whole, part)};
@@ -65,7 +88,10 @@ void Sharing::drop_prefetched() {
 }
 
 Tensor Sharing::whole(size_t block) {
-  if (!shards_) return blocks_[block].part;
+  if (!shards_) {
+    settle(block);
+    return blocks_[block].part;
+  }
   if (prefetched_ && prefetched_->block != block) drop_prefetched();
   if (!prefetched_) prefetched_ = start_gather(block);
   prefetched_->gather.wait();
@@ -80,19 +106,19 @@ Tensor Sharing::whole(size_t block) {
 }
 
 Tensor Sharing::gradient_buffer(size_t block) {
-  auto& [part, gradient, unreduced] = blocks_[block];
-  if (!shards_) return gradient;
-  if (!unreduced.defined()) {
+  auto& of = blocks_[block];
+  if (!shards_) return of.gradient;
+  if (!of.unreduced.defined()) {
     finish_shard_sum();  // so that its unreduced gradient is not there beside this one
-    unreduced = torch::zeros({shards_->size() * gradient.numel()}, gradient.options());
+    of.unreduced = torch::zeros({shards_->size() * of.gradient.numel()}, of.gradient.options());
   }
-  return unreduced;
+  return of.unreduced;
 }
 
 Sharing::Reduction Sharing::start_exchange(Ranks& ranks, size_t block, const Tensor& sent) const {
   const auto travelling = sent.scalar_type() == torch::kFloat64 ? sent : sent.to(wire_);
   const auto received = torch::empty_like(travelling);
-  return {block, received, ranks.exchange(received, travelling)};
+  return {block, piece(sent, ranks), received, ranks.exchange(received, travelling)};
 }
 
 void Sharing::reduce(size_t block) {
@@ -103,12 +129,13 @@ void Sharing::reduce(size_t block) {
 
 void Sharing::finish_shard_sum() {
   if (!shard_sum_) return;
-  shard_sum_->exchange.wait();
-  const auto& gradient = blocks_[shard_sum_->block].gradient;
-  add_rows(gradient, shard_sum_->received, sums_);
-  const size_t block = shard_sum_->block;
+  auto& [block, own, received, exchange] = *shard_sum_;
+  exchange.wait();
+  add_others(own, received, *shards_, sums_);
+  kernels::accumulate_(blocks_[block].gradient, own);
+  const size_t summed = block;
   shard_sum_.reset();
-  if (sums_up_) start_replica_sum(block);
+  if (sums_up_) start_replica_sum(summed);
 }
 
 void Sharing::start_replica_sum(size_t block) {
@@ -120,28 +147,15 @@ void Sharing::start_replica_sum(size_t block) {
 void Sharing::finish_replica_sum() {
   if (!replica_sum_) return;
   replica_sum_->exchange.wait();
-  const auto& gradient = blocks_[replica_sum_->block].gradient;
-  const auto& received = replica_sum_->received;
-  const auto own = torch::zeros({gradient.numel() / replicas_->size()}, gradient.options());
-  add_rows(own, received, sums_);
-  finish_gathering();
-  const auto all = received.scalar_type() == gradient.scalar_type() ? gradient : received;
-  gathering_ = {all, gradient, replicas_->gather(all, own.to(all.scalar_type()))};
+  add_others(replica_sum_->own, replica_sum_->received, *replicas_, sums_);
   replica_sum_.reset();
-}
-
-void Sharing::finish_gathering() {
-  if (!gathering_) return;
-  gathering_->gather.wait();
-  if (!gathering_->all.is_same(gathering_->gradient)) gathering_->gradient.copy_(gathering_->all);
-  gathering_.reset();
 }
 
 void Sharing::finish() {
   finish_shard_sum();
   finish_replica_sum();
-  finish_gathering();
   drop_prefetched();
+  for (size_t block = 0; block < blocks_.size(); ++block) settle(block);
 }
 
 }  // namespace regroup

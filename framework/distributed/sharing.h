@@ -1,7 +1,8 @@
 // framework/distributed/sharing.h: how the blocks of a model are divided over processes. One mesh
-// of shards times replicas covers all strategies: a block's values, gradients and optimizer state
-// are divided over the shards (ZeRO-3, Rajbhandari et al. 2020), each part is held alike by the
-// replicas and its gradient summed over them. Layers and trainer see none of it.
+// of shards times replicas covers all strategies: a block's values and gradients are divided over
+// the shards (ZeRO-3, Rajbhandari et al. 2020), each part is held alike by the replicas, and of a
+// part each replica sums the gradient and updates the values of its own stretch (ZeRO-1), which it
+// then publishes. Layers and trainer see none of it.
 #pragma once
 
 #include <torch/types.h>
@@ -32,21 +33,26 @@ class Sharing {
   Sharing(std::shared_ptr<Ranks> shards, std::shared_ptr<Ranks> replicas, torch::ScalarType wire,
           torch::ScalarType sums);
 
-  bool is_divided() const { return shards_ != nullptr; }
-  int n_replicas() const { return replicas_ ? replicas_->size() : 1; }
-  int replica() const { return replicas_ ? replicas_->rank() : 0; }
-
   /// Elements of every process's part of a block, padding included.
   int64_t part_size(int64_t numel) const {
-    return regroup::part_size(numel, shards_ ? shards_->size() : 1, n_replicas());
+    return regroup::part_size(numel, n_shards(), n_replicas());
   }
   /// Those of this process's part that are the block's; the part begins at element `begin`.
-  Range part(int64_t numel) const;
+  Range held(int64_t numel) const;
+  /// Those of them that are of its own stretch.
+  Range own(int64_t numel) const;
 
   /// Takes up the next block by its part, [part_size]; gives its number.
   size_t add(const torch::Tensor& part);
-  /// gradient: [part_size], the sum that reduce() adds to.
+  /// gradient: [part_size], the sum that reduce() adds to. When all is summed, that of all
+  /// processes stands in the own stretch.
   void set_gradient(size_t block, const torch::Tensor& gradient);
+
+  /// This process has updated its own stretch of a block's part: the replicas exchange what each
+  /// has.
+  void publish(size_t block);
+  /// Returns when what replicas published of a block has arrived in its part.
+  void settle(size_t block) { blocks_[block].publication.wait(); }
 
   /// A forward pass begins, with its backward where there is one. sums_up: its gradients complete
   /// the step's, so replicas add theirs up.
@@ -59,18 +65,19 @@ class Sharing {
   torch::Tensor gradient_buffer(size_t block);
   /// The buffer is complete: what has to travel starts to.
   void reduce(size_t block);
-  /// Returns when all gradients are summed.
+  /// Returns when all that travels has arrived: gradients are summed, publications are here.
   void finish();
 
  private:
   struct Block {
     torch::Tensor part, gradient;
     torch::Tensor unreduced;  // with several shards, from the first gradient to its exchange
+    Pending publication;
   };
-  /// A sum over a group that is under way: exchange, then add, then (replicas) gather.
+  /// A sum over a group that is under way: exchange, then add.
   struct Reduction {
     size_t block;
-    torch::Tensor received;
+    torch::Tensor own, received;  // own: this process's share of what it sent, where others' go
     Pending exchange;
   };
   struct Prefetched {
@@ -78,19 +85,16 @@ class Sharing {
     torch::Tensor whole;
     Pending gather;
   };
-  /// The replicas' sums on their way to all of them.
-  struct Gathering {
-    torch::Tensor all, gradient;
-    Pending gather;
-  };
 
+  int n_shards() const { return shards_ ? shards_->size() : 1; }
+  int n_replicas() const { return replicas_ ? replicas_->size() : 1; }
+  torch::Tensor own_stretch(const torch::Tensor& part) const;
   Prefetched start_gather(size_t block);
   void drop_prefetched();
   Reduction start_exchange(Ranks& ranks, size_t block, const torch::Tensor& sent) const;
   void finish_shard_sum();
   void start_replica_sum(size_t block);
   void finish_replica_sum();
-  void finish_gathering();
 
   std::shared_ptr<Ranks> shards_, replicas_;
   torch::ScalarType wire_, sums_;
@@ -99,7 +103,6 @@ class Sharing {
   std::vector<size_t> order_, previous_order_;  // of gathers, in this pass and the one before
   std::optional<Prefetched> prefetched_;
   std::optional<Reduction> shard_sum_, replica_sum_;
-  std::optional<Gathering> gathering_;
 };
 
 }  // namespace regroup

@@ -17,7 +17,7 @@
 namespace regroup {
 
 /// How a model is divided: replicate: every process holds all of it; shard: a part each; hybrid: a
-/// part each within a node, nodes alike.
+/// part each within a node, nodes hold the same. The optimizer's state is divided over all.
 enum class Strategy { kReplicate, kShard, kHybrid };
 
 /// By the names of configs.

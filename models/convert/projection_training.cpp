@@ -76,7 +76,7 @@ Tensor rows_of_blocks(const Tensor& rows, const std::vector<QueryBlock>& blocks)
 void add_gradient(const FlatParameters& projections, const DecoderLayer& layer,
                   const RopeAngles& angles, const Tensor& x, const Tensor& targets,
                   const std::vector<QueryBlock>& queries) {
-  const auto normed = layer.normed(x).to(projections.part().scalar_type());
+  const auto normed = layer.normed(x).to(projections.dtype());
   const torch::AutoGradMode with_gradients(true);
   const auto weights = projections.gather();
   const auto qkv = regroup::linear(normed, weights[kQkv]).unsqueeze(0);

@@ -34,7 +34,9 @@ def plan(workplace, *words, **keys):
 @pytest.mark.parametrize("tied", ["false", "true"])
 @pytest.mark.parametrize("n", [2, 3])
 @pytest.mark.parametrize("strategy, keys", [("replicate", {}), ("shard", SHARD)])
-@pytest.mark.parametrize("dtypes", [{}, {"train__dtype": "bf16", "dist__wire_dtype": "bf16"}], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("dtypes", [{}, {"dist__wire_dtype": "bf16"},
+                                    {"train__dtype": "bf16", "dist__wire_dtype": "bf16"}],
+                         ids=["fp32", "mixed", "bf16"])
 def test_bytes_on_the_wire_exactly(workplace, strategy, keys, n, tied, dtypes):
     job = {"train__steps": 3, "train__batch_tokens": 80, "train__micro_batch": 1, "data__val": "",
            "checkpoint__every": 0, "model__tie_embeddings": tied, "model__n_kv_head": "4,1", **dtypes}
@@ -67,20 +69,36 @@ def test_peak_memory_within_a_tenth(workplace, n, strategy, keys):
     assert abs(foretold - measured) < 0.1 * measured, (foretold / GIB, measured / GIB)
 
 
-def test_llama_2_needs_what_is_known_of_it(workplace):
-    root = Path(__file__).resolve().parents[2]
-    result = assert_done(regroup("plan", "--config", root / "configs/llama2-7b.ini", "--gpus", 8, "--tokens", 2e12,
-                                 "--json", "plan.json", cwd=workplace))
+def llama_2(workplace, n_gpus):
+    config = Path(__file__).resolve().parents[2] / "configs/llama2-7b.ini"
+    result = assert_done(regroup("plan", "--config", config, "--gpus", n_gpus, "--tokens", 2e12, "--json", "plan.json",
+                                 cwd=workplace))
     found = json.loads((workplace / "plan.json").read_text())
+    return result.stdout, found, {row["strategy"]: row for row in found["strategies"]}
+
+
+def test_llama_2_needs_what_is_known_of_it(workplace):
+    text, found, rows = llama_2(workplace, 8)
     assert found["parameters"] == 6_738_415_616
-    rows = {row["strategy"]: row for row in found["strategies"]}
-    assert not rows["replicate"]["fits"]  # 18 bytes a parameter
-    assert rows["replicate"]["parameter_bytes"] / 2 == pytest.approx(found["parameters"], rel=1e-6)
-    assert rows["shard"]["fits"]
-    assert rows["shard"]["optimizer_bytes"] == pytest.approx(12 * found["parameters"] / 8, rel=1e-6)
-    assert "Take strategy = shard." in result.stdout
-    assert rows["shard"]["largest_micro_batch"] >= 1
+    for strategy, held in (("replicate", 1), ("shard", 8)):
+        row = rows[strategy]
+        assert row["fits"]
+        assert row["parameter_bytes"] == pytest.approx(2 * found["parameters"] / held, rel=1e-6)
+        assert row["gradient_bytes"] == pytest.approx(4 * found["parameters"] / held, rel=1e-6)
+        assert row["optimizer_bytes"] == pytest.approx(12 * found["parameters"] / 8, rel=1e-6)
+        assert row["largest_micro_batch"] >= 1
+    # Gradients in fp32 to those who update them, and weights back.
+    assert rows["replicate"]["sent_bytes_a_step"] == pytest.approx((4 + 2) * found["parameters"] * 7 / 8, rel=1e-6)
+    assert rows["shard"]["sent_bytes_a_step"] > rows["replicate"]["sent_bytes_a_step"]
+    assert "Take strategy = replicate." in text
     assert found["hours"] > 0
+
+
+def test_llama_2_does_not_fit_alone(workplace):
+    text, found, rows = llama_2(workplace, 1)  # 18 bytes a parameter
+    assert rows["replicate"]["device_bytes"] > 18 * found["parameters"]
+    assert not rows["replicate"]["fits"]
+    assert "None fits" in text
 
 
 def test_nodes_of_eight_may_be_hybrid(workplace):

@@ -22,7 +22,8 @@ def workplace(tmp_path_factory):
     return make_workplace(tmp_path_factory.mktemp("resume"))
 
 
-@pytest.fixture(scope="module", params=[("replicate", "fp32"), ("shard", "fp32"), ("shard", "bf16")],
+@pytest.fixture(scope="module", params=[("replicate", "fp32"), ("replicate", "bf16"), ("shard", "fp32"),
+                                        ("shard", "bf16")],
                 ids=lambda param: "-".join(param))
 def killed(request, workplace):
     """A run of two processes that was killed somewhere, and one that was not."""

@@ -92,7 +92,7 @@ def test_accumulation_talks_once_a_step(workplace):
         sent.append([line["sent_bytes"] for line in metrics(workplace / run) if "loss" in line])
     assert sent[0] == sent[1]
     n_bytes = sum(values.nbytes for values in load_file(workplace / "accumulate-8/final/model.safetensors").values())
-    assert sent[0][1] == n_bytes  # of each gradient, half is exchanged and half gathered
+    assert sent[0][1] == n_bytes  # half of each gradient is exchanged, half of the weights published
 
 
 @pytest.mark.parametrize("keys", [{}, SHARD], ids=["replicate", "shard"])
@@ -180,16 +180,19 @@ def test_calibration_is_that_of_one_process(workplace, what, n, keys):
         assert np.linalg.norm(found[name] - values) <= tolerance * np.linalg.norm(values), name
 
 
-def test_state_is_divided_among_the_processes(workplace):
+@pytest.mark.parametrize("keys", [{}, SHARD, HYBRID], ids=["replicate", "shard", "hybrid"])
+def test_state_is_divided_among_the_processes(workplace, keys):
     """Every number of the optimizer's state stands in one process's file, as a quarter of each block's."""
-    run_processes(workplace, 4, words_of("pretrain", "states", train__steps=2, **SHARD))
-    files = sorted((workplace / "states/checkpoints/latest").glob("training_state_*"))
+    run = "states-" + keys.get("dist__strategy", "replicate")
+    run_processes(workplace, 4, words_of("pretrain", run, train__steps=2, **keys),
+                  local_size=2 if keys == HYBRID else None)
+    files = sorted((workplace / run / "checkpoints/latest").glob("training_state_*"))
     assert len(files) == 4
     sizes = []
     for file in files:
         with h5py.File(file) as state:
             sizes.append([state[f"blocks/{block}/first_moment"].shape[0] for block in state["blocks"]])
     sizes = np.array(sizes)
-    weights = load_file(workplace / "states/final/model.safetensors")
+    weights = load_file(workplace / run / "final/model.safetensors")
     assert sizes.sum() == sum(values.size for values in weights.values())
     assert (sizes <= np.ceil(sizes.sum(0) / 4)).all()

@@ -1,0 +1,89 @@
+"""What the benchmarks beside peers share: the models, options, alternating rounds and their table."""
+
+import argparse
+import json
+import statistics
+import sys
+from pathlib import Path
+
+SIZES = {
+    "5m": dict(n_layer=4, d_model=256, n_head=8, d_ff=688, vocab_size=4096, seq_len=256, batch=16),
+    "27m": dict(n_layer=6, d_model=512, n_head=8, d_ff=1376, vocab_size=8192, seq_len=512, batch=8),
+}
+N_POSITIONS = 2048
+
+
+def parser_of(description, size, seconds):
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--binary", type=Path, default=Path("build/release/regroup"))
+    parser.add_argument("--size", choices=SIZES, default=size)
+    parser.add_argument("--dtype", choices=("fp32", "bf16"), default="fp32")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=int, default=seconds, help="of one training measurement")
+    parser.add_argument("--json", type=Path, help="writes every measurement")
+    return parser
+
+
+def peer_model(size, kv_heads, threads):
+    """torch, and transformers' Llama of this size with random weights."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    shape = SIZES[size]
+    config = LlamaConfig(
+        hidden_size=shape["d_model"],
+        intermediate_size=shape["d_ff"],
+        num_hidden_layers=shape["n_layer"],
+        num_attention_heads=shape["n_head"],
+        num_key_value_heads=kv_heads,
+        vocab_size=shape["vocab_size"],
+        max_position_embeddings=N_POSITIONS,
+    )
+    return torch, LlamaForCausalLM(config)
+
+
+def write_config(path, size, kv_heads):
+    """The same model for `regroup bench`."""
+    keys = [f"{key} = {SIZES[size][key]}" for key in ("n_layer", "d_model", "n_head", "d_ff", "vocab_size")]
+    keys += [f"n_kv_head = {kv_heads}", f"max_seq_len = {N_POSITIONS}"]
+    path.write_text("[model]\n" + "\n".join(keys) + "\n")
+
+
+def last_json(text):
+    """The JSON of a program's last line."""
+    return json.loads(text.strip().splitlines()[-1])
+
+
+def compare(title, contestants, rounds, key="tokens_per_s", beside=None):
+    """Runs the contestants in turn, so that a slow minute of the machine hits all, and prints medians and ratios.
+
+    contestants: name to a function that gives a measurement with `key` and `peak_rss_bytes`. beside: which of them a
+    contestant's ratio is of; unless told, the first is beside all others. Gives every measurement by name.
+    """
+    results = {name: [] for name in contestants}
+    for number in range(rounds):
+        for name, run in contestants.items():
+            print(f"{title}: round {number + 1} of {rounds}, {name}", file=sys.stderr)
+            results[name].append(run())
+    medians = {name: {field: statistics.median(run[field] for run in runs) for field in (key, "peak_rss_bytes")}
+               for name, runs in results.items()}
+    first, *others = contestants
+    beside = beside or {other: first for other in others}
+    print(f"\n{title} (medians of {rounds} rounds)")
+    for name, median in medians.items():
+        line = f"  {name:22}{median[key]:10.1f} tokens/s{median['peak_rss_bytes'] / 2**20:8.0f} MiB"
+        if name in beside:
+            ours = medians[beside[name]]
+            line += (f"   {beside[name]}: x{ours[key] / median[key]:.2f} tokens/s,"
+                     f" x{ours['peak_rss_bytes'] / median['peak_rss_bytes']:.2f} memory")
+        print(line, flush=True)
+    return results
+
+
+def processor():
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.split(":", 1)[1].strip()
+    return "unknown processor"
