@@ -51,8 +51,7 @@ def main(arguments):
     options = parse_arguments(arguments)
     config = read_config(options.config)
     out = Path(os.path.relpath(options.out))  # the same commands, however it is written
-    plans = {"conversion": conversion_plan(config, out), "uptraining": uptraining_plan(config, out)}
-    plans = {part: plan for part, plan in plans.items() if options.only in (None, part)}
+    plans = plans_of(config, options.only, out)
     models = models_of(config)
     if options.only == "uptraining":
         models = {config["uptrain"]["model"]: models[config["uptrain"]["model"]]}
@@ -65,6 +64,17 @@ def main(arguments):
     except KeyboardInterrupt as error:
         raise Problem("study", "interrupted", "Start it again to go on.", INTERRUPTED) from error
     report(gathered(originals, plans, config, runner), out)
+
+
+def plans_of(config, only, out):
+    """The points of each part that is asked for; a config without [uptrain] has one part."""
+    if "uptrain" in config:
+        plans = {"conversion": conversion_plan(config, out), "uptraining": uptraining_plan(config, out)}
+    elif only == "uptraining":
+        raise bad_request("--only=uptraining", "the config has no [uptrain]", "configs/study.ini shows what there is.")
+    else:
+        plans = {"conversion": conversion_plan(config, out)}
+    return {part: plan for part, plan in plans.items() if only in (None, part)}
 
 
 def parse_arguments(arguments):
@@ -93,8 +103,7 @@ def read_config(path):
     except (NoIni, UnicodeDecodeError) as error:
         why = " ".join(str(error).split())
         raise bad_request(path, f"is no INI file ({why})", "Mend it.") from error
-    needed = ("conversion", "uptrain")
-    mistakes = [f"[{section}] is missing" for section in needed if section not in config]
+    mistakes = [] if "conversion" in config else ["[conversion] is missing"]
     for section in config.sections():
         kind, keys = section.split(" ")[0], set(config[section])
         if kind not in REQUIRED or not re.fullmatch(r"model [\w.-]+|conversion|uptrain", section):

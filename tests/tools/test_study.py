@@ -167,6 +167,15 @@ def test_a_study_that_was_stopped_goes_on(tmp_path):
     assert len(table_rows(finished.stdout, "Conversion of tiny")) == 8
 
 
+def test_a_study_of_conversion_alone_needs_no_uptraining(tmp_path):
+    folder = make_workplace(tmp_path)
+    config = CONFIG[: CONFIG.index("[uptrain]")].replace("    pca calibration=none\n    pca refit=output\n", "")
+    (folder / "study.ini").write_text(config)
+    assert_refused(run_study(folder, "--only", "uptraining"), 2, "--only=uptraining", "no [uptrain]")
+    finished = assert_done(run_study(folder))
+    assert "Conversion of tiny" in finished.stdout and "Uptraining" not in finished.stdout
+
+
 def run_study_of(folder, *words):
     """Without the progress lines, which come before a refusal."""
     process = run_study(folder, *words)
@@ -189,7 +198,7 @@ def test_numbers_of_another_config_are_not_mixed_in(done):
 @pytest.mark.parametrize(
     "old, new, words",
     [
-        ("[uptrain]", "[uptraining]", ["[uptrain] is missing", "[uptraining] is no section"]),
+        ("[uptrain]", "[uptraining]", ["[uptraining] is no section"]),
         ("lr = 0.01", "learning = 1", ["[uptrain] learning is no key"]),
         ("path = runs/tiny/final\n", "", ["[model tiny] path is missing"]),
         ("tiny/final", "tiny", ["[model tiny] path is no RUN/final"]),
