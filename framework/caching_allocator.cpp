@@ -26,10 +26,9 @@ size_t size_class(size_t size) {
 /// Pages from the system, at a huge page's boundary.
 void* map(size_t size) {
   const size_t asked = size + kHugePage;
-  TORCH_CHECK_WITH(OutOfMemoryError, asked > size, "out of memory: ", size, " bytes are needed");
+  TORCH_CHECK_WITH(OutOfMemoryError, asked > size, size, " bytes more are needed");
   void* mapped = ::mmap(nullptr, asked, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  TORCH_CHECK_WITH(OutOfMemoryError, mapped != MAP_FAILED, "out of memory: ", size,
-                   " bytes more are needed");
+  TORCH_CHECK_WITH(OutOfMemoryError, mapped != MAP_FAILED, size, " bytes more are needed");
   const auto begin = reinterpret_cast<uintptr_t>(mapped);
   const auto aligned = rounded_up(begin, kHugePage);
   if (aligned > begin) ::munmap(mapped, aligned - begin);

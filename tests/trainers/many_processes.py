@@ -64,12 +64,16 @@ class Processes:
                 process.kill()
                 process.wait()
 
-    def wait_for_step(self, run, step, timeout=60):
+    def wait_for_step(self, run, step):
+        metrics = self.workplace / run / "metrics.jsonl"
+        self.wait_until(lambda: metrics.exists() and any(found >= step for found, _ in losses(self.workplace / run)))
+
+    def wait_for_file(self, name):
+        self.wait_until((self.workplace / name).exists)
+
+    def wait_until(self, is_so, timeout=60):
         until = time.monotonic() + timeout
-        while True:
-            metrics = self.workplace / run / "metrics.jsonl"
-            if metrics.exists() and any(found >= step for found, _ in losses(self.workplace / run)):
-                return
+        while not is_so():
             assert time.monotonic() < until, self.text(0)
             assert all(process.poll() is None for process in self.processes), self.text(0)
             time.sleep(0.02)

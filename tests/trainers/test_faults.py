@@ -79,15 +79,17 @@ def test_a_failure_of_one_process_is_told_by_the_first(workplace):
 
 
 def test_a_process_that_is_out_of_memory_tells_so(workplace):
-    """Rank 1 may not grow once it trains: the copy for its first checkpoint finds no room. Rank 0 waits for it."""
-    large = {**ENDLESS, "model__d_model": 256, "model__d_ff": 512, "checkpoint__every": 20}
+    """Rank 1 may hardly grow once the first step is about to begin, which takes a gigabyte. Rank 0 waits for it."""
+    large = {**ENDLESS, "model__n_layer": 24, "model__d_model": 256, "model__d_ff": 2048, "train__micro_batch": 256,
+             "train__batch_tokens": 512 * 8}
     processes = Processes(workplace, 2, words_of("pretrain", "run", **large))
-    processes.wait_for_step("run", 5)
+    processes.wait_for_file("run/config.ini")
     victim = processes.processes[1].pid
-    held = int(Path(f"/proc/{victim}/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.prlimit(victim, resource.RLIMIT_AS, (held, held))
+    allowed = int(Path(f"/proc/{victim}/statm").read_text().split()[0]) * resource.getpagesize() + (128 << 20)
+    resource.prlimit(victim, resource.RLIMIT_AS, (allowed, allowed))
     assert processes.wait() == [1, 1]
-    assert_one_message(processes, 1, "rank 1: out of memory")
+    (speaker,) = errors(processes, range(2))
+    assert_one_message(processes, speaker, "rank 1: out of memory", "train.micro_batch")
 
 
 def test_a_process_whose_calibration_text_overflows_tells_so(workplace):
