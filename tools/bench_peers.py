@@ -27,7 +27,7 @@ BATCHES = (1, 16)
 
 
 def parse_arguments(words):
-    parser = parser_of(__doc__, size="5m", seconds=20)
+    parser = parser_of(__doc__, size="5m")
     parser.add_argument("--kv-heads", type=int, default=8)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--only", choices=("train", "decode"), help="one of the two benchmarks")

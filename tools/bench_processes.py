@@ -29,11 +29,14 @@ KV_HEADS = 8
 
 
 def parse_arguments(words):
-    parser = parser_of(__doc__, size="27m", seconds=20)
+    parser = parser_of(__doc__, size="27m")
     parser.add_argument("--sequences", type=int, help="of a step, on both processes together; else the size's own")
     parser.add_argument("--peer", choices=("ddp", "fsdp"), help=argparse.SUPPRESS)
     arguments = parser.parse_args(words)
-    arguments.sequences = arguments.sequences or SIZES[arguments.size]["batch"]
+    if arguments.sequences is None:
+        arguments.sequences = SIZES[arguments.size]["batch"]
+    if arguments.sequences < 1 or arguments.sequences % PROCESSES:
+        parser.error(f"--sequences {arguments.sequences} does not go evenly into {PROCESSES} processes")
     return arguments
 
 

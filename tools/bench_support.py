@@ -13,13 +13,13 @@ SIZES = {
 N_POSITIONS = 2048
 
 
-def parser_of(description, size, seconds):
+def parser_of(description, size):
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--binary", type=Path, default=Path("build/release/regroup"))
     parser.add_argument("--size", choices=SIZES, default=size)
     parser.add_argument("--dtype", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=int, default=seconds, help="of one training measurement")
+    parser.add_argument("--seconds", type=int, default=20, help="of one training measurement")
     parser.add_argument("--json", type=Path, help="writes every measurement")
     return parser
 

@@ -66,8 +66,7 @@ std::string checksum_lines(const std::filesystem::path& folder,
 /// Writes checksums.json: all processes' lines, and whatever else is in the folder.
 void write_checksums(const std::filesystem::path& folder, const std::vector<std::string>& lines);
 
-/// Reads a checkpoint into the model and the optimizer, as far as this process holds and updates
-/// them. All
+/// Reads what this process holds of the model and updates with the optimizer from a checkpoint. All
 /// processes call it alike, and where one finds something wrong all throw: a request Error that
 /// lists what differs when the identity is another one; an Error when files are missing or damaged.
 TrainState load_checkpoint(const std::filesystem::path& folder, const RunIdentity& identity,
