@@ -7,9 +7,9 @@
 #include <string>
 #include <vector>
 
-#include "framework/flat_parameters.h"
 #include "framework/functions/cross_entropy.h"
 #include "framework/kernels/kernels.h"
+#include "framework/parameters/flat_parameters.h"
 #include "models/decoder_config.h"
 #include "models/layers/kv_cache.h"
 #include "models/layers/rope.h"

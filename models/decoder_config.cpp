@@ -7,7 +7,7 @@
 #include <numeric>
 #include <tuple>
 
-#include "framework/error.h"
+#include "framework/errors/error.h"
 
 namespace regroup {
 namespace {

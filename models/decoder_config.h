@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "framework/flat_parameters.h"
+#include "framework/parameters/flat_parameters.h"
 
 namespace regroup {
 

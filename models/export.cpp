@@ -5,9 +5,9 @@
 #include <fstream>
 #include <sstream>
 
-#include "framework/dtype.h"
-#include "framework/error.h"
-#include "framework/hdf5_file.h"
+#include "framework/errors/error.h"
+#include "framework/files/hdf5_file.h"
+#include "framework/tensors/dtype.h"
 
 namespace regroup {
 namespace {

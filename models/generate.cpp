@@ -3,8 +3,8 @@
 #include <torch/types.h>
 #include <torch/utils.h>
 
-#include "framework/matmul.h"
-#include "framework/random.h"
+#include "framework/kernels/matmul.h"
+#include "framework/tensors/random.h"
 
 namespace regroup {
 namespace {

@@ -5,10 +5,10 @@
 #include <map>
 #include <set>
 
-#include "framework/atomic_write.h"
-#include "framework/dtype.h"
-#include "framework/error.h"
-#include "framework/hash.h"
+#include "framework/errors/error.h"
+#include "framework/files/atomic_write.h"
+#include "framework/files/hash.h"
+#include "framework/tensors/dtype.h"
 #include "models/run_layout.h"
 
 namespace regroup {

@@ -11,8 +11,8 @@
 #include <string>
 #include <vector>
 
-#include "framework/safetensors.h"
-#include "framework/tensor_folder.h"
+#include "framework/files/safetensors.h"
+#include "framework/files/tensor_folder.h"
 #include "models/decoder.h"
 #include "models/decoder_config.h"
 #include "models/families/family.h"

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cstdio>
 
-#include "framework/error.h"
+#include "framework/errors/error.h"
 
 namespace regroup {
 namespace {

@@ -19,7 +19,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from bench_support import SIZES, compare, last_json, parser_of, peer_model, processor, write_config
+from benchmarks.support import SIZES, compare, last_json, parser_of, peer_model, processor, write_config
 from script_support import Problem, run_script, write_text
 
 PROMPT, NEW = 512, 64

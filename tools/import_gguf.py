@@ -21,12 +21,11 @@ import numpy as np
 import torch
 from gguf import MODEL_ARCH, GGUFReader, get_tensor_name_map
 from safetensors import SafetensorError
+from script_support import Problem, bad_request, require_space, run_script
 from tokenizers import pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
-
-from script_support import Problem, bad_request, require_space, run_script
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 REQUIRED = ("llama.context_length", "llama.attention.layer_norm_rms_epsilon")  # else a default

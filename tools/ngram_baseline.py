@@ -16,7 +16,6 @@ from pathlib import Path
 
 import h5py
 import numpy as np
-
 from script_support import Problem, bad_request, run_script, write_text
 
 CHUNK_TOKENS = 1 << 23

@@ -42,10 +42,17 @@ from pathlib import Path
 
 import h5py
 import numpy as np
-from tqdm import tqdm
-
-from choice_questions import draw_questions, write_questions
-from held_out_overlap import HeldOutIndex, shingles_of
+from data.choice_questions import draw_questions, write_questions
+from data.held_out_overlap import HeldOutIndex, shingles_of
+from data.text_sources import FOLDER_SUFFIXES, TextSources, find_files
+from data.text_tokenizer import (
+    END_OF_TEXT,
+    SMALLEST_BPE,
+    end_token,
+    load_tokenizer,
+    train_tokenizer,
+    vocab_size_of,
+)
 from script_support import (
     Problem,
     bad_request,
@@ -54,15 +61,7 @@ from script_support import (
     write_text,
     written_atomically,
 )
-from text_sources import FOLDER_SUFFIXES, TextSources, find_files
-from text_tokenizer import (
-    END_OF_TEXT,
-    SMALLEST_BPE,
-    end_token,
-    load_tokenizer,
-    train_tokenizer,
-    vocab_size_of,
-)
+from tqdm import tqdm
 
 FORMAT_VERSION = 1
 BATCH_CHARACTERS = 1 << 22  # text tokenized at once

@@ -6,12 +6,12 @@
 #include <string>
 #include <vector>
 
-#include "framework/error.h"
-#include "framework/failure.h"
-#include "framework/human.h"
-#include "framework/memory.h"
-#include "framework/nearest_name.h"
-#include "tools/verbs.h"
+#include "framework/errors/error.h"
+#include "framework/errors/failure.h"
+#include "framework/tensors/memory.h"
+#include "framework/text/human.h"
+#include "framework/text/nearest_name.h"
+#include "tools/verbs/verbs.h"
 
 namespace regroup {
 namespace {

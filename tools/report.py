@@ -5,9 +5,9 @@ import html
 import statistics
 from pathlib import Path
 
-from evaluation_table import html_table, kv_heads, markdown_table, rows_of
-from report_plots import PNG_COLOURS, plots_for
-from run_folder import load_runs, read_baselines
+from reporting.evaluation_table import html_table, kv_heads, markdown_table, rows_of
+from reporting.plots import PNG_COLOURS, plots_for
+from reporting.run_folder import load_runs, read_baselines
 from script_support import Problem, run_script, write_text, written_atomically
 
 DARK_COLOURS = {
@@ -159,7 +159,7 @@ def style_sheet():
     return (
         f":root {{ color-scheme: light dark; {_variables(PNG_COLOURS)} }}\n"
         f"@media (prefers-color-scheme: dark) {{ :root {{ {_variables(DARK_COLOURS)} }} }}\n"
-        + Path(__file__).with_suffix(".css").read_text(encoding="utf-8")
+        + Path(__file__).with_name("reporting").joinpath("report.css").read_text(encoding="utf-8")
     )
 
 

@@ -24,8 +24,8 @@ from script_support import (
     write_text,
     written_atomically,
 )
-from study_report import markdown, plots_for, shares_needed
-from study_runner import Point, Runner, run_command
+from studies.report import markdown, plots_for, shares_needed
+from studies.runner import Point, Runner, run_command
 
 PARTS = ("conversion", "uptraining")
 REQUIRED = {  # keys by kind of section

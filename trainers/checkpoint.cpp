@@ -8,10 +8,10 @@
 #include <nlohmann/json.hpp>
 #include <sstream>
 
-#include "framework/error.h"
-#include "framework/hash.h"
-#include "framework/hdf5_file.h"
-#include "framework/json.h"
+#include "framework/errors/error.h"
+#include "framework/files/hash.h"
+#include "framework/files/hdf5_file.h"
+#include "framework/files/json.h"
 #include "models/hf_checkpoint.h"
 
 namespace regroup {

@@ -9,8 +9,8 @@
 #include <string>
 #include <vector>
 
-#include "framework/adamw.h"
 #include "framework/distributed/world.h"
+#include "framework/parameters/adamw.h"
 #include "models/decoder.h"
 #include "models/weight_copy.h"
 

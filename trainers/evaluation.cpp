@@ -7,9 +7,9 @@
 #include <numbers>
 
 #include "framework/data/token_data.h"
-#include "framework/error.h"
-#include "framework/human.h"
-#include "framework/progress.h"
+#include "framework/errors/error.h"
+#include "framework/progress/progress.h"
+#include "framework/text/human.h"
 #include "models/hf_checkpoint.h"
 #include "trainers/scoring.h"
 #include "trainers/speed.h"

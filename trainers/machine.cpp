@@ -10,8 +10,8 @@
 #include <fstream>
 #include <utility>
 
-#include "framework/matmul.h"
-#include "framework/progress.h"
+#include "framework/kernels/matmul.h"
+#include "framework/progress/progress.h"
 
 namespace regroup {
 

@@ -1,7 +1,7 @@
 #include "trainers/output_folder.h"
 
-#include "framework/error.h"
-#include "framework/json.h"
+#include "framework/errors/error.h"
+#include "framework/files/json.h"
 #include "models/run_layout.h"
 
 namespace regroup {

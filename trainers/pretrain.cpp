@@ -1,6 +1,6 @@
 #include <torch/types.h>
 
-#include "framework/error.h"
+#include "framework/errors/error.h"
 #include "trainers/run_setup.h"
 #include "trainers/runs.h"
 

@@ -4,9 +4,9 @@
 
 #include <sstream>
 
-#include "framework/atomic_write.h"
-#include "framework/console.h"
-#include "framework/error.h"
+#include "framework/errors/error.h"
+#include "framework/files/atomic_write.h"
+#include "framework/progress/console.h"
 #include "trainers/checkpoint.h"
 #include "trainers/output_folder.h"
 

@@ -10,9 +10,9 @@
 #include <string>
 #include <vector>
 
-#include "framework/atomic_write.h"
 #include "framework/distributed/world.h"
-#include "framework/folder_lock.h"
+#include "framework/files/atomic_write.h"
+#include "framework/files/folder_lock.h"
 #include "models/run_layout.h"
 
 namespace regroup {

@@ -6,11 +6,11 @@
 
 #include <thread>
 
-#include "framework/console.h"
 #include "framework/data/batches.h"
-#include "framework/dtype.h"
-#include "framework/error.h"
-#include "framework/human.h"
+#include "framework/errors/error.h"
+#include "framework/progress/console.h"
+#include "framework/tensors/dtype.h"
+#include "framework/text/human.h"
 #include "models/weight_copy.h"
 
 namespace regroup {

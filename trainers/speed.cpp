@@ -6,9 +6,9 @@
 #include <cmath>
 #include <vector>
 
-#include "framework/adamw.h"
-#include "framework/progress.h"
-#include "framework/random.h"
+#include "framework/parameters/adamw.h"
+#include "framework/progress/progress.h"
+#include "framework/tensors/random.h"
 #include "models/flops.h"
 #include "models/generate.h"
 #include "trainers/machine.h"

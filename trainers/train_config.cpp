@@ -1,7 +1,7 @@
 #include "trainers/train_config.h"
 
 #include "framework/data/token_data.h"
-#include "framework/error.h"
+#include "framework/errors/error.h"
 #include "models/convert/methods.h"
 #include "models/families/family.h"
 

@@ -9,10 +9,10 @@
 #include <string>
 #include <vector>
 
-#include "framework/adamw.h"
-#include "framework/config.h"
 #include "framework/distributed/world.h"
-#include "framework/lr_schedule.h"
+#include "framework/parameters/adamw.h"
+#include "framework/parameters/lr_schedule.h"
+#include "framework/settings/config.h"
 #include "models/convert/convert.h"
 #include "models/decoder_config.h"
 

@@ -5,15 +5,15 @@
 
 #include <cmath>
 
-#include "framework/background_task.h"
-#include "framework/console.h"
 #include "framework/data/batches.h"
 #include "framework/data/prefetch.h"
-#include "framework/error.h"
-#include "framework/human.h"
-#include "framework/metrics_log.h"
-#include "framework/progress.h"
-#include "framework/signals.h"
+#include "framework/errors/error.h"
+#include "framework/process/background_task.h"
+#include "framework/process/signals.h"
+#include "framework/progress/console.h"
+#include "framework/progress/metrics_log.h"
+#include "framework/progress/progress.h"
+#include "framework/text/human.h"
 #include "models/flops.h"
 #include "trainers/machine.h"
 #include "trainers/scoring.h"

@@ -2,11 +2,11 @@
 
 #include <cmath>
 
-#include "framework/atomic_write.h"
-#include "framework/console.h"
-#include "framework/error.h"
-#include "framework/failure.h"
-#include "framework/json.h"
+#include "framework/errors/error.h"
+#include "framework/errors/failure.h"
+#include "framework/files/atomic_write.h"
+#include "framework/files/json.h"
+#include "framework/progress/console.h"
 #include "models/convert/convert.h"
 #include "models/flops.h"
 #include "models/run_layout.h"

@@ -3,8 +3,8 @@
 #include <ATen/ATen.h>
 #include <c10/util/StringUtil.h>
 
-#include "framework/error.h"
-#include "framework/random.h"
+#include "framework/errors/error.h"
+#include "framework/tensors/random.h"
 
 namespace regroup {
 

@@ -6,9 +6,9 @@
 #include <algorithm>
 #include <utility>
 
-#include "framework/dtype.h"
-#include "framework/error.h"
-#include "framework/hash.h"
+#include "framework/errors/error.h"
+#include "framework/files/hash.h"
+#include "framework/tensors/dtype.h"
 
 namespace regroup {
 namespace {

@@ -10,7 +10,7 @@
 #include <string>
 #include <vector>
 
-#include "framework/hdf5_file.h"
+#include "framework/files/hdf5_file.h"
 
 namespace regroup {
 

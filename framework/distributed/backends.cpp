@@ -11,8 +11,8 @@
 #include <torch/csrc/distributed/c10d/ProcessGroupNCCL.hpp>
 #endif
 
-#include "framework/error.h"
-#include "framework/file_descriptor.h"
+#include "framework/errors/error.h"
+#include "framework/files/file_descriptor.h"
 
 namespace regroup {
 namespace {

@@ -10,7 +10,7 @@
 #include <torch/csrc/distributed/c10d/Store.hpp>
 
 #include "framework/distributed/launch.h"
-#include "framework/settings.h"
+#include "framework/settings/settings.h"
 
 namespace regroup {
 

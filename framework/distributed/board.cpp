@@ -8,7 +8,7 @@
 #include <torch/csrc/distributed/c10d/PrefixStore.hpp>
 #include <torch/csrc/distributed/c10d/TCPStore.hpp>
 
-#include "framework/error.h"
+#include "framework/errors/error.h"
 
 namespace regroup {
 namespace {

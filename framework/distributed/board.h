@@ -13,7 +13,7 @@
 #include <vector>
 
 #include "framework/distributed/launch.h"
-#include "framework/failure.h"
+#include "framework/errors/failure.h"
 
 namespace regroup {
 

@@ -5,7 +5,7 @@
 #include <charconv>
 #include <cstdlib>
 
-#include "framework/error.h"
+#include "framework/errors/error.h"
 
 namespace regroup {
 namespace {

@@ -15,7 +15,7 @@
 
 #include "framework/distributed/board.h"
 #include "framework/distributed/launch.h"
-#include "framework/failure.h"
+#include "framework/errors/failure.h"
 
 namespace regroup {
 

@@ -3,7 +3,7 @@
 #include <torch/types.h>
 #include <torch/utils.h>
 
-#include "framework/failure.h"
+#include "framework/errors/failure.h"
 
 namespace regroup {
 namespace {

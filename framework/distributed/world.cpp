@@ -5,7 +5,7 @@
 
 #include <nlohmann/json.hpp>
 
-#include "framework/error.h"
+#include "framework/errors/error.h"
 
 namespace regroup {
 namespace {

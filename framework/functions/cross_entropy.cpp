@@ -7,8 +7,8 @@
 #include <algorithm>
 
 #include "framework/kernels/kernels.h"
+#include "framework/kernels/matmul.h"
 #include "framework/kernels/operands.h"
-#include "framework/matmul.h"
 
 namespace regroup {
 namespace {

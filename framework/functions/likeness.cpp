@@ -3,7 +3,7 @@
 #include <torch/types.h>
 #include <torch/utils.h>
 
-#include "framework/matmul.h"
+#include "framework/kernels/matmul.h"
 
 namespace regroup {
 namespace {

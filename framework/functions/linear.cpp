@@ -6,7 +6,7 @@
 #include <type_traits>
 
 #include "framework/kernels/kernels.h"
-#include "framework/matmul.h"
+#include "framework/kernels/matmul.h"
 
 namespace regroup {
 namespace {

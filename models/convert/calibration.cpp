@@ -3,10 +3,10 @@
 #include <torch/types.h>
 #include <torch/utils.h>
 
-#include "framework/error.h"
+#include "framework/errors/error.h"
+#include "framework/files/scratch_tensor.h"
 #include "framework/functions/embedding.h"
 #include "framework/functions/linear.h"
-#include "framework/scratch_tensor.h"
 #include "models/layers/blocked_attention.h"
 
 namespace regroup {

@@ -5,7 +5,7 @@
 #include <algorithm>
 
 #include "framework/data/batches.h"
-#include "framework/error.h"
+#include "framework/errors/error.h"
 
 namespace regroup {
 namespace {

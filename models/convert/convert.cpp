@@ -5,8 +5,8 @@
 #include <cmath>
 #include <numeric>
 
-#include "framework/error.h"
-#include "framework/progress.h"
+#include "framework/errors/error.h"
+#include "framework/progress/progress.h"
 #include "models/convert/method_check.h"
 #include "models/convert/methods.h"
 #include "models/convert/projection_training.h"

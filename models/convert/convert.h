@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "framework/settings.h"
+#include "framework/settings/settings.h"
 #include "models/convert/calibration.h"
 #include "models/hf_checkpoint.h"
 

@@ -4,8 +4,8 @@
 
 #include <cmath>
 
-#include "framework/error.h"
-#include "framework/random.h"
+#include "framework/errors/error.h"
+#include "framework/tensors/random.h"
 
 namespace regroup {
 namespace {

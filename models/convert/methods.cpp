@@ -2,7 +2,7 @@
 
 #include <c10/util/StringUtil.h>
 
-#include "framework/error.h"
+#include "framework/errors/error.h"
 
 namespace regroup {
 

@@ -1,7 +1,7 @@
 // The simple methods: mean, first, random. They leave queries and output projections alone.
 #include <torch/types.h>
 
-#include "framework/random.h"
+#include "framework/tensors/random.h"
 #include "models/convert/methods.h"
 
 namespace regroup {

@@ -3,10 +3,10 @@
 #include <torch/types.h>
 #include <torch/utils.h>
 
-#include "framework/adamw.h"
 #include "framework/functions/linear.h"
-#include "framework/lr_schedule.h"
-#include "framework/matmul.h"
+#include "framework/kernels/matmul.h"
+#include "framework/parameters/adamw.h"
+#include "framework/parameters/lr_schedule.h"
 #include "models/convert/pool_layer.h"
 #include "models/decoder_layer.h"
 #include "models/layers/blocked_attention.h"

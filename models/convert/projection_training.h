@@ -4,7 +4,7 @@
 
 #include <cstdint>
 
-#include "framework/flat_parameters.h"
+#include "framework/parameters/flat_parameters.h"
 #include "models/convert/refit.h"
 
 namespace regroup {

@@ -10,8 +10,8 @@
 #include <vector>
 
 #include "framework/distributed/world.h"
-#include "framework/flat_parameters.h"
-#include "framework/settings.h"
+#include "framework/parameters/flat_parameters.h"
+#include "framework/settings/settings.h"
 #include "models/convert/calibration_text.h"
 #include "models/decoder_layer.h"
 

@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "framework/json.h"
+#include "framework/files/json.h"
 #include "models/decoder_config.h"
 
 namespace regroup {

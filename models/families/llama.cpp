@@ -3,8 +3,8 @@
 
 #include <nlohmann/json.hpp>
 
-#include "framework/console.h"
-#include "framework/error.h"
+#include "framework/errors/error.h"
+#include "framework/progress/console.h"
 #include "models/families/family.h"
 
 namespace regroup {

@@ -2,7 +2,7 @@
 
 #include <optional>
 
-#include "framework/error.h"
+#include "framework/errors/error.h"
 #include "models/families/family.h"
 
 namespace regroup {

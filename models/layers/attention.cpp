@@ -4,7 +4,7 @@
 #include <torch/types.h>
 #include <torch/utils.h>
 
-#include "framework/matmul.h"
+#include "framework/kernels/matmul.h"
 #include "models/layers/decode_attention.h"
 
 namespace regroup {

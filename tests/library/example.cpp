@@ -3,7 +3,7 @@
 
 #include <iostream>
 
-#include "framework/adamw.h"
+#include "framework/parameters/adamw.h"
 #include "models/decoder.h"
 
 int main() {

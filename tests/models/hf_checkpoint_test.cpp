@@ -4,9 +4,9 @@
 
 #include <nlohmann/json.hpp>
 
-#include "framework/atomic_write.h"
-#include "framework/error.h"
-#include "framework/json.h"
+#include "framework/errors/error.h"
+#include "framework/files/atomic_write.h"
+#include "framework/files/json.h"
 #include "tests/support/catch_torch.h"
 #include "tests/support/temp_folder.h"
 #include "tests/support/tiny_models.h"

@@ -7,17 +7,9 @@ import subprocess
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+from hf_models import ONE_THREAD, load_there, logits_here, logits_there, random_llama
 
 REGROUP = os.environ["REGROUP_BINARY"]
-LOGITS = os.environ["REGROUP_LOGITS_BINARY"]
-
-# Threads cost more than they give on models this small.
-ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
-torch.set_num_threads(1)
-
-VOCAB_SIZE = 97
-TOKENS = torch.randint(VOCAB_SIZE, (1, 40), generator=torch.Generator().manual_seed(1))
 LLAMA3 = {"rope_type": "llama3", "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
           "original_max_position_embeddings": 32}
 
@@ -37,46 +29,10 @@ SHAPES = {
 }
 
 
-def random_llama(rope_theta=700.0, scaling=None, dtype=torch.float32, **sizes):
-    """A Llama whose weights, norm gains included, are large enough to show in the logits."""
-    fields = dict(vocab_size=VOCAB_SIZE, hidden_size=60, intermediate_size=88, num_hidden_layers=2,
-                  num_attention_heads=6, max_position_embeddings=64, initializer_range=0.15)
-    rope = {"rope_theta": rope_theta, **(scaling or {"rope_type": "default"})}
-    torch.manual_seed(0)
-    model = LlamaForCausalLM(LlamaConfig(**{**fields, **sizes}, rope_parameters=rope))
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "norm" in name:
-                parameter.add_(0.3 * torch.randn_like(parameter))
-    return model.to(dtype).eval()  # below float32, save and load it: this rounds the rotary angles too
-
-
-@torch.no_grad()
-def logits_there(model):
-    return model(TOKENS).logits[0].float().numpy()
-
-
-def logits_here(folder, dtype="fp32"):
-    tokens = [str(token) for token in TOKENS[0].tolist()]
-    result = subprocess.run([LOGITS, str(folder), dtype, *tokens], capture_output=True,
-                            timeout=120, env=ONE_THREAD)
-    assert result.returncode == 0, result.stderr.decode()
-    return np.frombuffer(result.stdout, np.float32).reshape(len(tokens), VOCAB_SIZE)
-
-
 def convert(source, target, *options):
     command = [REGROUP, "convert", "--from", str(source), "--to", str(target), *options]
     result = subprocess.run(command, capture_output=True, text=True, timeout=120, env=ONE_THREAD)
     assert result.returncode == 0, result.stderr
-
-
-def load_there(folder, dtype=torch.float32):
-    """The model as transformers loads it, with nothing missing and nothing left over."""
-    model, report = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype,
-                                                         output_loading_info=True)
-    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-        assert not report[kind], report
-    return model.eval()
 
 
 def as_transformers_4_wrote_it(folder):

@@ -1,6 +1,6 @@
 // tests/support/main.cpp: the test program's main.
 #define CATCH_CONFIG_RUNNER
-#include "framework/console.h"
+#include "framework/progress/console.h"
 #include "tests/support/catch_torch.h"
 
 int main(int argc, char** argv) {

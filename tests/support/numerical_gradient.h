@@ -8,7 +8,7 @@
 #include <functional>
 #include <vector>
 
-#include "framework/random.h"
+#include "framework/tensors/random.h"
 #include "tests/support/catch_torch.h"
 
 namespace regroup::testing {

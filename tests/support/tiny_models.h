@@ -7,7 +7,7 @@
 #include <filesystem>
 #include <vector>
 
-#include "framework/random.h"
+#include "framework/tensors/random.h"
 #include "models/decoder.h"
 #include "models/families/family.h"
 #include "models/hf_checkpoint.h"

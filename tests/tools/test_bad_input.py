@@ -8,9 +8,17 @@ import h5py
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
-
-from tiny_runs import (assert_done, assert_refused, everything_in, make_workplace, pretrain,
-                       regroup, uptrain, write_split, write_tokens)
+from tiny_runs import (
+    assert_done,
+    assert_refused,
+    everything_in,
+    make_workplace,
+    pretrain,
+    regroup,
+    uptrain,
+    write_split,
+    write_tokens,
+)
 
 Q_PROJ = "model.layers.0.self_attn.q_proj.weight"
 K_PROJ = "model.layers.1.self_attn.k_proj.weight"

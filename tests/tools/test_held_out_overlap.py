@@ -1,11 +1,9 @@
-"""tools/held_out_overlap.py: which held-out documents count as near-duplicates."""
+"""tools/data/held_out_overlap.py: which held-out documents count as near-duplicates."""
 
 import random
 
-import script_runner  # noqa: F401 (puts tools/ on the path)
-
-import held_out_overlap
-from held_out_overlap import HeldOutIndex, shingles_of
+from data import held_out_overlap
+from data.held_out_overlap import HeldOutIndex, shingles_of
 
 
 def sentence(seed, n_words):

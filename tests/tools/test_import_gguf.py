@@ -3,6 +3,7 @@
 import json
 
 import h5py
+import import_gguf
 import numpy as np
 import pytest
 import torch
@@ -10,12 +11,10 @@ from gguf import GGMLQuantizationType, GGUFWriter, TokenType
 from gguf.quants import dequantize, quantize
 from safetensors.torch import load_file
 from script_runner import assert_refused, run
+from script_support import Problem
 from tiny_runs import assert_done, regroup, write_tokens
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
-
-import import_gguf
-from script_support import Problem
 
 torch.set_num_threads(1)  # more cost time on models this small
 

@@ -5,11 +5,10 @@ import math
 from collections import Counter
 
 import h5py
+import ngram_baseline
 import numpy as np
 import pytest
 from script_runner import assert_refused, run
-
-import ngram_baseline
 
 VOCAB_SIZE = 11
 

@@ -2,15 +2,11 @@
 
 import json
 import os
-import sys
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "trainers"))
-
-from many_processes import SHARD, Processes, run_processes  # noqa: E402
-from tiny_runs import assert_done, assert_refused, make_workplace, metrics, regroup, words_of  # noqa: E402
+from many_processes import SHARD, Processes, run_processes
+from tiny_runs import assert_done, assert_refused, make_workplace, metrics, regroup, words_of
 
 GIB = 2**30
 # Mostly state: a step is short, and few activations are at work.

@@ -7,15 +7,14 @@ from types import SimpleNamespace
 
 import h5py
 import numpy as np
+import prepare_data
 import pyarrow as arrow
 import pyarrow.parquet as parquet
 import pytest
+from data.choice_questions import MIN_CONTEXT_TOKENS, N_OPTIONS, OPTION_TOKENS
 from script_runner import assert_refused, run
-from tokenizers import Tokenizer, models, pre_tokenizers
-
-import prepare_data
-from choice_questions import MIN_CONTEXT_TOKENS, N_OPTIONS, OPTION_TOKENS
 from script_support import Problem
+from tokenizers import Tokenizer, models, pre_tokenizers
 
 WORDS = (
     "layer head query key value cache token model train loss group pool mean step norm rope".split()

@@ -6,12 +6,10 @@ import re
 from html.parser import HTMLParser
 
 import pytest
-from script_runner import assert_refused, run
-
-import evaluation_table
 import report
-import report_plots
-import run_folder
+from reporting import evaluation_table, run_folder
+from reporting import plots as report_plots
+from script_runner import assert_refused, run
 from script_support import Problem
 
 

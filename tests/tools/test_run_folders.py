@@ -9,9 +9,19 @@ import h5py
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
-
-from tiny_runs import (assert_done, assert_refused, checkpoints, everything_in, losses, make_workplace, metrics,
-                       pretrain, regroup, uptrain, words_of, write_split)
+from tiny_runs import (
+    assert_done,
+    assert_refused,
+    checkpoints,
+    everything_in,
+    losses,
+    make_workplace,
+    metrics,
+    pretrain,
+    regroup,
+    uptrain,
+    write_split,
+)
 
 CONVERSION = {"convert__from": "mha", "convert__n_kv_head": 2, "uptrain__alpha": 0.5}
 

@@ -8,13 +8,12 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pytest
-from script_runner import assert_refused, run
-from tiny_runs import REGROUP, assert_done, make_workplace, regroup
-
 import study
-import study_report
-from report_plots import PNG_COLOURS
+from reporting.plots import PNG_COLOURS
+from script_runner import assert_refused, run
 from script_support import Problem
+from studies import report as study_report
+from tiny_runs import REGROUP, assert_done, make_workplace, regroup
 
 CONFIG = """\
 [conversion]

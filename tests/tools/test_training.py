@@ -12,11 +12,23 @@ import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load_file
+from tiny_runs import (
+    REGROUP,
+    assert_done,
+    assert_refused,
+    checkpoints,
+    everything_in,
+    losses,
+    make_workplace,
+    metrics,
+    pretrain,
+    regroup,
+    uptrain,
+    weights_bytes,
+    words_of,
+    write_tokens,
+)
 from transformers import LlamaForCausalLM
-
-from tiny_runs import (REGROUP, assert_done, assert_refused, checkpoints, everything_in, losses,
-                       make_workplace, metrics, pretrain, regroup, uptrain, weights_bytes,
-                       words_of, write_tokens)
 
 LONG_STEPS = 150  # enough that a signal after the first steps comes in time
 

@@ -7,13 +7,20 @@ import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load_file
+from tiny_runs import (
+    MAX_SEQ_LEN,
+    VOCAB_SIZE,
+    assert_done,
+    assert_refused,
+    everything_in,
+    make_workplace,
+    pretrain,
+    regroup,
+)
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from transformers import LlamaForCausalLM
-
-from tiny_runs import (MAX_SEQ_LEN, VOCAB_SIZE, assert_done, assert_refused, everything_in, make_workplace,
-                       pretrain, regroup)
 
 
 def word_tokenizer():

@@ -1,6 +1,6 @@
 #include "trainers/checkpoint.h"
 
-#include "framework/error.h"
+#include "framework/errors/error.h"
 #include "models/families/family.h"
 #include "models/hf_checkpoint.h"
 #include "tests/support/catch_torch.h"

@@ -1,6 +1,6 @@
 #include "trainers/output_folder.h"
 
-#include "framework/error.h"
+#include "framework/errors/error.h"
 #include "tests/support/catch_torch.h"
 #include "tests/support/temp_folder.h"
 

@@ -1,6 +1,6 @@
 #include "trainers/train_config.h"
 
-#include "framework/error.h"
+#include "framework/errors/error.h"
 #include "tests/support/catch_torch.h"
 
 namespace regroup {

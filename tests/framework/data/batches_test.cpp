@@ -4,7 +4,7 @@
 
 #include <set>
 
-#include "framework/error.h"
+#include "framework/errors/error.h"
 #include "tests/support/catch_torch.h"
 #include "tests/support/temp_folder.h"
 #include "tests/support/token_files.h"

@@ -6,7 +6,7 @@
 #include <chrono>
 #include <optional>
 
-#include "framework/error.h"
+#include "framework/errors/error.h"
 #include "tests/support/catch_torch.h"
 
 namespace regroup {

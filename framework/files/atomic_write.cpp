@@ -1,0 +1,203 @@
+#include "framework/files/atomic_write.h"
+
+#include <fcntl.h>
+#include <stdio.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cerrno>
+#include <string>
+#include <system_error>
+
+#include "framework/errors/error.h"
+
+namespace regroup {
+namespace fs = std::filesystem;
+namespace {
+
+constexpr std::string_view kTemporaryPrefix = ".regroup-tmp-";
+
+[[noreturn]] void fail(const fs::path& path, const std::string& action, int error_number) {
+  std::string what_to_do = "Check the path and its permissions.";
+  if (error_number == ENOSPC || error_number == EDQUOT) {
+    what_to_do = "Free some space or choose another disk; what was there before is unchanged.";
+  }
+  throw Error(path.string(),
+              "cannot " + action + ": " + std::generic_category().message(error_number),
+              what_to_do);
+}
+
+/// The target without a trailing slash, its symbolic links resolved, so that "beside it" is on the
+/// same file system and a rename replaces the thing itself and not a link to it.
+fs::path resolved(const fs::path& target) {
+  std::error_code error;
+  fs::path path = fs::weakly_canonical(fs::absolute(target), error);
+  if (error) fail(target, "resolve the path", error.value());
+  if (!path.has_filename()) path = path.parent_path();
+  if (!path.has_filename())
+    throw Error(target.string(), "cannot be replaced", "Name a folder in it.");
+  return path;
+}
+
+void make_parents(const fs::path& path) {
+  std::error_code error;
+  fs::create_directories(path.parent_path(), error);
+  if (error) fail(path.parent_path(), "make the folder", error.value());
+}
+
+/// A temporary name that no other writer of this process uses; O_EXCL and mkdir refuse a name that
+/// another process took.
+fs::path temporary_name_beside(const fs::path& target) {
+  static std::atomic<int> counter{0};
+  const std::string suffix = "-" + std::to_string(getpid()) + "-" + std::to_string(counter++);
+  // The whole name must fit NAME_MAX (255 bytes).
+  const std::string name = target.filename().string().substr(0, 200);
+  return target.parent_path() / (std::string(kTemporaryPrefix) + name + suffix);
+}
+
+FileDescriptor opened(const fs::path& path, int flags) {
+  FileDescriptor descriptor(path, flags);
+  if (!descriptor.is_open()) fail(path, "open", errno);
+  return descriptor;
+}
+
+/// Some file systems cannot fsync a folder and say EINVAL; they have nothing to flush.
+void fsync_path(const fs::path& path) {
+  const auto descriptor = opened(path, O_RDONLY);
+  if (::fsync(descriptor.value()) != 0 && errno != EINVAL) fail(path, "flush to disk", errno);
+}
+
+void fsync_tree(const fs::path& folder) {
+  std::error_code error;
+  for (const auto& entry : fs::recursive_directory_iterator(folder, error)) {
+    if (!entry.is_symlink()) fsync_path(entry.path());
+  }
+  if (error) fail(folder, "list the folder", error.value());
+  fsync_path(folder);
+}
+
+void rename_onto(const fs::path& from, const fs::path& to) {
+  if (::rename(from.c_str(), to.c_str()) != 0) {
+    const int error_number = errno;
+    fail(to, "rename the finished " + from.filename().string() + " to it", error_number);
+  }
+}
+
+/// Swaps two folders in one step where the file system can (all common local ones), else by two
+/// renames, the first of which is undone when the second fails. What stood at `to` ends up at
+/// `from`.
+void exchange(const fs::path& from, const fs::path& to) {
+  if (::renameat2(AT_FDCWD, from.c_str(), AT_FDCWD, to.c_str(), RENAME_EXCHANGE) == 0) return;
+  if (errno != EINVAL && errno != ENOSYS) fail(to, "put the new folder in its place", errno);
+  const fs::path aside = temporary_name_beside(to);
+  rename_onto(to, aside);
+  if (::rename(from.c_str(), to.c_str()) != 0) {
+    const int error_number = errno;
+    rename_onto(aside, to);
+    fail(to, "put the new folder in its place", error_number);
+  }
+  rename_onto(aside, from);
+}
+
+}  // namespace
+
+void write_file_atomically(const fs::path& file, std::string_view contents) {
+  std::error_code ignored;
+  const auto status = fs::status(file, ignored);
+  if (fs::is_character_file(status) || fs::is_fifo(status)) {  // such as /dev/stdout
+    const auto descriptor = opened(file, O_WRONLY);
+    if (!write_all(descriptor.value(), contents)) fail(file, "write", errno);
+    return;
+  }
+  AtomicFile atomic(file);
+  atomic.write(contents.data(), contents.size());
+  atomic.commit();
+}
+
+AtomicFile::AtomicFile(const fs::path& target) : target_(resolved(target)) {
+  make_parents(target_);
+  std::error_code ignored;
+  if (fs::is_directory(target_, ignored)) fail(target_, "write a file", EISDIR);
+  do {
+    temporary_ = temporary_name_beside(target_);
+    descriptor_ = FileDescriptor(temporary_, O_CREAT | O_EXCL | O_WRONLY);
+  } while (!descriptor_.is_open() && errno == EEXIST);
+  if (!descriptor_.is_open()) fail(target_, "create a file beside it", errno);
+}
+
+AtomicFile::~AtomicFile() {
+  if (!committed_) ::unlink(temporary_.c_str());
+}
+
+void AtomicFile::write(const void* data, size_t size) {
+  const std::string_view bytes(static_cast<const char*>(data), size);
+  if (!write_all(descriptor_.value(), bytes)) fail(target_, "write", errno);
+}
+
+void AtomicFile::commit() {
+  if (::fsync(descriptor_.value()) != 0) fail(target_, "flush to disk", errno);
+  rename_onto(temporary_, target_);
+  committed_ = true;
+  fsync_path(target_.parent_path());
+}
+
+AtomicFolder::AtomicFolder(const fs::path& target) : target_(resolved(target)) {
+  make_parents(target_);
+  int made = 0;
+  do {
+    temporary_ = temporary_name_beside(target_);
+    made = ::mkdir(temporary_.c_str(), 0777);
+  } while (made != 0 && errno == EEXIST);
+  if (made != 0) fail(target_, "make a folder beside it", errno);
+}
+
+AtomicFolder::AtomicFolder(const fs::path& target, const std::string& meeting)
+    : target_(resolved(target)), is_shared_(true) {
+  const auto name =
+      std::string(kTemporaryPrefix) + target_.filename().string() + "-joint-" + meeting;
+  temporary_ = target_.parent_path() / name;
+  std::error_code error;
+  fs::create_directories(temporary_, error);
+  if (error) fail(target_, "make a folder beside it", error.value());
+}
+
+AtomicFolder::~AtomicFolder() {
+  std::error_code ignored;
+  if (!is_shared_ && !committed_) fs::remove_all(temporary_, ignored);
+}
+
+void AtomicFolder::commit() {
+  fsync_tree(temporary_);
+  rename_onto(temporary_, target_);
+  committed_ = true;
+  fsync_path(target_.parent_path());
+}
+
+void AtomicFolder::commit_replacing() {
+  std::error_code ignored;
+  if (!fs::exists(target_, ignored)) return commit();
+  fsync_tree(temporary_);
+  exchange(temporary_, target_);
+  committed_ = true;
+  fsync_path(target_.parent_path());
+  std::error_code error;
+  fs::remove_all(temporary_, error);
+  if (error) fail(temporary_, "remove the folder that was replaced", error.value());
+}
+
+void remove_leftovers(const fs::path& folder) {
+  std::error_code error;
+  if (!fs::exists(folder, error)) return;
+  fs::directory_iterator entries(folder, error);
+  if (error) fail(folder, "list the folder", error.value());
+  for (const auto& entry : entries) {
+    if (!is_temporary_name(entry.path().filename().string())) continue;
+    fs::remove_all(entry.path(), error);
+    if (error) fail(entry.path(), "remove what an interrupted run left", error.value());
+  }
+}
+
+bool is_temporary_name(std::string_view name) { return name.starts_with(kTemporaryPrefix); }
+
+}  // namespace regroup

@@ -1,0 +1,97 @@
+// framework/files/json.h: JSON from files that may be hostile, read through accessors that name
+// file and key.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <limits>
+#include <memory>
+#include <nlohmann/json_fwd.hpp>
+#include <optional>
+#include <set>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace regroup {
+
+struct JsonLimits {
+  size_t max_bytes = size_t{64} << 20;
+  size_t max_depth = 64;  // objects and arrays inside each other
+};
+
+/// Parses a document. Throws Error, with `where` in front, for text that is no JSON, is larger or
+/// deeper than the limits (found before it is built), or repeats a key in one object.
+nlohmann::json parse_json(std::string_view text, const std::string& where,
+                          const JsonLimits& limits = {});
+
+/// Reads and parses a file; errors name it.
+nlohmann::json read_json_file(const std::filesystem::path& file, const JsonLimits& limits = {});
+
+/// Writes a document atomically: two spaces a level, keys in the order of the value (sorted for
+/// nlohmann::json), a final newline. Numbers read back exactly; text that is not UTF-8 is mended.
+void write_json_file(const std::filesystem::path& file, const nlohmann::ordered_json& value);
+
+/// Both ends inclusive.
+struct IntegerRange {
+  int64_t min = std::numeric_limits<int64_t>::min();
+  int64_t max = std::numeric_limits<int64_t>::max();
+};
+
+/// One JSON object whose values are read by type. Every error names the file, the key's path, the
+/// value found and what was expected: `config.json: rope_parameters.rope_theta is "x", expected a
+/// number`. The find_ functions give nothing where the key is absent or null; the others throw
+/// there.
+class JsonObject {
+ public:
+  /// where: the file, for messages. Throws Error when the value is not an object.
+  JsonObject(nlohmann::json value, std::string where);
+  static JsonObject from_file(const std::filesystem::path& file);
+
+  const std::string& where() const { return where_; }
+  /// True when the key is present and not null.
+  bool has(const std::string& key) const;
+  std::vector<std::string> keys() const;
+
+  int64_t integer(const std::string& key, IntegerRange range = {}) const;
+  /// A finite number; an integer will do.
+  double number(const std::string& key) const;
+  bool boolean(const std::string& key) const;
+  std::string string(const std::string& key) const;
+  std::vector<int64_t> integers(const std::string& key, IntegerRange range = {}) const;
+  std::vector<std::string> strings(const std::string& key) const;
+  JsonObject object(const std::string& key) const;
+
+  std::optional<int64_t> find_integer(const std::string& key, IntegerRange range = {}) const;
+  std::optional<double> find_number(const std::string& key) const;
+  std::optional<bool> find_boolean(const std::string& key) const;
+  std::optional<std::string> find_string(const std::string& key) const;
+  std::optional<std::vector<int64_t>> find_integers(const std::string& key,
+                                                    IntegerRange range = {}) const;
+  std::optional<std::vector<std::string>> find_strings(const std::string& key) const;
+  std::optional<JsonObject> find_object(const std::string& key) const;
+
+  /// The value as parsed, for what the typed readers do not cover. Throws when the key is absent.
+  const nlohmann::json& raw(const std::string& key) const;
+
+  /// The keys that nobody has asked for yet, sorted: what the reader of this object does not know.
+  std::vector<std::string> unread_keys() const;
+
+  /// Throws the Error "file: path.key is VALUE, expected `expected`" about a value that is there.
+  [[noreturn]] void refuse(const std::string& key, const std::string& expected) const;
+
+ private:
+  JsonObject(std::shared_ptr<const nlohmann::json> root, const nlohmann::json* value,
+             std::string where, std::string path);
+  const nlohmann::json* find(const std::string& key) const;
+  const nlohmann::json& require(const std::string& key) const;
+  JsonObject child(const std::string& key, const nlohmann::json& value) const;
+
+  std::shared_ptr<const nlohmann::json> root_;
+  const nlohmann::json* value_;  // inside root_
+  std::string where_;
+  std::string path_;  // "" or "rope_parameters."
+  std::shared_ptr<std::set<std::string>> read_;
+};
+
+}  // namespace regroup

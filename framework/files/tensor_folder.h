@@ -1,0 +1,53 @@
+// framework/files/tensor_folder.h: the tensors of a model folder: one safetensors file, or shards
+// and their index.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "framework/files/safetensors.h"
+
+namespace regroup {
+
+/// The tensors of a model folder: model.safetensors, or the shards that
+/// model.safetensors.index.json names.
+class TensorFolder {
+ public:
+  /// Checks every header and that index and shards agree. Throws Error when the folder holds no
+  /// safetensors (pickled .bin files are refused with the reason), when the index names a file
+  /// outside the folder, and when a tensor is missing from its shard or from the index.
+  static TensorFolder open(const std::filesystem::path& folder);
+
+  const std::filesystem::path& path() const { return folder_; }
+  /// Sorted.
+  std::vector<std::string> names() const;
+  bool contains(const std::string& name) const { return shard_of_.count(name) > 0; }
+  const std::vector<int64_t>& shape(const std::string& name) const { return entry(name).shape; }
+  c10::ScalarType dtype(const std::string& name) const { return entry(name).dtype; }
+  /// As SafetensorsFile::tensor. These three throw Error for a name that the folder lacks.
+  at::Tensor tensor(const std::string& name) const;
+
+ private:
+  const SafetensorsFile& shard(const std::string& name) const;
+  const TensorEntry& entry(const std::string& name) const;
+
+  std::filesystem::path folder_;
+  std::vector<SafetensorsFile> shards_;
+  std::map<std::string, size_t> shard_of_;  // tensor name to index in shards_
+};
+
+/// Writes a folder's tensors: model.safetensors when they fit max_shard_bytes, else shards
+/// model-00001-of-0000N.safetensors and model.safetensors.index.json. A tensor larger than
+/// max_shard_bytes gets a shard of its own. Write into a fresh folder (AtomicFolder). Where tensors
+/// have several writers each gets shards of its own; all call this with the same list, and each
+/// writes its own, the first the index too. -> the names of the files that this writer wrote.
+std::vector<std::string> write_tensor_folder(const std::filesystem::path& folder,
+                                             const std::vector<TensorSource>& tensors,
+                                             int64_t max_shard_bytes, int writer = 0);
+
+}  // namespace regroup

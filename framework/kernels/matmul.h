@@ -1,0 +1,33 @@
+// framework/kernels/matmul.h: the one place where matrices are multiplied, so that each device and
+// number format takes its best path. On CPUs without bfloat16 instructions ATen's bfloat16 GEMM is
+// 10 to 100 times slower than its float32 one; there, operands are widened to float32 and the
+// result rounded. No product builds a graph: framework/functions/linear.h has the gradients.
+// Operands are matrices of one dtype and device, strided as they like; what does not fit together
+// is refused with c10::Error.
+#pragma once
+
+#include <torch/types.h>
+
+namespace regroup {
+
+/// True where the CPU multiplies bfloat16 matrices in hardware (AVX-512 BF16 or AMX).
+bool cpu_multiplies_bfloat16();
+
+/// True where tensors of this type are widened to float32 to be multiplied.
+bool multiplies_widened(const torch::Tensor& x);
+
+/// a bᵀ (+ residual). a: [m, k], b: [n, k], residual: [m, n] or undefined -> [m, n], same dtype.
+torch::Tensor matmul_nt(const torch::Tensor& a, const torch::Tensor& b,
+                        const torch::Tensor& residual = {});
+
+/// a b. a: [m, k], b: [k, n] -> [m, n].
+torch::Tensor matmul_nn(const torch::Tensor& a, const torch::Tensor& b);
+
+/// aᵀ b. a: [k, m], b: [k, n] -> [m, n].
+torch::Tensor matmul_tn(const torch::Tensor& a, const torch::Tensor& b);
+
+/// sum += aᵀ b in sum's precision; where the device multiplies bfloat16 itself, a bfloat16 product
+/// is rounded before it is added. a: [k, m], b: [k, n], sum: [m, n] float32 or a's dtype.
+void add_matmul_tn_(torch::Tensor& sum, const torch::Tensor& a, const torch::Tensor& b);
+
+}  // namespace regroup

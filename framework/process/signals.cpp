@@ -1,0 +1,46 @@
+#include "framework/process/signals.h"
+
+#include <time.h>
+#include <unistd.h>
+
+#include <atomic>
+
+#include "framework/errors/error.h"
+
+namespace regroup {
+namespace {
+
+std::atomic<time_t> first_signal_at{0};  // 0: none yet
+static_assert(std::atomic<time_t>::is_always_lock_free, "a signal handler may not wait");
+constexpr time_t kEchoSeconds = 2;
+
+/// Only async-signal-safe calls.
+void on_signal(int) {
+  timespec now{};
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  const time_t seconds = now.tv_sec + 1;  // never 0
+  time_t first = 0;
+  if (first_signal_at.compare_exchange_strong(first, seconds)) return;
+  if (seconds - first >= kEchoSeconds) _exit(static_cast<int>(ExitCode::kInterrupted));
+}
+
+}  // namespace
+
+StopSignals::StopSignals() {
+  first_signal_at = 0;
+  struct sigaction action {};
+  action.sa_handler = on_signal;
+  action.sa_flags = SA_RESTART;
+  sigemptyset(&action.sa_mask);
+  sigaction(SIGINT, &action, &before_int_);
+  sigaction(SIGTERM, &action, &before_term_);
+}
+
+StopSignals::~StopSignals() {
+  sigaction(SIGINT, &before_int_, nullptr);
+  sigaction(SIGTERM, &before_term_, nullptr);
+}
+
+bool stop_requested() { return first_signal_at != 0; }
+
+}  // namespace regroup

@@ -1,0 +1,123 @@
+// framework/settings/settings.h: named, typed values that a user sets as text: parsed strictly,
+// printed back exactly.
+#pragma once
+
+#include <c10/util/Exception.h>
+
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <limits>
+#include <optional>
+#include <string>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+namespace regroup {
+
+/// The values that a number may take.
+struct Limits {
+  double min = -std::numeric_limits<double>::infinity();
+  double max = std::numeric_limits<double>::infinity();
+  bool min_allowed = true;
+};
+Limits at_least(double min);
+Limits above(double min);
+Limits between(double min, double max);
+
+/// A size in bytes, written "5GB", "512MiB" or as a plain number of bytes.
+struct ByteCount {
+  int64_t bytes = 0;
+  bool operator==(const ByteCount&) const = default;
+};
+
+/// The names that the values of an enum go by, in the order in which help lists them.
+template <class E>
+using EnumNames = std::vector<std::pair<std::string, E>>;
+
+/// The name of a value. Throws c10::Error where it has none.
+template <class E>
+std::string name_of(const EnumNames<E>& names, E value) {
+  for (const auto& [name, named] : names) {
+    if (named == value) return name;
+  }
+  TORCH_CHECK(false, "a value of an enum without a name");
+}
+
+/// A value with a name, whose text form is checked when it is set.
+struct Setting {
+  enum class Takes { kValue, kOptionalValue, kNothing };
+
+  std::string name;        // "optim.lr" in a config, "max-new-tokens" on a command line
+  std::string value_name;  // what help shows for the value: "N", "FILE", "cosine|linear"
+  std::string help;
+  Takes takes = Takes::kValue;
+  std::string implied;  // the value of an option that is given without one
+  bool repeatable = false;
+  bool is_required = false;
+  /// Sets the target. Returns what was expected when the text is not that; the target is unchanged
+  /// then.
+  std::function<std::optional<std::string>(const std::string& text)> assign;
+  /// The target's present value, such that assign() reads it back exactly; empty when it has none.
+  std::function<std::string()> print;
+
+  Setting& required();
+  /// The option may be given without a value, and then means `value`.
+  Setting& without_value_means(const std::string& value);
+  /// Replaces what help shows for the value.
+  Setting& shown_as(const std::string& shown);
+};
+
+/// Settings over a variable of the caller's, which holds the default and must outlive the setting.
+/// Whole numbers, finite decimals: the whole text must parse and lie within the limits.
+Setting setting(std::string name, int64_t* target, std::string help, Limits limits = {});
+Setting setting(std::string name, double* target, std::string help, Limits limits = {});
+/// N or N,N,...; each within the limits. Empty text is an empty list.
+Setting setting(std::string name, std::vector<int64_t>* target, std::string help,
+                Limits limits = {});
+/// true or false (also yes, no, on, off, 1, 0).
+Setting setting(std::string name, bool* target, std::string help);
+Setting setting(std::string name, std::string* target, std::string help);
+/// Any of `choices`, spelled exactly.
+Setting setting(std::string name, std::string* target, std::string help,
+                std::vector<std::string> choices);
+/// Made absolute from the working directory; empty text is an empty path.
+Setting setting(std::string name, std::filesystem::path* target, std::string help);
+Setting setting(std::string name, ByteCount* target, std::string help);
+/// Optional values: empty text means none.
+Setting setting(std::string name, std::optional<int64_t>* target, std::string help,
+                Limits limits = {});
+Setting setting(std::string name, std::optional<double>* target, std::string help,
+                Limits limits = {});
+Setting setting(std::string name, std::optional<std::string>* target, std::string help);
+Setting setting(std::string name, std::optional<std::filesystem::path>* target, std::string help);
+/// May be given several times; each time adds a path.
+Setting setting(std::string name, std::vector<std::filesystem::path>* target, std::string help);
+
+/// An option without a value, which sets `target` to true.
+Setting flag(std::string name, bool* target, std::string help);
+
+/// One of `choices`: `choose` is called with the index of the chosen one, `chosen` tells the
+/// present one.
+Setting choice(std::string name, std::string help, std::vector<std::string> choices,
+               std::function<void(size_t)> choose, std::function<std::string()> chosen);
+
+/// An enum by the names of its values.
+template <class E>
+requires std::is_enum_v<E> Setting setting(std::string name, E* target, std::string help,
+                                           EnumNames<E> names) {
+  std::vector<std::string> choices;
+  for (const auto& entry : names) choices.push_back(entry.first);
+  const auto choose = [target, names](size_t index) { *target = names[index].second; };
+  const auto chosen = [target, names] { return name_of(names, *target); };
+  return choice(std::move(name), std::move(help), std::move(choices), choose, chosen);
+}
+
+/// The shortest text that reads back as exactly this number.
+std::string print_number(double value);
+
+/// The setting of that name, or null.
+const Setting* find_setting(const std::vector<Setting>& settings, const std::string& name);
+
+}  // namespace regroup

@@ -1,0 +1,119 @@
+#include "framework/tensors/caching_allocator.h"
+
+#include <c10/core/CPUAllocator.h>
+#include <c10/util/Exception.h>
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <bit>
+#include <cstdint>
+
+namespace regroup {
+namespace {
+
+constexpr size_t kHugePage = size_t{2} << 20;
+/// What is mapped may exceed the most that was ever in use by this factor: tensors of unlike sizes
+/// take turns within a step, and mapping anew each time is what is to be saved.
+constexpr double kSlack = 1.15;
+
+size_t rounded_up(size_t size, size_t step) { return (size + step - 1) / step * step; }
+
+/// Eight classes of sizes to a factor of two: at most an eighth is wasted.
+size_t size_class(size_t size) {
+  return rounded_up(size, std::max(kHugePage / 16, std::bit_floor(size) / 8));
+}
+
+/// Pages from the system, at a huge page's boundary.
+void* map(size_t size) {
+  const size_t asked = size + kHugePage;
+  TORCH_CHECK_WITH(OutOfMemoryError, asked > size, size, " bytes more are needed");
+  void* mapped = ::mmap(nullptr, asked, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  TORCH_CHECK_WITH(OutOfMemoryError, mapped != MAP_FAILED, size, " bytes more are needed");
+  const auto begin = reinterpret_cast<uintptr_t>(mapped);
+  const auto aligned = rounded_up(begin, kHugePage);
+  if (aligned > begin) ::munmap(mapped, aligned - begin);
+  const size_t behind = begin + asked - (aligned + size);
+  auto* data = reinterpret_cast<void*>(aligned);
+  if (behind > 0) ::munmap(static_cast<char*>(data) + size, behind);
+  ::madvise(data, size, MADV_HUGEPAGE);
+  return data;
+}
+
+}  // namespace
+
+CachingAllocator& CachingAllocator::instance() {
+  static auto* const allocator = new CachingAllocator;
+  return *allocator;
+}
+
+CachingAllocator::CachingAllocator() : small_(c10::GetDefaultCPUAllocator()) {}
+
+c10::DataPtr CachingAllocator::allocate(size_t n_bytes) {
+  void* data = n_bytes < kSmallest ? small_->raw_allocate(n_bytes) : take(size_class(n_bytes));
+  return {data, data, &free_data, c10::Device(c10::DeviceType::CPU)};
+}
+
+void* CachingAllocator::take(size_t size) {
+  const std::lock_guard lock(mutex_);
+  most_used_ = std::max(most_used_, used_ + size);
+  void* data = nullptr;
+  if (const auto fitting = unused_.find(size); fitting != unused_.end()) {
+    data = fitting->second;
+    unused_.erase(fitting);
+  } else {
+    make_room(size);
+    data = map(size);
+    mapped_ += size;
+  }
+  in_use_[data] = size;
+  used_ += size;
+  return data;
+}
+
+void CachingAllocator::make_room(size_t size) {
+  const auto most = static_cast<size_t>(kSlack * static_cast<double>(most_used_));
+  while (!unused_.empty() && mapped_ + size > most) unmap(std::prev(unused_.end()));
+}
+
+void CachingAllocator::unmap(std::multimap<size_t, void*>::iterator unused) {
+  const auto [size, data] = *unused;
+  unused_.erase(unused);
+  mapped_ -= size;
+  ::munmap(data, size);
+}
+
+void CachingAllocator::free_data(void* data) {
+  // Only what starts at a huge page's boundary can be ours: the others need no lookup.
+  const bool may_be_ours = reinterpret_cast<uintptr_t>(data) % kHugePage == 0;
+  auto& allocator = instance();
+  if (may_be_ours && allocator.put_back(data)) return;
+  allocator.small_->raw_deleter()(data);
+}
+
+/// False where the data were not taken here.
+bool CachingAllocator::put_back(void* data) {
+  const std::lock_guard lock(mutex_);
+  const auto found = in_use_.find(data);
+  if (found == in_use_.end()) return false;
+  used_ -= found->second;
+  unused_.emplace(found->second, data);
+  in_use_.erase(found);
+  return true;
+}
+
+size_t CachingAllocator::used_bytes() const {
+  const std::lock_guard lock(mutex_);
+  return used_;
+}
+
+size_t CachingAllocator::mapped_bytes() const {
+  const std::lock_guard lock(mutex_);
+  return mapped_;
+}
+
+void CachingAllocator::release_unused() {
+  const std::lock_guard lock(mutex_);
+  while (!unused_.empty()) unmap(unused_.begin());
+}
+
+}  // namespace regroup

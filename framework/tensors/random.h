@@ -1,0 +1,23 @@
+// framework/tensors/random.h: one seed for each purpose, so that no draw depends on the order of
+// others.
+#pragma once
+
+#include <ATen/core/Generator.h>
+
+#include <cstdint>
+#include <string_view>
+#include <vector>
+
+namespace regroup {
+
+/// A well-mixed seed that depends on the run's seed and on what the draw is for.
+uint64_t purpose_seed(uint64_t seed, std::string_view purpose);
+
+/// A CPU generator of its own for one purpose.
+at::Generator seeded_generator(uint64_t seed, std::string_view purpose);
+
+/// A permutation of 0 .. n - 1 that depends on the seed and the stream's number alone, the same
+/// with every compiler and library.
+std::vector<int64_t> seeded_permutation(int64_t n, uint64_t seed, uint64_t stream);
+
+}  // namespace regroup

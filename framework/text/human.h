@@ -1,0 +1,30 @@
+// framework/text/human.h: numbers and quoted text as people read them.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace regroup {
+
+/// "950", "12.3 k", "4.56 M", "7.89 G": three significant digits with an SI prefix.
+std::string human_count(double value);
+
+/// "512 B", "1.5 KiB", "12.3 MiB", "4.56 GiB": MiB is 2^20 bytes.
+std::string human_bytes(double bytes);
+
+/// "0.4 s", "12 s", "3 min 05 s", "2 h 10 min", "3 d 04 h".
+std::string human_duration(double seconds);
+
+/// value with that many digits after the point, "3.1416" for (pi, 4).
+std::string fixed(double value, int digits);
+
+/// The text, or its first bytes and "..." when it is longer: user input inside a message.
+std::string abbreviated(const std::string& text, size_t most_bytes = 200);
+
+/// Columns padded to their widest cell; the first is text, the others numbers. Rows are equally
+/// long, the first one heads.
+std::string aligned_table(const std::vector<std::vector<std::string>>& rows);
+
+}  // namespace regroup

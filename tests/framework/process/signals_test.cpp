@@ -1,0 +1,46 @@
+#include "framework/process/signals.h"
+
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "tests/support/catch_torch.h"
+
+namespace regroup {
+namespace {
+
+TEST_CASE("the first SIGINT or SIGTERM only asks for a stop", "[signals]") {
+  const int signal_number = GENERATE(SIGINT, SIGTERM);
+  const StopSignals signals;
+  CHECK(!stop_requested());
+  ::raise(signal_number);
+  CHECK(stop_requested());
+  ::raise(signal_number);  // an echo, as launchers send it
+  CHECK(stop_requested());
+}
+
+TEST_CASE("a new scope starts without a stop", "[signals]") {
+  {
+    const StopSignals signals;
+    ::raise(SIGTERM);
+  }
+  const StopSignals signals;
+  CHECK(!stop_requested());
+}
+
+TEST_CASE("a second signal seconds after the first ends the process with 130", "[signals][slow]") {
+  const pid_t child = ::fork();
+  if (child == 0) {
+    const StopSignals signals;
+    ::raise(SIGINT);
+    ::sleep(3);
+    ::raise(SIGINT);
+    ::_exit(7);  // only when the second signal was not obeyed
+  }
+  int status = 0;
+  REQUIRE(::waitpid(child, &status, 0) == child);
+  REQUIRE(WIFEXITED(status));
+  CHECK(WEXITSTATUS(status) == 130);
+}
+
+}  // namespace
+}  // namespace regroup

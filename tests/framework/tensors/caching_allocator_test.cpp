@@ -1,0 +1,78 @@
+#include "framework/tensors/caching_allocator.h"
+
+#include <cstdint>
+#include <cstring>
+
+#include "tests/support/catch_torch.h"
+
+namespace regroup {
+namespace {
+
+constexpr size_t kMiB = size_t{1} << 20;
+
+/// The process's allocator, with nothing kept from other tests.
+CachingAllocator& fresh_allocator() {
+  auto& allocator = CachingAllocator::instance();
+  allocator.release_unused();
+  return allocator;
+}
+
+TEST_CASE("freed memory serves the next tensor of about that size", "[memory]") {
+  auto& allocator = fresh_allocator();
+  auto first = allocator.allocate(10 * kMiB);
+  std::memset(first.get(), 1, 10 * kMiB);
+  const auto* place = first.get();
+  CHECK(reinterpret_cast<uintptr_t>(place) % 64 == 0);
+  CHECK(allocator.used_bytes() >= 10 * kMiB);
+  CHECK(allocator.used_bytes() <= 10 * kMiB * 9 / 8);
+  first.clear();
+  CHECK(allocator.used_bytes() == 0);
+  CHECK(allocator.mapped_bytes() >= 10 * kMiB);
+  const auto second = allocator.allocate(10 * kMiB - 1000);
+  CHECK(second.get() == place);
+}
+
+TEST_CASE("tensors in use never share memory", "[memory]") {
+  auto& allocator = fresh_allocator();
+  std::vector<c10::DataPtr> blocks;
+  for (const size_t size : {3 * kMiB, 3 * kMiB, 5 * kMiB, kMiB, 100 * size_t{1}}) {
+    blocks.push_back(allocator.allocate(size));
+    std::memset(blocks.back().get(), static_cast<int>(blocks.size()), size);
+  }
+  blocks.erase(blocks.begin() + 1);
+  blocks.push_back(allocator.allocate(3 * kMiB));
+  std::memset(blocks.back().get(), 9, 3 * kMiB);
+  CHECK(*static_cast<char*>(blocks[0].get()) == 1);
+  CHECK(*static_cast<char*>(blocks[1].get()) == 3);
+  CHECK(*static_cast<char*>(blocks[2].get()) == 4);
+  CHECK(*static_cast<char*>(blocks[3].get()) == 5);
+}
+
+TEST_CASE("sizes that take turns do not pile up", "[memory]") {
+  auto& allocator = fresh_allocator();
+  size_t most_mapped = 0;
+  for (size_t size = 64; size < 200; size += 7) {  // MiB, one at a time
+    const auto block = allocator.allocate(size * kMiB);
+    most_mapped = std::max(most_mapped, allocator.mapped_bytes());
+  }
+  CHECK(most_mapped < 300 * kMiB);
+  allocator.release_unused();
+  CHECK(allocator.mapped_bytes() == 0);
+}
+
+TEST_CASE("what is allocated raw is freed raw, small and large", "[memory]") {
+  auto& allocator = fresh_allocator();
+  const size_t size = GENERATE(size_t{0}, size_t{100}, 4 * kMiB);
+  void* data = allocator.raw_allocate(size);
+  if (size > 0) std::memset(data, 1, size);
+  allocator.raw_deallocate(data);
+  CHECK(allocator.used_bytes() == 0);
+}
+
+TEST_CASE("more memory than there is is refused", "[memory]") {
+  CHECK_THROWS_WITH(fresh_allocator().allocate(size_t{1} << 60), Contains("bytes more are needed"));
+  CHECK(fresh_allocator().used_bytes() == 0);
+}
+
+}  // namespace
+}  // namespace regroup

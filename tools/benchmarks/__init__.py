@@ -1,0 +1,1 @@
+"""What bench_peers.py and bench_processes.py share."""

@@ -1,0 +1,101 @@
+"""Loads a tokenizer.json, or trains a byte-level BPE, and says which token ends a text."""
+
+import json
+
+from script_support import Problem, bad_request
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+END_OF_TEXT = "<|endoftext|>"
+KNOWN_END_TOKENS = (
+    END_OF_TEXT,
+    "</s>",
+    "<|end_of_text|>",
+    "<eos>",
+    "<|im_end|>",
+    "<|end▁of▁sentence|>",
+)
+SMALLEST_BPE = 256 + 1  # every byte, and the end of text
+TOKENIZER_TEXT_BYTES = 1 << 29  # text that a BPE is trained on, at most
+
+
+def load_tokenizer(path):
+    """Reads a tokenizer.json, less its truncation and padding; throws Problem where it is none."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise bad_request(
+            path,
+            "does not exist",
+            "Give the tokenizer.json of a model, or train one by leaving --tokenizer out.",
+        ) from error
+    except UnicodeDecodeError as error:
+        raise Problem(path, "is not UTF-8 text", "Give the tokenizer.json of a model.") from error
+    try:
+        tokenizer = Tokenizer.from_str(text)
+    except Exception as error:  # the tokenizers package raises plain Exception
+        raise Problem(
+            path, f"is not a tokenizer.json ({error})", "Give the tokenizer.json of a model."
+        ) from error
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
+def end_token(tokenizer, path, asked):
+    """The token that ends a text: the one asked for, else what tokenizer_config.json beside the
+    tokenizer's path names, else a usual one. Throws Problem where the vocabulary has none."""
+    vocabulary = tokenizer.get_vocab()
+    wanted = asked or _configured_end_token(path.parent / "tokenizer_config.json")
+    if wanted is None:
+        wanted = next((token for token in KNOWN_END_TOKENS if token in vocabulary), None)
+    if wanted is None:
+        raise bad_request(
+            path,
+            f"has none of {', '.join(KNOWN_END_TOKENS)}",
+            "Name its end-of-text token with --eos-token.",
+        )
+    if wanted not in vocabulary:
+        raise bad_request(
+            path,
+            f'has no token "{wanted}"',
+            "Name its end-of-text token with --eos-token.",
+        )
+    return wanted
+
+
+def _configured_end_token(path):
+    try:
+        token = json.loads(path.read_text(encoding="utf-8")).get("eos_token")
+    except (OSError, ValueError, AttributeError):
+        return None  # the file is optional, and so is each of its fields
+    token = token.get("content") if isinstance(token, dict) else token
+    return token if isinstance(token, str) else None
+
+
+def train_tokenizer(texts, vocab_size):
+    """Trains a byte-level BPE (GPT-2's splitting rule) on at most TOKENIZER_TEXT_BYTES of texts."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        min_frequency=2,
+        special_tokens=[END_OF_TEXT],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(_at_most(texts, TOKENIZER_TEXT_BYTES), trainer)
+    return tokenizer
+
+
+def _at_most(texts, max_bytes):
+    for text in texts:
+        if max_bytes <= 0:
+            return
+        max_bytes -= len(text.encode("utf-8"))
+        yield text
+
+
+def vocab_size_of(tokenizer):
+    """One more than the largest id: ids may have holes."""
+    return max(tokenizer.get_vocab().values()) + 1

@@ -1,0 +1,1 @@
+"""Modules of report.py and study.py: runs, evaluations, tables and plots."""

@@ -1,0 +1,1 @@
+"""Modules of study.py: running what a study's config asks for, and its report."""

@@ -1,0 +1,47 @@
+#include <iostream>
+#include <nlohmann/json.hpp>
+
+#include "framework/files/json.h"
+#include "models/run_layout.h"
+#include "tools/command_line/compute.h"
+#include "tools/verbs/verbs.h"
+#include "trainers/evaluation.h"
+
+namespace regroup {
+
+ExitCode run_eval(const std::vector<std::string>& arguments) {
+  EvaluationRequest request;
+  std::vector<std::filesystem::path> models;
+  bool speed = false;
+  Compute compute;
+  std::optional<std::filesystem::path> json_file;
+  CommandLine line(
+      {.verb = "eval",
+       .usage = "--model MODEL [--model MODEL ...] --data FILE.h5 [options]",
+       .summary = "Quality and inference cost of models, side by side.",
+       .example =
+           "regroup eval --model runs/mha --model runs/gqa2 --reference runs/mha --data data.h5 "
+           "--choices data.h5 --speed"});
+  line.add("model", &models, "a model; give it several times").shown_as("MODEL").required();
+  line.add("reference", &request.reference, "agreement and KL are against this model")
+      .shown_as("MODEL");
+  line.add("data", &request.data, "token file").shown_as("FILE.h5").required();
+  line.add("split", &request.split, "split of the token file");
+  line.add("choices", &request.choices, "token file with choice questions").shown_as("FILE.h5");
+  line.add_flag("speed", &speed, "measures decoding at batch 1 and 16 too");
+  compute.declare_on(line);
+  line.add_json(&json_file);
+  line.add_quiet();
+  if (!line.parse(arguments)) return ExitCode::kDone;
+
+  for (const auto& model : models) request.models.push_back({model, model_name(model)});
+  request.options = compute.use();
+  World alone;
+  auto evaluation = evaluate(request, alone);
+  if (speed) measure_speeds(evaluation, request);
+  std::cout << evaluation_table(evaluation);
+  if (json_file) write_json_file(*json_file, evaluation);
+  return ExitCode::kDone;
+}
+
+}  // namespace regroup

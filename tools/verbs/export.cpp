@@ -1,0 +1,64 @@
+#include "models/export.h"
+
+#include <iostream>
+
+#include "framework/files/atomic_write.h"
+#include "framework/tensors/dtype.h"
+#include "framework/text/human.h"
+#include "tools/command_line/command_line.h"
+#include "tools/verbs/verbs.h"
+#include "trainers/output_folder.h"
+
+namespace regroup {
+namespace {
+
+int64_t folder_bytes(const std::filesystem::path& folder) {
+  int64_t total = 0;
+  for (const auto& entry : std::filesystem::directory_iterator(folder))
+    total += static_cast<int64_t>(entry.file_size());
+  return total;
+}
+
+}  // namespace
+
+ExitCode run_export(const std::vector<std::string>& arguments) {
+  std::filesystem::path model_path, to;
+  ExportPlan plan{.dtype = torch::kFloat32};
+  ByteCount shard{kDefaultShardBytes};
+  bool force = false;
+  CommandLine line(
+      {.verb = "export",
+       .usage = "--model MODEL --to DIR [options]",
+       .summary = "Writes a deployable model.",
+       .example = "regroup export --model runs/gqa2/final --to gqa2-bf16 --dtype bf16"});
+  line.add("model", &model_path, "the model").shown_as("MODEL").required();
+  line.add("to", &to, "folder to write").shown_as("DIR").required();
+  line.add(
+      "format", &plan.format, "safetensors in Hugging Face layout, or one model.h5",
+      EnumNames<ExportFormat>{{"hf", ExportFormat::kHuggingFace}, {"hdf5", ExportFormat::kHdf5}});
+  line.add("layout", &plan.layout, "expanded repeats K/V heads until all layers have equally many",
+           EnumNames<ExportLayout>{{"grouped", ExportLayout::kGrouped},
+                                   {"expanded", ExportLayout::kExpanded}});
+  std::string dtype;
+  line.add("dtype", &dtype, "of the weights, the source's unless told",
+           std::vector<std::string>{"bf16", "fp16", "fp32"});
+  line.add("max-shard-size", &shard, "bytes of a safetensors file").shown_as("5GB");
+  line.add_force(&force);
+  line.add_quiet();
+  if (!line.parse(arguments)) return ExitCode::kDone;
+
+  check_output_folder(to, force);
+  const auto source = ModelFolder::open(model_path);
+  plan.dtype = dtype.empty() ? source.dtype() : *dtype_from_name(dtype);
+  plan.max_shard_bytes = shard.bytes;
+  check_export(source, plan);
+  AtomicFolder folder(to);
+  export_model(source, plan, folder.path());
+  folder.commit_replacing();
+  std::cout << human_count(static_cast<double>(source.config().n_parameters())) << " parameters in "
+            << dtype_info(plan.dtype).short_name << ", "
+            << human_bytes(static_cast<double>(folder_bytes(to))) << ": " << to.string() << "\n";
+  return ExitCode::kDone;
+}
+
+}  // namespace regroup

@@ -1,0 +1,136 @@
+#include "models/generate.h"
+
+#include <torch/types.h>
+
+#include <algorithm>
+#include <iostream>
+#include <nlohmann/json.hpp>
+
+#include "framework/errors/error.h"
+#include "framework/files/json.h"
+#include "models/hf_checkpoint.h"
+#include "tools/command_line/compute.h"
+#include "tools/command_line/tokenizer.h"
+#include "tools/verbs/verbs.h"
+
+namespace regroup {
+namespace {
+
+namespace fs = std::filesystem;
+
+struct Prompt {
+  std::optional<std::string> text;
+  std::vector<int64_t> tokens;
+};
+
+struct Continuation {
+  std::vector<int64_t> tokens;
+  bool reached_eos = false;
+};
+
+/// The ids that end a text: generation_config.json's, else config.json's; none where neither says.
+std::vector<int64_t> eos_ids(const fs::path& folder) {
+  for (const char* file : {"generation_config.json", "config.json"}) {
+    if (!fs::exists(folder / file)) continue;
+    const auto json = JsonObject::from_file(folder / file);
+    if (!json.has("eos_token_id")) continue;
+    if (json.raw("eos_token_id").is_array()) return json.integers("eos_token_id");
+    return {json.integer("eos_token_id")};
+  }
+  return {};
+}
+
+void check_prompt(const std::vector<int64_t>& tokens, int64_t n_new, const DecoderConfig& config) {
+  Complaints complaints;
+  if (tokens.empty()) complaints.add("the prompt has no tokens");
+  const auto length = static_cast<int64_t>(tokens.size());
+  if (length > config.max_seq_len - n_new) {
+    complaints.add(c10::str("the prompt's ", length, " tokens and --max-new-tokens (", n_new,
+                            ") are more than the model's context (", config.max_seq_len, ")"));
+  }
+  for (const int64_t id : tokens) {
+    if (id >= 0 && id < config.vocab_size) continue;
+    complaints.add(c10::str("token ", id, " is no id of the model's vocabulary (0 to ",
+                            config.vocab_size - 1, ")"));
+  }
+  complaints.throw_if_any("generate", "Change the prompt or --max-new-tokens.",
+                          ExitCode::kBadRequest);
+}
+
+Continuation continue_prompt(Decoder& model, const std::vector<int64_t>& tokens, int64_t n_new,
+                             const Sampling& sampling, const std::vector<int64_t>& eos) {
+  Continuation continuation;
+  generate(model, torch::tensor(tokens).unsqueeze(0), n_new, sampling,
+           [&](const torch::Tensor& next) {
+             const auto id = next.item<int64_t>();
+             continuation.reached_eos = std::find(eos.begin(), eos.end(), id) != eos.end();
+             continuation.tokens.push_back(id);
+             return !continuation.reached_eos;
+           });
+  return continuation;
+}
+
+void print_json(const std::vector<int64_t>& prompt, const Continuation& continuation,
+                const std::optional<std::string>& text) {
+  nlohmann::ordered_json json;
+  json["prompt_tokens"] = prompt;
+  json["tokens"] = continuation.tokens;
+  json["text"] = text ? nlohmann::ordered_json(*text) : nlohmann::ordered_json();
+  json["stopped_by"] = continuation.reached_eos ? "eos" : "length";
+  std::cout << json.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace) << "\n";
+}
+
+}  // namespace
+
+ExitCode run_generate(const std::vector<std::string>& arguments) {
+  fs::path model_path;
+  Prompt prompt;
+  int64_t n_new = 64, seed = 0;
+  Sampling sampling;
+  Compute compute;
+  std::optional<int64_t> threads;
+  bool as_json = false;
+  CommandLine line({.verb = "generate",
+                    .usage = "--model MODEL (--prompt TEXT or --tokens 1,2,3) [options]",
+                    .summary = "Continues a prompt; prints what follows it, as text or as ids.",
+                    .example = "regroup generate --model runs/gqa2 --prompt 'def main(' "
+                               "--temperature 0.8 --top-p 0.95"});
+  line.add("model", &model_path, "the model").shown_as("MODEL").required();
+  line.add("prompt", &prompt.text, "a text; needs tokenizer.json in the model's folder")
+      .shown_as("TEXT");
+  line.add("tokens", &prompt.tokens, "the prompt as ids", at_least(0));
+  line.add("max-new-tokens", &n_new, "tokens to add at most; eos ends earlier", at_least(1));
+  line.add("temperature", &sampling.temperature,
+           "0 takes the most likely token, 1 draws as the model says", at_least(0));
+  line.add("top-k", &sampling.top_k, "draws among the k most likely", at_least(1));
+  line.add("top-p", &sampling.top_p, "draws among the most likely that reach p together",
+           Limits{0, 1, false});
+  line.add("seed", &seed, "of the draws", at_least(0));
+  compute.declare_on(line);
+  line.add_flag("json", &as_json, "prints JSON, for programs");
+  if (!line.parse(arguments)) return ExitCode::kDone;
+  if (line.given("prompt") == line.given("tokens")) {
+    throw request_error("generate", "needs either --prompt or --tokens",
+                        "See `regroup generate --help`.");
+  }
+
+  sampling.seed = static_cast<uint64_t>(seed);
+  const auto folder = ModelFolder::open(model_path);
+  std::optional<Tokenizer> tokenizer;
+  if (prompt.text) tokenizer.emplace(folder.path());
+  const auto tokens = tokenizer ? tokenizer->encode(*prompt.text) : prompt.tokens;
+  check_prompt(tokens, n_new, folder.config());
+  const auto eos = eos_ids(folder.path());
+  auto model = load_decoder(folder, compute.use());
+  const auto continuation = continue_prompt(model, tokens, n_new, sampling, eos);
+  const auto text =
+      tokenizer ? std::optional(tokenizer->decode(continuation.tokens)) : std::nullopt;
+  if (as_json) {
+    print_json(tokens, continuation, text);
+  } else {
+    std::cout << text.value_or(c10::str(c10::Join(",", continuation.tokens))) << "\n";
+  }
+  return ExitCode::kDone;
+}
+
+}  // namespace regroup
