@@ -19,8 +19,8 @@ namespace regroup {
 /// A decoder over blocks of flat parameters. B is sequences, T positions; tokens are int64.
 class Decoder {
  public:
-  /// Uninitialised parameters of options' dtype and device, divided over processes as the sharing
-  /// says. The config must have no problems().
+  /// Uninitialised parameters of options' dtype and device, sharded by `sharing` if given. The
+  /// config must have no problems().
   Decoder(const DecoderConfig& config, torch::TensorOptions options,
           std::shared_ptr<Sharing> sharing = nullptr);
 
@@ -28,16 +28,16 @@ class Decoder {
   torch::TensorOptions options() const { return options_; }
 
   /// tokens: [B, T] -> the last block's output after the final norm, [B * T, d_model], and the
-  /// output projection. With a cache the tokens follow the positions that it holds and join it; T
-  /// must fit its capacity.
+  /// output projection. With a cache, the tokens continue the cached positions and are added to the
+  /// cache; T must fit its capacity.
   Predictions predictions(const torch::Tensor& tokens, KvCache* cache = nullptr);
   /// tokens: [B, T] -> logits [B, T, vocab_size] in the model's dtype.
   torch::Tensor logits(const torch::Tensor& tokens);
-  /// tokens: [B, T + 1] -> scale * sum of the cross-entropies of tokens 1 .. T given those before:
-  /// scalar.
+  /// tokens: [B, T + 1] -> scalar: scale * sum of the cross-entropies of tokens 1 .. T given the
+  /// tokens before them.
   torch::Tensor loss(const torch::Tensor& tokens, double scale);
 
-  /// The same with a teacher of the same vocabulary, which sees the same tokens without a graph:
+  /// The distillation loss with a teacher of the same vocabulary, which runs without a graph:
   /// scale * sum of kernels::distillation_.
   torch::Tensor distillation_loss(const torch::Tensor& tokens, Decoder& teacher,
                                   const kernels::Distillation& distillation, double scale);
@@ -45,19 +45,18 @@ class Decoder {
   /// The blocks in order: embedding, layers, final norm (and head).
   std::vector<FlatParameters>& blocks() { return blocks_; }
   const std::vector<FlatParameters>& blocks() const { return blocks_; }
-  /// A parameter's values by name, as a view without a graph. Throws c10::Error for an unknown
-  /// name.
+  /// A view of a parameter's values, without a graph. Throws c10::Error for an unknown name.
   torch::Tensor parameter(const std::string& name) const;
 
-  /// Makes gradient buffers; checkpoint_activations keeps only the blocks' inputs for backward.
+  /// Allocates gradient buffers. checkpoint_activations keeps only the blocks' inputs for backward
+  /// and recomputes the rest.
   void enable_training(bool checkpoint_activations);
-  /// A training step: zero_gradients, then begin_pass, loss and its backward for every micro-batch,
-  /// then finish_exchanges. On one process the first is all that is needed.
+  /// A training step calls zero_gradients, then begin_pass, loss and backward for every
+  /// micro-batch, then finish_exchanges. One process needs only zero_gradients.
   void zero_gradients();
-  /// is_last: the gradients of the pass are the step's last.
+  /// is_last: this is the step's last micro-batch, so gradients are summed over the replicas.
   void begin_pass(bool is_last);
-  /// Returns when all that travels between processes has arrived: gradients are summed, and values
-  /// that others updated are here.
+  /// Waits for all exchanges: gradients are summed, and values updated by other ranks have arrived.
   void finish_exchanges();
 
  private:
@@ -72,7 +71,7 @@ class Decoder {
   bool checkpoint_activations_ = false;
 };
 
-/// Random initial weights, each tensor seeded by seed and its own name.
+/// Draws random initial weights; each tensor's generator is seeded with seed and the tensor's name.
 void initialize(Decoder& decoder, uint64_t seed);
 
 }  // namespace regroup

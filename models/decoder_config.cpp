@@ -106,7 +106,7 @@ std::vector<std::string> DecoderConfig::problems() const {
     }
   }
   if (head_dim % 2 != 0)
-    problems.push_back(c10::str("head_dim (", head_dim, ") is odd; RoPE turns pairs of dims"));
+    problems.push_back(c10::str("head_dim (", head_dim, ") is odd; RoPE rotates pairs of dims"));
   if (static_cast<int64_t>(n_kv_head.size()) != n_layer) {
     problems.push_back(
         c10::str("n_kv_head has ", n_kv_head.size(), " numbers for ", n_layer, " layers"));

@@ -1,5 +1,5 @@
-// models/decoder_config.h: what a decoder is, as data. Everything that tells one model from another
-// stands here; the decoder reads it, families translate it from and to Hugging Face's config.json.
+// models/decoder_config.h: a decoder as data. The decoder reads it; families translate it from and
+// to Hugging Face's config.json.
 #pragma once
 
 #include <cstdint>
@@ -10,7 +10,7 @@
 
 namespace regroup {
 
-/// Rotary frequencies that were stretched for longer contexts.
+/// Scaling of rotary frequencies for longer contexts.
 struct RopeScaling {
   enum class Kind { kNone, kLinear, kLlama3 };
   Kind kind = Kind::kNone;
@@ -27,7 +27,7 @@ struct DecoderConfig {
   int64_t n_layer = 0;
   int64_t d_model = 0;
   int64_t n_head = 0;
-  std::vector<int64_t> n_kv_head;  // one a layer: n_head is MHA, 1 is MQA, between them GQA
+  std::vector<int64_t> n_kv_head;  // one per layer: n_head is MHA, 1 is MQA, between them GQA
   int64_t head_dim = 0;
   int64_t d_ff = 0;
   int64_t vocab_size = 0;
@@ -41,28 +41,28 @@ struct DecoderConfig {
   int64_t group_size(int64_t layer) const { return n_head / n_kv_head[static_cast<size_t>(layer)]; }
   /// True when every layer has the same number of K/V heads.
   bool uniform_kv_heads() const;
-  /// The smallest number of K/V heads that every layer's heads can be repeated up to.
+  /// Least common multiple of the layers' K/V heads.
   int64_t kv_head_multiple() const;
-  /// Bytes that the K/V cache grows by a token, at this many bytes a number.
+  /// Bytes of K/V cache per token, with bytes_per_number bytes a number.
   int64_t kv_bytes_per_token(int64_t bytes_per_number) const;
   int64_t n_parameters() const;
 
-  /// Everything that is wrong with the numbers, in the vocabulary of our configs; empty when sound.
+  /// Everything that is wrong with the numbers, by config key; empty if the config is valid.
   std::vector<std::string> problems() const;
 
   bool operator==(const DecoderConfig&) const;
 };
 
-/// "8" or "8,4,4,1": the heads of all layers as configs write them.
+/// The K/V heads of all layers as configs write them: "8" or "8,4,4,1".
 std::string kv_heads_text(const std::vector<int64_t>& n_kv_head);
 
-/// One number for all layers, or one a layer, as one a layer. Throws a request Error when the count
-/// is neither 1 nor n_layer, or when a number does not divide n_head.
+/// Expands one number, or one per layer, to one per layer. Throws a request Error if the count is
+/// neither 1 nor n_layer, or if a number does not divide n_head.
 std::vector<int64_t> kv_heads_per_layer(const std::vector<int64_t>& n_kv_head, int64_t n_layer,
                                         int64_t n_head);
 
-/// The parameters of the decoder's blocks: embedding, one block a layer, final norm (and head where
-/// it is not tied). Names as "embedding.weight", "layers.0.attention.q_proj.weight",
+/// The parameters of the decoder's blocks: embedding, one block a layer, final norm (and head
+/// unless tied). Names: "embedding.weight", "layers.0.attention.q_proj.weight",
 /// "final_norm.weight", "head.weight".
 struct BlockSpec {
   std::vector<ParameterSpec> parameters;

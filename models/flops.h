@@ -1,4 +1,4 @@
-// models/flops.h: how much arithmetic a model takes.
+// models/flops.h: floating-point operations of a model.
 #pragma once
 
 #include <cstdint>
@@ -7,15 +7,14 @@
 
 namespace regroup {
 
-/// Floating-point operations of one token's forward pass in sequences of seq_len: 2 a weight of
-/// every matrix (the embedding is no product), and causal attention's 2 * n_head * head_dim *
-/// seq_len a layer.
+/// FLOPs of one token's forward pass in sequences of seq_len: 2 for each weight of every matrix
+/// (the embedding is a lookup), and 2 * n_head * head_dim * seq_len per layer for causal attention.
 double forward_flops_per_token(const DecoderConfig& config, int64_t seq_len);
 
-/// The part of it that attention has: its projections, scores and sums.
+/// Attention's part of forward_flops_per_token: projections, scores and weighted sums.
 double attention_flops_per_token(const DecoderConfig& config, int64_t seq_len);
 
-/// Forward and backward: three times the forward pass; recomputation does not count.
+/// FLOPs of forward and backward: three times the forward pass; recomputation does not count.
 double training_flops_per_token(const DecoderConfig& config, int64_t seq_len);
 
 }  // namespace regroup

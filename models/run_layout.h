@@ -1,5 +1,4 @@
-// models/run_layout.h: how the folder of a training run is laid out, as far as a model's path may
-// name one.
+// models/run_layout.h: names in a training run's folder, and the model folder that a path means.
 #pragma once
 
 #include <cstdint>
@@ -20,17 +19,17 @@ inline constexpr const char* kFinal = "final";              // the trained model
 /// The name of a step's checkpoint: "step_00000100".
 std::string checkpoint_name(int64_t step);
 
-/// The checkpoints in a run's folder, newest first; none where it has none.
+/// The checkpoints in a run's folder, newest first.
 std::vector<std::filesystem::path> checkpoints_of(const std::filesystem::path& run);
 
-/// Whether a folder is a training run's: its config beside metrics or checkpoints, or checkpoints.
+/// True for a training run's folder: one with checkpoints, or with config.ini beside metrics.
 bool is_run(const std::filesystem::path& folder);
 
-/// The folder that MODEL stands for: itself, or a run's newest checkpoint. Throws Error for a run
-/// that has none.
+/// The model folder that a MODEL argument means: the path itself, or a run's newest checkpoint.
+/// Throws Error for a run without a checkpoint.
 std::filesystem::path resolve_model_path(const std::filesystem::path& path);
 
-/// What a model goes by in tables: its folder's name, or its run's where it stands in one.
+/// A model's name in tables: its folder's name, or the run's name for a folder in a run.
 std::string model_name(const std::filesystem::path& folder);
 
 }  // namespace regroup

@@ -1,5 +1,5 @@
-// models/weight_copy.h: a decoder's weights in host memory, each block's with the process that is
-// to write it.
+// models/weight_copy.h: a decoder's weights in host memory; each block lies on the rank that writes
+// it.
 #pragma once
 
 #include <torch/types.h>
@@ -10,28 +10,28 @@
 
 namespace regroup {
 
-/// How many of n processes write a model of so many bytes: a small one stays in one file.
+/// Number of ranks, at most n_processes, that write a model: a small model stays in one file.
 int64_t n_writers(int64_t model_bytes, int64_t n_processes);
 
 class WeightCopy {
  public:
-  /// Of this process, one of `size`, which write side by side.
+  /// For this rank of `size` ranks, which write in parallel.
   WeightCopy(int rank, int size) : rank_(rank), size_(size) {}
 
-  /// Makes the memory, and touches it, so that the first take() need not wait for its pages.
+  /// Allocates and touches the memory, so that the first take() does not fault pages in.
   void reserve(const Decoder& decoder);
-  /// Copies what this process is to write; memory is kept for the next time. All processes call it
-  /// alike: where blocks are divided each is gathered in turn.
+  /// Copies the blocks that this rank writes; the memory is reused by the next call. Every rank
+  /// must call it: sharded blocks are gathered one after the other.
   void take(Decoder& decoder);
 
-  /// For write_model, in the decoder's order; they refer to this.
+  /// Sources for write_model, in the decoder's order; they refer to this object.
   std::vector<ParameterSource> sources() const;
 
  private:
   struct Block {
     std::vector<ParameterSpec> parameters;
     int writer;
-    torch::Tensor values;  // [numel] where this process writes it
+    torch::Tensor values;  // [numel] if this rank writes it
   };
 
   int rank_, size_;

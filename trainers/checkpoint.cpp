@@ -40,7 +40,7 @@ struct StateTensor {
   const char* name;
   Tensor AdamWState::*tensor;
 };
-/// What a state file holds of a block.
+/// The tensors that a state file holds for a block.
 std::vector<StateTensor> state_tensors(bool has_masters) {
   std::vector<StateTensor> tensors{{"first_moment", &AdamWState::first_moment},
                                    {"second_moment", &AdamWState::second_moment}};
@@ -75,7 +75,8 @@ RunIdentity read_identity(const Hdf5File& file) {
 int64_t counter(const Hdf5File& file, const std::string& object, const char* name) {
   const auto value = file.integer_attribute(object, name);
   if (!value || *value < 0)
-    throw Error(file.where(), c10::str("has no sound attribute ", name), "The file is damaged.");
+    throw Error(file.where(), c10::str("attribute ", name, " is missing or negative"),
+                "The file is damaged.");
   return *value;
 }
 
@@ -90,7 +91,7 @@ std::string checksum_of(const fs::path& file) {
   return hash.digits();
 }
 
-/// Each process checks some of the files.
+/// Divides the files over the ranks.
 void check_checksums(const fs::path& folder, const World& world) {
   const auto sums = JsonObject::from_file(folder / kChecksums);
   for (const auto& entry : fs::directory_iterator(folder)) {
@@ -102,16 +103,16 @@ void check_checksums(const fs::path& folder, const World& world) {
   for (const auto& name : sums.keys()) {
     if (next++ % world.size() != world.rank()) continue;
     if (fs::path(name).filename() != name)
-      throw Error(sums.where(), "names " + name + ", which is no file of the folder",
+      throw Error(sums.where(), "names " + name + ", which is not a file in this folder",
                   "The checkpoint is damaged.");
     if (checksum_of(folder / name) == sums.string(name)) continue;
-    throw Error((folder / name).string(), "is not as it was written: its checksum differs",
-                "The file is damaged; --resume=auto takes the checkpoint before.");
+    throw Error((folder / name).string(), "differs from the file that was written (checksum)",
+                "The file is damaged; --resume=auto takes the previous checkpoint.");
   }
 }
 
-/// The state files of the processes that wrote a checkpoint, which together hold all of it; first
-/// the one that most likely holds what this process needs.
+/// The state files of all ranks that wrote the checkpoint, starting with the file that most likely
+/// holds this rank's part.
 std::vector<fs::path> state_files(const fs::path& folder, int reading_rank) {
   if (fs::exists(folder / kAlone)) return {folder / kAlone};
   int rank = 0, size = 0;
@@ -121,7 +122,7 @@ std::vector<fs::path> state_files(const fs::path& folder, int reading_rank) {
   }
   if (size < 1) {
     throw Error(folder.string(), c10::str("has no ", kAlone),
-                "It is a model, but no checkpoint that training can go on from.");
+                "It is a model folder, not a checkpoint that training can resume from.");
   }
   std::vector<fs::path> files;
   for (int i = 0; i < size; ++i)
@@ -129,7 +130,7 @@ std::vector<fs::path> state_files(const fs::path& folder, int reading_rank) {
   return files;
 }
 
-/// A tensor of this process's that several files may hold stretches of.
+/// One tensor of this rank, whose parts may come from several files.
 class Wanted {
  public:
   /// target: elements [range.begin, range.end) of the block's tensor of this name.
@@ -140,12 +141,12 @@ class Wanted {
 
   bool is_complete() const { return missing_.empty(); }
 
-  /// Reads what the file has of what is still missing.
+  /// Reads the parts that are still missing and that the file has.
   void read(const Hdf5File& file) {
     if (is_complete()) return;
     const auto dataset = file.dataset(name_);
     if (dataset.shape().size() != 1 || dataset.dtype() != target_.scalar_type()) {
-      throw Error(file.where(), c10::str(name_, " is no row of ", target_.scalar_type()),
+      throw Error(file.where(), c10::str(name_, " is not a 1-D dataset of ", target_.scalar_type()),
                   "The file is damaged, or belongs to another model.");
     }
     const int64_t first = counter(file, name_, "begin"), size = dataset.shape()[0];
@@ -167,10 +168,9 @@ class Wanted {
 
   void require_complete(const fs::path& folder) const {
     if (is_complete()) return;
-    throw Error(
-        folder.string(),
-        c10::str(name_, " of all processes' files together lacks element ", missing_.front().begin),
-        "A file is damaged, or belongs to another model.");
+    throw Error(folder.string(),
+                c10::str("no rank's file has element ", missing_.front().begin, " of ", name_),
+                "A file is damaged, or belongs to another model.");
   }
 
  private:
@@ -180,7 +180,7 @@ class Wanted {
   std::vector<Range> missing_;
 };
 
-/// One file is open at a time, and none that is not needed: there may be many.
+/// Opens one file at a time, and only those needed: there may be thousands.
 void read_state(const std::vector<fs::path>& files, const Decoder& model, AdamW& optimizer) {
   std::vector<Wanted> wanted;
   for (size_t i = 0; i < model.blocks().size(); ++i) {
@@ -197,11 +197,11 @@ void read_state(const std::vector<fs::path>& files, const Decoder& model, AdamW&
   for (const auto& tensor : wanted) tensor.require_complete(files.front().parent_path());
 }
 
-/// What every process's state file says of the run.
+/// The run's counters, which every rank's state file holds.
 TrainState read_progress(const fs::path& path, const RunIdentity& identity, AdamW& optimizer) {
   const auto file = Hdf5File::open(path);
   if (counter(file, "/", "format_version") != kFormatVersion) {
-    throw Error(file.where(), "is of another format version",
+    throw Error(file.where(), "has another format version",
                 "Resume with the version of Regroup that wrote it.");
   }
   check_identity(path.parent_path(), read_identity(file), identity);
@@ -286,7 +286,7 @@ void write_checksums(const fs::path& folder, const std::vector<std::string>& lin
     std::istringstream text(of_process);
     for (std::string file, sum; text >> file >> sum;) {
       if (!fs::exists(folder / file)) {
-        throw Error((folder / file).string(), "was written by another process, but is not here",
+        throw Error((folder / file).string(), "was written by another rank, but is not here",
                     "The run's folder must lie on a file system that all nodes share.");
       }
       sums[file] = sum;

@@ -1,6 +1,5 @@
-// trainers/checkpoint.h: what a run needs to go on as if it had never stopped: a model folder, the
-// optimizer's state beside it, written by all processes side by side and read by any number of
-// them.
+// trainers/checkpoint.h: everything that a run needs to resume exactly: a model folder and the
+// optimizer's state. All ranks write in parallel; any number of ranks can read it.
 #pragma once
 
 #include <cstdint>
@@ -23,30 +22,29 @@ struct TrainState {
   int64_t skipped_in_a_row = 0;
 };
 
-/// What must stay the same when a run is resumed: config keys and fingerprints by name.
+/// Values that must not change when a run is resumed: config keys and fingerprints by name.
 using RunIdentity = std::map<std::string, std::string>;
 
-/// A run at one step, copied to host memory, which later steps don't reach: what this process is to
-/// write of it.
+/// A copy in host memory of this rank's part of a run at one step; later steps do not change it.
 class Snapshot {
  public:
   Snapshot(int rank, int size) : rank_(rank), size_(size), weights_(rank, size) {}
 
-  /// Makes the memory, and touches it, so that the first take() need not wait for its pages.
+  /// Allocates and touches the memory, so that the first take() does not fault pages in.
   void reserve(const Decoder& model, AdamW& optimizer);
-  /// All processes call it alike. Memory is kept for the next time.
+  /// Copies the state. Every rank must call it. The memory is reused by the next call.
   void take(const TrainState& state, Decoder& model, AdamW& optimizer);
 
   const TrainState& state() const { return state_; }
-  /// Writes this process's share of the weights and its training_state.h5 (of several processes
-  /// training_state_00001_of_00004.h5: counters, moments, and masters where the model's weights are
-  /// bfloat16). -> the names of the files.
+  /// Writes this rank's share of the weights and its training_state.h5 (with several ranks
+  /// training_state_00001_of_00004.h5): counters, moments, and float32 masters if the model's
+  /// weights are bfloat16. Returns the file names.
   std::vector<std::string> write(const std::filesystem::path& folder,
                                  const ModelDescription& description,
                                  const RunIdentity& identity) const;
 
  private:
-  /// A stretch of a block's flat parameters and its optimizer state.
+  /// A range of a block's flat parameters and its optimizer state.
   struct Stretch {
     int64_t begin = 0;
     AdamWState values;
@@ -60,15 +58,15 @@ class Snapshot {
   bool has_masters_ = false;
 };
 
-/// "name hash" lines of files, for a checkpoint's checksums.
+/// One "name hash" line for each file.
 std::string checksum_lines(const std::filesystem::path& folder,
                            const std::vector<std::string>& files);
-/// Writes checksums.json: all processes' lines, and whatever else is in the folder.
+/// Writes checksums.json from the lines of all ranks; hashes the folder's other files too.
 void write_checksums(const std::filesystem::path& folder, const std::vector<std::string>& lines);
 
-/// Reads what this process holds of the model and updates with the optimizer from a checkpoint. All
-/// processes call it alike, and where one finds something wrong all throw: a request Error that
-/// lists what differs when the identity is another one; an Error when files are missing or damaged.
+/// Reads this rank's part of the model and optimizer state from a checkpoint. Every rank must call
+/// it, and if one fails all throw: a request Error that lists the differences if the identity
+/// differs, an Error if files are missing or damaged.
 TrainState load_checkpoint(const std::filesystem::path& folder, const RunIdentity& identity,
                            Decoder& model, AdamW& optimizer, World& world);
 

@@ -27,7 +27,7 @@ int64_t layer_numel(const DecoderConfig& config) {
   return largest;
 }
 
-/// The blocks' sizes, as Sharing pads them.
+/// Block sizes with Sharing's padding.
 class Blocks {
  public:
   Blocks(const DecoderConfig& config, const Division& division) {
@@ -43,13 +43,13 @@ class Blocks {
   std::vector<int64_t> parts_;
 };
 
-/// Numbers that a layer keeps for its backward, a token: the residual stream before attention and
+/// Numbers per token that a layer keeps for backward: the residual stream before attention and
 /// before the MLP, queries, keys and values, the heads' output, gate and up.
 int64_t kept_by_layer(const DecoderConfig& c, int64_t kv_heads) {
   return 2 * c.d_model + (2 * c.n_head + 2 * kv_heads) * c.head_dim + 2 * c.d_ff;
 }
 
-/// Numbers that a layer's backward works on besides, a token: the MLP's gradients are the most.
+/// Further numbers per token that a layer's backward uses; the MLP's gradients dominate.
 int64_t at_work_in_layer(const DecoderConfig& c) { return 3 * c.d_ff + 3 * c.d_model; }
 
 int64_t activation_bytes(const JobShape& shape) {
@@ -65,7 +65,7 @@ int64_t activation_bytes(const JobShape& shape) {
   const int64_t in_backward =
       tokens * width * (at_work_in_layer(c) + (shape.recomputes ? widest : 0)) +
       layer_numel(c) * width;  // a layer's gradients, until they are added up
-  // The head makes its gradient chunk by chunk, in float32, then once more in the model's dtype.
+  // The head computes its gradient in chunks, in float32, and then copies it to the model's dtype.
   const int64_t head_gradient = c.vocab_size * c.d_model * (kFloat + width);
   const int64_t logits = std::min(kLogits, tokens * c.vocab_size);
   const int64_t in_head = tokens * width * 2 * c.d_model + head_gradient + 2 * width * logits;
@@ -77,7 +77,7 @@ int64_t sent_a_step(const JobShape& shape, const Division& division, const Block
   const auto wire = static_cast<int64_t>(c10::elementSize(shape.wire_dtype));
   const int64_t micro_batches = at::ceil_div<int64_t>(
       at::ceil_div<int64_t>(shape.sequences_per_step, division.processes()), shape.micro_batch);
-  // Every block forward, the layers again in backward, a tied embedding again as the head.
+  // Gathers: every block in forward, the layers again in backward, a tied embedding again as head.
   const int64_t gathered = blocks.part() + blocks.layer_parts() +
                            (shape.model.tie_embeddings ? blocks.embedding_part() : 0);
   const int64_t to_shards = (division.shards - 1) * (gathered * width + blocks.part() * wire);
@@ -101,9 +101,9 @@ JobNeeds needs_of(const JobShape& shape, const Division& division) {
   needs.optimizer = blocks.part() / division.replicas * (kMoments + (has_masters ? kFloat : 0));
   if (division.shards > 1) {
     needs.gathers = 2 * whole * width;
-    // What is added up, and what travels: received, and sent where that is another dtype.
+    // The sum, the received gradient, and a sent copy if its dtype differs.
     needs.reductions = whole * (kFloat + wire * (is_rounded ? 2 : 1));
-    // From the head's backward to the end.
+    // Held from the head's backward to the end of the step.
     if (shape.model.tie_embeddings)
       needs.reductions += division.shards * blocks.embedding_part() * kFloat;
   }

@@ -1,5 +1,5 @@
-// trainers/job_needs.h: what a training job takes of each process, told from its shape alone:
-// memory and bytes on the wire.
+// trainers/job_needs.h: the memory and wire bytes that a training job needs on each process,
+// computed from the job's shape.
 #pragma once
 
 #include <torch/types.h>
@@ -18,22 +18,22 @@ struct JobShape {
   bool recomputes = false;  // activation checkpointing
 };
 
-/// How processes divide a model: Strategy as numbers.
+/// How processes divide a model: Strategy in numbers.
 struct Division {
   int64_t shards = 1, replicas = 1;
   int64_t processes() const { return shards * replicas; }
 };
 
-/// Of the process that has most. In bytes.
+/// Bytes needed by the most loaded process.
 struct JobNeeds {
-  int64_t parameters = 0, gradients = 0, optimizer = 0;  // throughout
-  int64_t gathers = 0;      // blocks gathered for use: one and the next, with several shards
-  int64_t reductions = 0;   // of gradients on their way to be summed
-  int64_t activations = 0;  // of a micro-batch, at the most: kept for backward, and at work
+  int64_t parameters = 0, gradients = 0, optimizer = 0;  // held throughout
+  int64_t gathers = 0;      // gathered blocks with several shards: the current one and the next
+  int64_t reductions = 0;   // gradients on their way to be summed
+  int64_t activations = 0;  // peak of one micro-batch: kept for backward, and in use
   int64_t snapshot = 0;     // a checkpoint's copy, in host memory
   int64_t sent_a_step = 0;
 
-  /// On the device.
+  /// Bytes on the device: everything but the snapshot.
   int64_t device() const {
     return parameters + gradients + optimizer + gathers + reductions + activations;
   }
@@ -41,7 +41,7 @@ struct JobNeeds {
 
 JobNeeds needs_of(const JobShape& shape, const Division& division);
 
-/// The most sequences of a micro-batch with which the needs fit; 0 where not even one does.
+/// Largest micro-batch, in sequences, that fits device_bytes; 0 if not even one sequence fits.
 int64_t largest_micro_batch(JobShape shape, const Division& division, int64_t device_bytes);
 
 }  // namespace regroup

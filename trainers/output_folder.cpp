@@ -37,7 +37,7 @@ void check_output_folder(const fs::path& folder, bool force) {
   }
   if (is_regroup_folder(folder)) return;
   throw request_error(folder.string(), "is not empty and was not written by Regroup",
-                      "Name another folder; --force replaces only Regroup's own.");
+                      "Name another folder; --force replaces only folders that Regroup wrote.");
 }
 
 }  // namespace regroup

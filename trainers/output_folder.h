@@ -1,5 +1,5 @@
-// trainers/output_folder.h: whether a folder may be written to: what a user made is never
-// replaced.
+// trainers/output_folder.h: whether a command may write to a folder. Folders that a user made are
+// never replaced.
 #pragma once
 
 #include <filesystem>
@@ -10,8 +10,8 @@ namespace regroup {
 /// `regroup`, or a config.ini beside metrics.jsonl or checkpoints.
 bool is_regroup_folder(const std::filesystem::path& folder);
 
-/// Refuses (exit code 2) an output folder that exists and is not empty, unless `force` is set and
-/// Regroup wrote it; also one that is a file.
+/// Throws a request Error (exit code 2) if folder is a file, or exists and is not empty; force
+/// allows a non-empty folder that Regroup wrote.
 void check_output_folder(const std::filesystem::path& folder, bool force);
 
 }  // namespace regroup

@@ -37,7 +37,7 @@ void check_run_start(const RunStart& start) {
   if (!is_occupied(start.folder)) return;
   if (start.resume) {
     if (is_run(start.folder)) return;
-    throw request_error(start.folder.string(), "holds something that is no training run",
+    throw request_error(start.folder.string(), "is not empty and not a training run",
                         "Name the run's folder.");
   }
   if (!start.force) {
@@ -53,7 +53,7 @@ RunFolder::RunFolder(const RunStart& start, const std::string& config, World& wo
       path_(without_final_slash(start.folder)),
       replaced_(path_.parent_path() / (".regroup-tmp-replaced-" + path_.filename().string())),
       resume_(start.resume) {
-  // All go by the first one's list: a network's file system may show others an older one.
+  // Every rank uses rank 0's list: a network file system may show another rank an older one.
   const auto names = world.told_by_first([&] {
     check_run_start(start);
     start_run(config);
@@ -97,7 +97,7 @@ void RunFolder::write_config(const std::string& config) const {
   if (world_.is_first()) write_file_atomically(path_ / kRunConfig, config);
 }
 
-/// Of a forced run that was not completed nothing is kept: what it replaces is the run before it.
+/// An incomplete forced run is dropped: the run kept aside is still the one before it.
 void RunFolder::set_aside_old_run() const {
   const FolderLock not_at_work(path_);
   if (fs::exists(replaced_)) {
@@ -132,7 +132,7 @@ void RunFolder::load_checkpoint(const std::function<void(const fs::path&)>& load
   }
 }
 
-/// Under a name that counts as no checkpoint, so that it is neither resumed from nor kept for one.
+/// Renames it so that it no longer counts as a checkpoint, for resume or for `keep`.
 void RunFolder::set_aside_damaged(const fs::path& checkpoint) const {
   const auto aside = checkpoint.parent_path() / ("damaged_" + checkpoint.filename().string());
   fs::remove_all(aside);

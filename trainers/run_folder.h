@@ -25,16 +25,16 @@ struct RunStart {
   std::optional<ResumeMode> resume;  // continue it
 };
 
-/// Throws a request Error when the folder holds something and neither force nor resume allows that.
+/// Throws a request Error if the folder is not empty and neither force nor resume allows that.
 /// Changes nothing.
 void check_run_start(const RunStart& start);
 
 class RunFolder {
  public:
-  /// Makes the folder, with config as its config.ini, or takes up the run in it: the first process
-  /// does, while the others wait. Throws as check_run_start does, and a request Error when another
-  /// run is at work in the folder. What force replaces is kept aside until finish(), and put back
-  /// when this run ends without a checkpoint. world must outlive this.
+  /// Creates the folder with config as its config.ini, or continues the run in it. Rank 0 does the
+  /// work; other ranks wait. Throws like check_run_start, and a request Error if another run uses
+  /// the folder. A run that force replaces is kept aside until finish(), and restored if this run
+  /// ends without a checkpoint. world must outlive this.
   RunFolder(const RunStart& start, const std::string& config, World& world);
   ~RunFolder();
   RunFolder(const RunFolder&) = delete;
@@ -46,28 +46,28 @@ class RunFolder {
   std::filesystem::path converted_folder() const;
   std::filesystem::path evaluation_file() const { return path_ / "evaluation.json"; }
 
-  /// Of several processes, the first writes it.
+  /// Rank 0 writes the file.
   void write_config(const std::string& config) const;
 
-  /// True when the run is continued and has a checkpoint to begin with.
+  /// True if the run is resumed and has a checkpoint to start from.
   bool resumes() const { return !resumable_.empty(); }
-  /// The checkpoint of the highest step; nothing where there is none.
+  /// The checkpoint of the highest step, if any.
   std::optional<std::filesystem::path> newest_checkpoint() const;
-  /// Calls load with the newest checkpoint. Where that throws an Error (on all processes alike),
-  /// kLatest passes it on; kAuto names the damage, goes on to the one before and sets the damaged
-  /// ones aside.
+  /// Calls load with the newest checkpoint. If load throws an Error (it must throw on all ranks),
+  /// kLatest rethrows; kAuto prints a warning, tries the previous checkpoint and renames the
+  /// damaged ones.
   void load_checkpoint(const std::function<void(const std::filesystem::path&)>& load);
 
-  /// Writes a process's files into a folder that all fill; gives their names.
+  /// Writes this rank's files into a folder that all ranks share; returns their names.
   using Fill = std::function<std::vector<std::string>(const std::filesystem::path& folder)>;
-  /// Writes checkpoints/step_NNNNNNNN in one step, once all processes have filled it, with its
-  /// checksums; points latest at it, then removes all but the newest `keep`. May run beside
-  /// training.
+  /// Writes checkpoints/step_NNNNNNNN with its checksums and renames it into place once all ranks
+  /// have filled it; points `latest` at it, then removes all but the newest `keep` checkpoints. May
+  /// run on another thread during training.
   void save_checkpoint(int64_t step, int64_t keep, const Fill& fill) const;
-  /// Writes final/ likewise.
+  /// Writes final/ in the same way.
   void write_final(const Fill& fill) const;
 
-  /// The run is complete: removes what force kept aside.
+  /// Marks the run complete: removes the run that force kept aside.
   void finish();
 
  private:

@@ -15,15 +15,14 @@ struct RunResult {
   nlohmann::ordered_json evaluation;  // null where none was made
 };
 
-/// Trains a decoder from random weights. resolved_config is saved as the run's config.ini. Writes
-/// final/. Throws a request Error for a config that misses something, before any work starts. All
-/// processes of the world call it alike.
+/// Trains a decoder from random weights and writes final/. resolved_config is saved as the run's
+/// config.ini. Throws a request Error for an incomplete config before any work starts. Every rank
+/// must call it.
 RunResult pretrain(const TrainConfig& config, const std::string& resolved_config,
                    const RunStart& start, World& world);
 
-/// Converts the original where [convert] says so, trains it for alpha of the original's steps,
-/// writes final/, and evaluates original, converted and uptrained model side by side into
-/// evaluation.json.
+/// Converts the original if [convert] says so, trains it for alpha of the original's steps, writes
+/// final/, and evaluates the original, converted and uptrained models into evaluation.json.
 RunResult uptrain(const TrainConfig& config, const std::string& resolved_config,
                   const RunStart& start, World& world);
 

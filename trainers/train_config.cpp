@@ -14,7 +14,7 @@ std::vector<std::string> family_names() {
   return names;
 }
 
-// Far above any model, and small enough that products of them fit 64 bits.
+// Far above any model, yet products of these fit 64 bits.
 constexpr double kMostLayers = 1e4, kMostHeads = 65536, kWidest = 1 << 20, kMostTokens = 1e15;
 
 void declare_model(ConfigSchema& schema, TrainConfig::Model& model) {
@@ -26,12 +26,12 @@ void declare_model(ConfigSchema& schema, TrainConfig::Model& model) {
   schema.add("model.d_model", &model.d_model, "width of the residual stream", width);
   schema.add("model.n_head", &model.n_head, "query heads", heads);
   schema.add("model.n_kv_head", &model.n_kv_head,
-             "K/V heads, one number or one a layer (n_head unless told)", heads);
-  schema.add("model.head_dim", &model.head_dim, "width of a head (d_model / n_head unless told)",
+             "K/V heads, one number or one a layer (default: n_head)", heads);
+  schema.add("model.head_dim", &model.head_dim, "width of a head (default: d_model / n_head)",
              width);
   schema.add("model.d_ff", &model.d_ff,
-             "width inside the MLP (8/3 d_model, rounded up to 32, unless told)", width);
-  schema.add("model.vocab_size", &model.vocab_size, "vocabulary (the data's unless told)", length);
+             "width inside the MLP (default: 8/3 d_model, rounded up to 32)", width);
+  schema.add("model.vocab_size", &model.vocab_size, "vocabulary (default: the data's)", length);
   schema.add("model.max_seq_len", &model.max_seq_len, "longest sequence", length);
   schema.add("model.rope_theta", &model.rope_theta, "base of the rotary frequencies", above(0));
   schema.add("model.norm_eps", &model.norm_eps, "added to the mean square in norms", at_least(0));
@@ -48,8 +48,8 @@ void declare_optim(ConfigSchema& schema, TrainConfig::Optim& optim) {
   schema.add("optim.beta2", &optim.adamw.beta2, "AdamW's decay of the mean square",
              between(0, 0.999999));
   schema.add("optim.eps", &optim.adamw.eps, "AdamW's epsilon", above(0));
-  schema.add("optim.weight_decay", &optim.adamw.weight_decay, "of matrices; norm gains never decay",
-             at_least(0));
+  schema.add("optim.weight_decay", &optim.adamw.weight_decay,
+             "decay of matrices; norm gains never decay", at_least(0));
   schema.add("optim.grad_clip", &optim.grad_clip, "largest gradient norm (0: no clipping)",
              at_least(0));
 }
@@ -63,15 +63,16 @@ void declare_train(ConfigSchema& schema, TrainConfig::Train& train) {
   schema.add("train.micro_batch", &train.micro_batch, "sequences of a forward pass",
              between(1, 1 << 20));
   schema.add("train.dtype", &train.dtype,
-             "of weights and activations; masters and optimizer are fp32", compute_dtypes());
-  schema.add("train.seed", &train.seed, "of initial weights and random heads", at_least(0));
+             "dtype of weights and activations; masters and optimizer are fp32", compute_dtypes());
+  schema.add("train.seed", &train.seed, "seed of initial weights and random heads", at_least(0));
   schema.add("train.activation_checkpointing", &train.activation_checkpointing,
              "recompute blocks in backward",
              EnumNames<ActivationCheckpointing>{{"none", ActivationCheckpointing::kNone},
                                                 {"full", ActivationCheckpointing::kFull}});
   schema.add("train.max_skipped_steps", &train.max_skipped_steps,
              "non-finite steps in a row that stop the run", at_least(1));
-  schema.add("train.threads", &train.threads, "CPU threads (all cores unless told)",
+  schema.add("train.threads", &train.threads,
+             "CPU threads (default: what affinity and the CPU quota allow)",
              between(1, kMostThreads));
   schema.add("train.device", &train.device, "where to train",
              std::vector<std::string>{"cpu", "cuda"});
@@ -83,27 +84,28 @@ void declare_dist(ConfigSchema& schema, DistOptions& dist) {
              strategies());
   schema.add("dist.backend", &dist.backend, "what joins the processes (auto: by train.device)",
              backend_kinds());
-  schema.add("dist.wire_dtype", &dist.wire_dtype, "in which gradients travel", compute_dtypes());
-  schema.add("dist.reduce_dtype", &dist.reduce_dtype, "in which they are added up",
+  schema.add("dist.wire_dtype", &dist.wire_dtype, "dtype of gradients on the wire",
              compute_dtypes());
-  schema.add("dist.timeout_s", &dist.timeout_s, "after which a silent process counts as gone",
+  schema.add("dist.reduce_dtype", &dist.reduce_dtype, "dtype of gradient sums", compute_dtypes());
+  schema.add("dist.timeout_s", &dist.timeout_s, "seconds after which a silent rank counts as gone",
              between(1, 1e6));
 }
 
 void declare_convert(ConfigSchema& schema, TrainConfig::Convert& convert) {
   schema.add("convert.from", &convert.from, "the original, to be converted now");
   schema.add("convert.n_kv_head", &convert.plan.n_kv_head,
-             "its new K/V heads, one number or one a layer", between(1, kMostHeads));
+             "new K/V heads, one number or one a layer", between(1, kMostHeads));
   schema.add("convert.kv_budget", &convert.plan.kv_budget,
              "share of the original's K/V bytes, instead of n_kv_head", between(0, 1));
   schema.add("convert.method", &convert.plan.method, "how heads are pooled",
              conversion_method_names());
   schema.add("convert.grouping", &convert.plan.grouping, "which heads are pooled", groupings());
-  schema.add("convert.refit", &convert.plan.refit, "what is mended after pooling", refit_kinds());
+  schema.add("convert.refit", &convert.plan.refit, "what is re-fitted after pooling",
+             refit_kinds());
   schema.add("convert.calibration", &convert.plan.calibration,
-             "token file that conversion looks at (data.train unless told)");
+             "token file for calibration (default: data.train)");
   schema.add("convert.calibration_tokens", &convert.plan.calibration_tokens,
-             "tokens of it (32768 unless told)", between(1, kMostTokens));
+             "calibration tokens (default: 32768)", between(1, kMostTokens));
 }
 
 }  // namespace
@@ -128,7 +130,7 @@ void declare(ConfigSchema& schema, TrainConfig& config) {
   schema.add("data.val", &config.data.val, "token file; its /val is evaluated on");
   schema.add("data.seq_len", &config.data.seq_len, "tokens of a training sequence",
              between(1, 1 << 30));
-  schema.add("data.shuffle_seed", &config.data.shuffle_seed, "of the order of sequences",
+  schema.add("data.shuffle_seed", &config.data.shuffle_seed, "seed of the order of sequences",
              at_least(0));
   declare_optim(schema, config.optim);
   declare_train(schema, config.train);
@@ -136,14 +138,14 @@ void declare(ConfigSchema& schema, TrainConfig& config) {
   schema.add("uptrain.alpha", &config.uptrain.alpha, "share of the original's steps to train",
              between(0, 1000));
   schema.add("uptrain.original_steps", &config.uptrain.original_steps,
-             "the original's steps, where it does not say", between(1, kMostTokens));
-  schema.add("uptrain.from", &config.uptrain.from, "a model that was converted already");
+             "the original's steps, if its config.json lacks them", between(1, kMostTokens));
+  schema.add("uptrain.from", &config.uptrain.from, "a model that is already converted");
   schema.add("uptrain.original", &config.uptrain.original,
-             "the original of [uptrain] from, for reference");
+             "the original of [uptrain] from: reference and teacher");
   schema.add("distill.weight", &config.distill.weight,
-             "of the original's predictions in uptraining (0: text alone)", between(0, 1));
+             "weight of the original's predictions in the loss (0: text alone)", between(0, 1));
   schema.add("distill.temperature", &config.distill.temperature,
-             "that both models' logits are divided by", above(0));
+             "divides the logits of both models", above(0));
   declare_dist(schema, config.dist);
   schema.add("eval.every", &config.eval.every,
              "steps between validation losses (0: at the end only)", at_least(0));

@@ -1,5 +1,5 @@
-// trainers/train_config.h: the keys of a training run's config, their defaults, and the numbers
-// that follow from them.
+// trainers/train_config.h: the keys of a training run's config, their defaults and derived
+// numbers.
 #pragma once
 
 #include <torch/types.h>
@@ -20,9 +20,9 @@ namespace regroup {
 
 enum class ActivationCheckpointing { kNone, kFull };
 
-/// The dtypes that models compute in, by the names that configs and options give them.
+/// Compute dtypes by their names in configs and options.
 const EnumNames<torch::ScalarType>& compute_dtypes();
-/// "cosine" and its like.
+/// Schedules by name: "cosine", "linear", ...
 const EnumNames<ScheduleKind>& schedule_names();
 constexpr double kMostThreads = 4096;
 
@@ -83,7 +83,7 @@ struct TrainConfig {
   int64_t tokens_per_step() const { return sequences_per_step() * data.seq_len; }
 };
 
-/// Declares every key over config's members. The schema refers to config, which must outlive it.
+/// Declares every key. The schema refers to config, which must outlive it.
 void declare(ConfigSchema& schema, TrainConfig& config);
 
 /// The architecture that [model] describes, with the data's vocabulary where none is given. Throws

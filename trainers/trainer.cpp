@@ -31,8 +31,8 @@ struct StepResult {
   bool stop_requested;  // on any process
 };
 
-/// This process's micro-batches in the order of training, made ahead on a background thread. Each
-/// process takes a share of a step's sequences, in order; all take as many micro-batches.
+/// This rank's micro-batches in training order, prepared by a background thread. Each rank takes a
+/// share of a step's sequences, in order; all ranks run the same number of micro-batches.
 class MicroBatches {
  public:
   MicroBatches(const TrainingJob& job, int64_t first_step, const World& world)
@@ -46,8 +46,8 @@ class MicroBatches {
         next_(first_step * per_step_),
         prefetch_([this] { return produce(); }, kBatchesAhead) {}
 
-  /// [sequences, seq_len + 1]; the last of a step may be smaller, and where this process's share is
-  /// less than others' empty.
+  /// [sequences, seq_len + 1]. The last of a step may be smaller, or empty if this rank's share is
+  /// smaller than that of other ranks.
   torch::Tensor next() { return prefetch_.next(); }
   int64_t per_step() const { return per_step_; }
 
@@ -140,7 +140,7 @@ class Trainer {
     if (state_.step <= job_.steps) return;
     throw request_error(run_.path().string(),
                         c10::str("has been trained for ", state_.step, " steps, more than the ",
-                                 job_.steps, " that are asked for"),
+                                 job_.steps, " requested"),
                         "Ask for more steps, or start a new run.");
   }
 
@@ -162,8 +162,8 @@ class Trainer {
     return update({sums[0], std::sqrt(sums[1]), schedule_.at(state_.step), true, sums[2] > 0});
   }
 
-  /// This process's contribution to the step's mean loss. Where it has no sequence left it goes
-  /// along with one that counts for nothing, since the others wait for it.
+  /// This rank's contribution to the step's mean loss. A rank without a sequence runs one with
+  /// weight 0, because other ranks wait for it in collectives.
   torch::Tensor loss_of(const torch::Tensor& tokens) {
     if (tokens.size(0) == 0) return 0 * loss_of(torch::zeros({1, tokens.size(1)}, torch::kInt64));
     const double scale = 1.0 / static_cast<double>(job_.config.tokens_per_step());
@@ -175,7 +175,7 @@ class Trainer {
     return model_.distillation_loss(tokens, *job_.teacher, job_.config.distill, scale);
   }
 
-  /// Clips and applies the gradients, or skips them where something is not finite.
+  /// Clips and applies the gradients, or skips the step if loss or gradient is not finite.
   StepResult update(StepResult result) {
     result.finite = std::isfinite(result.loss) && std::isfinite(result.gradient_norm);
     if (result.finite) {
@@ -193,7 +193,7 @@ class Trainer {
     return result;
   }
 
-  /// One line for people, and one for machines every log.every steps.
+  /// Updates the progress line, and appends to metrics.jsonl every log.every steps.
   void log(const StepResult& result) {
     outcome_.loss = result.loss;
     if (!world_.is_first()) return;
@@ -250,11 +250,11 @@ class Trainer {
     if (!world_.is_first()) return;
     metrics_->append({{"step", state_.step}, {"tokens", state_.tokens}, {"val_loss", loss}});
     note(c10::str("step ", state_.step, ": validation loss ", fixed(loss, 4)));
-    begin_pace();  // evaluation is no part of it
+    begin_pace();  // evaluation does not count
   }
 
-  /// Training waits for the copy to host memory (and for a save before that is not done yet), not
-  /// for the files.
+  /// Training waits for the copy to host memory (and for an unfinished earlier save), not for the
+  /// files.
   void save() {
     if (saved_step_ == state_.step) return;
     const double start = steady_seconds();

@@ -14,7 +14,7 @@
 
 namespace regroup {
 
-/// What is trained, on what, for how long.
+/// The model, the data and the length of a training run.
 struct TrainingJob {
   std::string label;  // "pretrain" or "uptrain", for progress
   const TrainConfig& config;
@@ -33,16 +33,16 @@ struct TrainingOutcome {
   std::optional<double> loss, val_loss;  // the last of this process
 };
 
-/// Trains the model until the job's last step, from the run's newest checkpoint where it resumes;
-/// writes metrics and checkpoints into the run's folder. All processes of the world call it alike.
-/// Throws Error when max_skipped_steps steps in a row were not finite.
+/// Trains the model to the job's last step, starting from the newest checkpoint if the run is
+/// resumed. Writes metrics and checkpoints to the run's folder. Every rank must call it. Throws
+/// Error if max_skipped_steps steps in a row were not finite.
 TrainingOutcome train(Decoder& model, RunFolder& run, const TrainingJob& job, World& world);
 
-/// The model's provenance after training on: steps, tokens and FLOPs added to what it was before
-/// the run.
+/// The model's provenance after training: the run's steps, tokens and FLOPs added to the values
+/// before it.
 Provenance trained_provenance(const TrainingJob& job, const TrainState& state);
 
-/// Steps for the config's steps or tokens; nothing where it gives neither.
+/// Steps from [train] steps or tokens; nothing if neither is given.
 std::optional<int64_t> configured_steps(const TrainConfig& config);
 
 }  // namespace regroup

@@ -34,13 +34,13 @@ void check_request(const TrainConfig& config) {
   }
 }
 
-/// ceil(alpha * the original's steps), from the config or the original's own record; else [train]
-/// steps or tokens.
+/// ceil(alpha * original steps), from the config or the original's config.json; else [train] steps
+/// or tokens.
 int64_t uptraining_steps(const TrainConfig& config, const ModelFolder& original) {
   const auto original_steps = config.uptrain.original_steps ? config.uptrain.original_steps
                                                             : original.provenance().pretrain_steps;
   if (original_steps) {
-    // alpha is a decimal that a double holds a little off: 0.05 * 100 must give 5 steps, not 6.
+    // A double holds alpha inexactly: 0.05 * 100 must give 5 steps, not 6.
     const double steps = config.uptrain.alpha * static_cast<double>(*original_steps);
     return static_cast<int64_t>(std::ceil(steps - 1e-9 * std::max(1.0, steps)));
   }
@@ -50,7 +50,8 @@ int64_t uptraining_steps(const TrainConfig& config, const ModelFolder& original)
       "Give the original's steps, or [train] steps or tokens to say how long to train.");
 }
 
-/// The original's pretraining cost, where its own record lacks it: its steps, at this run's batch.
+/// FLOPs of the original's pretraining; if its config.json lacks them, estimated from
+/// original_steps at this run's batch size.
 double pretraining_flops(const TrainConfig& config, const ModelFolder& original) {
   if (original.provenance().pretrain_flops > 0 || !config.uptrain.original_steps) {
     return original.provenance().pretrain_flops;
@@ -60,7 +61,7 @@ double pretraining_flops(const TrainConfig& config, const ModelFolder& original)
   return training_flops_per_token(original.config(), config.data.seq_len) * tokens;
 }
 
-/// The converted model's record, completed where Regroup did not pretrain or convert it.
+/// The converted model's provenance, completed if Regroup did not pretrain or convert it.
 Provenance starting_provenance(const TrainConfig& config, const ModelFolder& original,
                                const ModelFolder& converted) {
   auto provenance = converted.provenance();
@@ -88,7 +89,7 @@ void check_originals(const TrainConfig& config, const ModelFolder& original) {
                       "Name the model that uptrain.from was converted from.");
 }
 
-/// What [convert] asks for; nothing where the model was converted already.
+/// The conversion that [convert] describes; nothing if the model is already converted.
 std::optional<Conversion> requested_conversion(const TrainConfig& config,
                                                const ModelFolder& original) {
   if (!converts_now(config)) return std::nullopt;
@@ -99,8 +100,8 @@ std::optional<Conversion> requested_conversion(const TrainConfig& config,
   return std::optional<Conversion>(std::in_place, original, plan);
 }
 
-/// Where the run's starting point stands: a folder given, or converted/ in the run, written here by
-/// all processes together unless it is there.
+/// The folder that training starts from: [uptrain] from, or the run's converted/, which all ranks
+/// write together unless it exists.
 fs::path starting_folder(const TrainConfig& config, const std::optional<Conversion>& conversion,
                          const RunFolder& run, World& world) {
   if (!conversion) return config.uptrain.from;
@@ -109,7 +110,8 @@ fs::path starting_folder(const TrainConfig& config, const std::optional<Conversi
   const fs::path unfinished = world.told_by_first([&] {
     if (fs::exists(folder) && conversion->made(ModelFolder::open(folder))) return std::string();
     if (run.resumes()) {
-      throw request_error(run.path().string(), "was not trained from what [convert] asks for",
+      throw request_error(run.path().string(),
+                          "was trained from another conversion than [convert] describes",
                           "Resume with the [convert] keys of its config.ini, or start a new run.");
     }
     return writing.emplace(folder).path().string();
@@ -120,7 +122,7 @@ fs::path starting_folder(const TrainConfig& config, const std::optional<Conversi
   return folder;
 }
 
-/// The original in bfloat16, where [distill] asks for it.
+/// The original in bfloat16 if [distill] is on.
 std::optional<Decoder> load_teacher(const TrainConfig& config, const ModelFolder& original,
                                     torch::TensorOptions options, const World& world) {
   if (config.distill.weight == 0) return std::nullopt;
