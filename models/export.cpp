@@ -23,13 +23,13 @@ DecoderConfig exported_config(const DecoderConfig& source, ExportLayout layout) 
   return config;
 }
 
-/// weight: [n * head_dim, d_model] -> [n * times * head_dim, d_model], copies of a head beside each
-/// other, so that each query head still reads its own.
+/// weight: [n * head_dim, d_model] -> [n * times * head_dim, d_model], copies of a head next to
+/// each other, so that every query head reads the same K/V head as before.
 Tensor repeat_heads(const Tensor& weight, int64_t head_dim, int64_t times) {
   return weight.unflatten(0, {-1, head_dim}).repeat_interleave(times, 0).flatten(0, 1);
 }
 
-/// Refuses values that become infinite.
+/// Throws Error for values that become infinite.
 Tensor converted(const Tensor& values, torch::ScalarType dtype, const std::string& name) {
   const auto result = values.to(dtype);
   const auto overflowed = result.isinf().logical_and(values.isfinite());

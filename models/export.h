@@ -1,5 +1,4 @@
-// models/export.h: a model folder rewritten for deployment: other layout, number format or file
-// format.
+// models/export.h: rewrites a model folder for deployment in another layout, dtype or file format.
 #pragma once
 
 #include <torch/types.h>
@@ -13,9 +12,9 @@ namespace regroup {
 
 enum class ExportFormat { kHuggingFace, kHdf5 };
 
-/// kGrouped keeps every K/V head once. kExpanded repeats the K/V heads of each layer up to the
-/// least common multiple of the layers' counts, so that one number says them all; the function
-/// computed is the same.
+/// kGrouped keeps every K/V head once. kExpanded repeats each layer's K/V heads up to the least
+/// common multiple of the layers' counts, so that one num_key_value_heads fits all layers; the
+/// model computes the same function.
 enum class ExportLayout { kGrouped, kExpanded };
 
 struct ExportPlan {
@@ -25,8 +24,8 @@ struct ExportPlan {
   int64_t max_shard_bytes = kDefaultShardBytes;  // of kHuggingFace
 };
 
-/// Throws a request Error where the source's K/V heads differ between layers and the plan's layout
-/// is kGrouped, which the architecture's Hugging Face class cannot express.
+/// Throws a request Error if the plan's layout is kGrouped and K/V heads differ between layers,
+/// which the architecture's Hugging Face class cannot express.
 void check_export(const ModelFolder& source, const ExportPlan& plan);
 
 /// Writes the model into folder, which exists: config.json, tokenizer files, and the weights as

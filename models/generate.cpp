@@ -19,7 +19,7 @@ Tensor keep_top_k(const Tensor& logits, int64_t k) {
   return logits.masked_fill(logits.lt(lowest_kept), kNever);
 }
 
-/// Keeps the most likely tokens up to the one that brings their sum to p.
+/// Keeps the most likely tokens whose probabilities together reach p.
 Tensor keep_top_p(const Tensor& logits, double p) {
   const auto [sorted, order] = logits.sort(-1, /*descending=*/true);
   const auto probability = sorted.softmax(-1);
@@ -42,7 +42,7 @@ Tensor Generation::advance(const Tensor& tokens) {
 
 Tensor sample(const Tensor& logits, const Sampling& sampling, at::Generator& generator) {
   if (sampling.temperature == 0) return logits.argmax(-1);
-  // From the highest logit down, so that no temperature, however low, makes infinities of them.
+  // Subtract the highest logit first, so that a low temperature does not overflow.
   auto scaled = (logits - logits.amax(-1, /*keepdim=*/true)) / sampling.temperature;
   if (sampling.top_k) scaled = keep_top_k(scaled, *sampling.top_k);
   if (sampling.top_p) scaled = keep_top_p(scaled, *sampling.top_p);

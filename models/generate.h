@@ -1,4 +1,4 @@
-// models/generate.h: continuing prompts with a K/V cache.
+// models/generate.h: continues prompts with a K/V cache.
 #pragma once
 
 #include <torch/types.h>
@@ -23,11 +23,10 @@ struct Sampling {
 /// Sequences of equal length that grow a token at a time.
 class Generation {
  public:
-  /// capacity: positions of the prompt and all that follows; at most the model's max_seq_len counts
-  /// as sound.
+  /// capacity: positions of the prompt and everything after it, at most the model's max_seq_len.
   Generation(Decoder& model, int64_t batch, int64_t capacity);
 
-  /// tokens: [B, T], the prompt or what follows it -> logits of the last position, [B, vocab_size]
+  /// tokens: [B, T], the prompt or the next tokens -> logits of the last position, [B, vocab_size]
   /// float32.
   torch::Tensor advance(const torch::Tensor& tokens);
 
@@ -36,13 +35,12 @@ class Generation {
   KvCache cache_;
 };
 
-/// logits: [B, vocab_size] -> tokens [B]. Draws use the generator; it is not touched at temperature
-/// 0.
+/// logits: [B, vocab_size] -> tokens [B]. Draws from the generator unless the temperature is 0.
 torch::Tensor sample(const torch::Tensor& logits, const Sampling& sampling,
                      at::Generator& generator);
 
-/// Continues prompts [B, T] by up to n_new tokens; on_token gets each step's tokens [B] and returns
-/// false to stop.
+/// Continues prompts [B, T] by up to n_new tokens. on_token receives each step's tokens [B] and
+/// returns false to stop.
 void generate(Decoder& model, const torch::Tensor& prompts, int64_t n_new, const Sampling& sampling,
               const std::function<bool(const torch::Tensor&)>& on_token);
 

@@ -14,22 +14,21 @@ namespace {
 using torch::Tensor;
 
 constexpr int64_t kTokensPerBatch = 8192;
-constexpr int64_t kIgnored = -1;  // a target that is not counted
+constexpr int64_t kIgnored = -1;  // marks a target that does not count
 
-/// A stretch of a split to run the model over: inputs [begin, begin + length), of whose targets
-/// (each the next token) the first `skipped` were counted before.
+/// A range of a split that the model runs over: inputs [begin, begin + length). Each target is the
+/// next token; earlier ranges counted the first `skipped` targets.
 struct Stretch {
   int64_t begin, length, skipped;
 };
 
-/// Cuts documents into stretches; every token but a document's first is some stretch's counted
-/// target once.
+/// Cuts documents into ranges; every token but a document's first counts once as a target.
 std::vector<Stretch> cut_documents(const TokenSplit& split, const ScoringWindows& windows) {
   std::vector<Stretch> stretches;
   const auto* offsets = split.offsets().const_data_ptr<int64_t>();
   for (int64_t document = 0; document < split.n_documents(); ++document) {
     const int64_t begin = offsets[document], end = offsets[document + 1];
-    int64_t counted = begin + 1;  // the first token that is not yet a counted target
+    int64_t counted = begin + 1;  // first token not yet counted as a target
     for (int64_t first = begin; counted < end; first += windows.stride) {
       const int64_t length = std::min(windows.window, end - 1 - first);
       stretches.push_back({first, length, counted - (first + 1)});
@@ -39,8 +38,8 @@ std::vector<Stretch> cut_documents(const TokenSplit& split, const ScoringWindows
   return stretches;
 }
 
-/// A batch of sequences of unequal length, padded on the right; causal attention keeps padding from
-/// changing anything.
+/// A batch of sequences of unequal length, padded on the right. Attention is causal, so padding
+/// changes nothing.
 struct PaddedBatch {
   Tensor inputs;   // [B, T]
   Tensor targets;  // [B, T], kIgnored where padded or counted elsewhere
@@ -64,9 +63,9 @@ PaddedBatch padded_batch(const std::vector<Tensor>& sequences,
   return batch;
 }
 
-/// Calls visit(item, counts) for this process's share of items 0 .. n - 1. All processes make as
-/// many calls: where weights are divided the others wait for each, so one that has no item left
-/// goes along with the first, which does not count.
+/// Calls visit(item, counts) for this rank's share of items 0 .. n - 1. All ranks make the same
+/// number of calls, because sharded weights are gathered by all: a rank without an item repeats the
+/// first one with counts = false.
 template <typename Visit>
 void for_each_share(int64_t n, const World& world, const Visit& visit) {
   for (int64_t round = 0; round < n; round += world.size()) {
@@ -103,12 +102,12 @@ PaddedBatch read_batch(const TokenSplit& split, const Stretches& stretches) {
   return padded_batch(sequences, skipped);
 }
 
-/// Calls visit(stretches of the batch, batch, counts) for this process's batches of the split.
+/// Calls visit(ranges of the batch, batch, counts) for this rank's batches of the split.
 template <typename Visit>
 void for_each_batch(const TokenSplit& split, const ScoringWindows& windows, const World& world,
                     const std::function<void(int64_t)>& progress, const Visit& visit) {
   const auto batches = in_batches(cut_documents(split, windows));
-  std::vector<int64_t> done{0};  // tokens counted in the first so many batches
+  std::vector<int64_t> done{0};  // done[i]: tokens counted in the first i batches
   for (const auto& batch : batches) {
     done.push_back(done.back());
     for (const auto& stretch : batch) done.back() += stretch.length - stretch.skipped;
@@ -164,7 +163,7 @@ Tensor score_tokens(Decoder& model, const TokenSplit& split, const ScoringWindow
           log_probabilities.narrow(0, begin + 1 + skipped, length - skipped).copy_(-counted);
         }
       });
-  world.add_up(log_probabilities);  // each token is one process's
+  world.add_up(log_probabilities);  // one rank has each token
   return log_probabilities;
 }
 

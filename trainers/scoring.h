@@ -1,6 +1,6 @@
-// trainers/scoring.h: what a model makes of held-out text: loss, choices, agreement with a
-// reference. The work is divided over the processes of the world, which call each function alike
-// and all get the result.
+// trainers/scoring.h: a model's quality on held-out text: loss, choices, agreement with a
+// reference. The work is divided over the ranks: every rank must call each function, and all get
+// the result.
 #pragma once
 
 #include <torch/types.h>
@@ -23,8 +23,8 @@ namespace regroup {
 double window_loss(Decoder& model, Batches& windows, int64_t n_batches, int64_t batch,
                    World& world);
 
-/// How a document longer than the model's context is scored: inputs of `window` tokens, each moved
-/// on by `stride`, and of a later window only the last `stride` targets counted.
+/// Windows of a document longer than the model's context: inputs of `window` tokens, each `stride`
+/// after the last; a later window counts only its last `stride` targets.
 struct ScoringWindows {
   int64_t window, stride;
 };
@@ -35,12 +35,12 @@ struct ScoringWindows {
 torch::Tensor score_tokens(Decoder& model, const TokenSplit& split, const ScoringWindows& windows,
                            World& world, const std::function<void(int64_t)>& progress);
 
-/// Likeness of the model to the reference over the tokens that score_tokens scores.
+/// Likeness of the model to the reference, over the tokens that score_tokens scores.
 Likeness compare_predictions(Decoder& model, Decoder& reference, const TokenSplit& split,
                              const ScoringWindows& windows, World& world,
                              const std::function<void(int64_t)>& progress);
 
-/// Share of questions whose right option has the highest sum of log-probabilities given the
+/// Share of questions whose correct option has the highest sum of log-probabilities given the
 /// context.
 double choice_accuracy(Decoder& model, const Choices& choices, World& world,
                        const std::function<void(int64_t)>& progress);

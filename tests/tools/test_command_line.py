@@ -185,7 +185,7 @@ def test_a_folder_that_is_no_model_is_refused(tmp_path):
 
 
 def test_an_empty_folder_is_refused_with_what_is_known(tmp_path):
-    assert_refused(regroup("inspect", tmp_path), 1, "is nothing that Regroup knows", "runs")
+    assert_refused(regroup("inspect", tmp_path), 1, "is not a file type that Regroup recognises", "runs")
 
 
 def test_truncated_token_data_is_refused(token_file):

@@ -49,17 +49,17 @@ std::string indented(const std::string& lines) {
 
 Setting& CommandLine::add_config(ConfigSchema* schema) {
   schema_ = schema;
-  return add("config", &config_file_, "INI file with the keys below").shown_as("FILE");
+  return add("config", &config_file_, "INI file with the keys listed below").shown_as("FILE");
 }
 
 void CommandLine::add_json(std::optional<std::filesystem::path>* file) {
-  add("json", file, "writes the same results for programs").shown_as("FILE");
+  add("json", file, "also write the results as JSON").shown_as("FILE");
 }
 
 void CommandLine::add_quiet() { add_flag("quiet", &quiet_, "no progress on stderr"); }
 
 void CommandLine::add_force(bool* force) {
-  add_flag("force", force, "replaces an output that Regroup wrote, once the new one is complete");
+  add_flag("force", force, "replace an output that Regroup wrote, once the new one is complete");
 }
 
 bool CommandLine::parse(const std::vector<std::string>& arguments) {
@@ -143,7 +143,7 @@ std::string CommandLine::help_text() const {
   for (const Setting& word : positional_) row(word.name, word.help);
   for (const Setting& option : options_) row(left_column(option), right_column(option));
   if (schema_) {
-    text += "\nKeys of the config; --section.key=value on the command line wins over the file:\n" +
+    text += "\nConfig keys; --section.key=value on the command line overrides the file:\n" +
             schema_->describe();
   }
   return text + "\nExample:\n" + indented(help_.example);

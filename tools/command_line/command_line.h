@@ -1,5 +1,4 @@
-// tools/command_line/command_line.h: the options of one verb: declared once, read strictly,
-// described by --help.
+// tools/command_line/command_line.h: the options of one verb, declared once: parsing and --help.
 #pragma once
 
 #include <cstdint>
@@ -14,7 +13,7 @@
 
 namespace regroup {
 
-/// What --help says about a verb besides its options.
+/// The text of --help besides the options.
 struct VerbHelp {
   std::string verb;     // "convert"
   std::string usage;    // what follows the verb: "--from MODEL --to DIR [options]"
@@ -34,7 +33,7 @@ class CommandLine {
   Setting& add_flag(std::string name, bool* target, std::string help) {
     return options_.emplace_back(flag(std::move(name), target, std::move(help)));
   }
-  /// A word without dashes, in the order of declaration.
+  /// A positional argument; order of declaration is the order on the command line.
   template <class... Rest>
   Setting& add_positional(std::string name, Rest&&... rest) {
     return positional_.emplace_back(setting(std::move(name), std::forward<Rest>(rest)...));
@@ -42,15 +41,15 @@ class CommandLine {
   /// --config FILE, and --section.key=value for every key of the schema, which must outlive this.
   Setting& add_config(ConfigSchema* schema);
 
-  // Options that several verbs share, so that they read alike everywhere.
+  // Options that several verbs share.
   void add_json(std::optional<std::filesystem::path>* file);
   void add_quiet();
   void add_force(bool* force);
 
-  /// Fills every target: defaults, then the config file, then the command line. False when help was
-  /// asked for and printed. Throws one request error with every mistake.
+  /// Fills every target: defaults, then the config file, then the command line. Returns false after
+  /// printing --help. Throws one request Error that lists every mistake.
   bool parse(const std::vector<std::string>& arguments);
-  /// After parse: whether the option was given.
+  /// True, after parse, if the option was given.
   bool given(const std::string& name) const;
 
   std::string help_text() const;

@@ -1,4 +1,4 @@
-// tools/command_line/compute.h: --dtype and --threads of a verb, and what they mean to LibTorch.
+// tools/command_line/compute.h: the options --dtype and --threads.
 #pragma once
 
 #include <torch/types.h>
@@ -15,8 +15,7 @@ struct Compute {
   std::optional<int64_t> threads;
 
   void declare_on(CommandLine& line);
-  /// Sets the number of threads where it is given, and returns the options of a model that computes
-  /// on the CPU.
+  /// Sets the number of threads if given; returns the tensor options of a model on the CPU.
   torch::TensorOptions use() const;
 };
 

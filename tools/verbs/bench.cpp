@@ -27,8 +27,8 @@ using Json = nlohmann::ordered_json;
 constexpr uint64_t kWeightSeed = 0;
 constexpr double kDecodeSeconds = 3;
 
-/// What `bench train` and `bench decode` share: which model, how it computes, where results go.
-/// Speed does not depend on the values of weights, so they are random for a MODEL too.
+/// Options that `bench train` and `bench decode` share. Weights are random, for a MODEL too: speed
+/// does not depend on their values.
 struct BenchOptions {
   std::optional<fs::path> model;
   std::vector<int64_t> n_kv_head;  // empty: the model's
@@ -40,7 +40,8 @@ struct BenchOptions {
   void declare_on(CommandLine& line) {
     declare(schema, config);
     line.add_config(&schema);
-    line.add("model", &model, "takes the shape of a model instead of a config's").shown_as("MODEL");
+    line.add("model", &model, "model to take the shape from, instead of a config")
+        .shown_as("MODEL");
     line.add("kv-heads", &n_kv_head, "K/V heads instead of the model's, one number or one a layer",
              at_least(1));
     compute.declare_on(line);
@@ -83,7 +84,7 @@ Decoder random_decoder(const DecoderConfig& config, const BenchOptions& options,
   return decoder;
 }
 
-/// What both benchmarks say about the model and the machine.
+/// Adds the fields about model and machine that both benchmarks report.
 void add_setting(const Decoder& model, const BenchOptions& options, int64_t batch, Json& json) {
   json["parameters"] = model.config().n_parameters();
   json["n_kv_head"] = model.config().n_kv_head;
@@ -112,8 +113,8 @@ struct TrainBench {
       {.verb = "bench train",
        .usage = "(--config FILE or --model MODEL) [options]",
        .summary =
-           "Throughput and memory of training steps on random tokens; medians over steps. Of "
-           "several processes of a launcher each takes --batch sequences.",
+           "Throughput and memory of training steps on random tokens; medians over steps. With "
+           "several ranks, each takes --batch sequences.",
        .example = "regroup bench train --model runs/mha --kv-heads 2 --batch 8 --seq-len 512"}};
   int64_t batch = 8;
   std::optional<int64_t> seq_len;
@@ -123,7 +124,7 @@ struct TrainBench {
     options.declare_on(line);
     line.add("batch", &batch, "sequences of a step", at_least(1));
     line.add("seq-len", &seq_len,
-             "tokens of a sequence (data.seq_len, at most max_seq_len, unless told)", at_least(1));
+             "tokens of a sequence (default: data.seq_len, at most max_seq_len)", at_least(1));
     line.add("seconds", &seconds, "how long to measure", above(0));
     if (!line.parse(arguments)) return std::nullopt;
     return Together{options.config.dist, device_kind(options.config), options.schema.values()};
@@ -217,8 +218,8 @@ ExitCode run_bench(const std::vector<std::string>& arguments) {
   }
   throw request_error(
       "bench",
-      what.empty() ? "says not what to measure" : abbreviated(what) + ": nothing to measure",
-      "Say `regroup bench train` or `regroup bench decode`.");
+      what.empty() ? "does not say what to measure" : abbreviated(what) + ": unknown benchmark",
+      "Use `regroup bench train` or `regroup bench decode`.");
 }
 
 }  // namespace regroup

@@ -66,7 +66,7 @@ std::string groups_text(const Partition& groups) {
   return c10::Join(" ", parts);
 }
 
-/// A line a layer, then the likeness of predictions.
+/// Prints one line per layer, then how close the predictions are.
 void print_verification(const ConversionReport& report) {
   std::cout << "layer  K/V heads  score error  output error  groups\n";
   for (size_t i = 0; i < report.layers.size(); ++i) {
@@ -81,11 +81,11 @@ void print_verification(const ConversionReport& report) {
             << ", agreement " << fixed(100 * report.likeness->agreement, 1) << " %\n";
 }
 
-/// What a reader should know of a conversion without text that text would better.
+/// Notes when a conversion runs without text that would improve it.
 void note_missing_text(const ConversionPlan& plan) {
   if (plan.calibration.empty() && plan.gains_from_text()) {
     note(c10::str("no --calibration is given: ", plan.method,
-                  " works from the weights alone, as if all inputs were equally likely"));
+                  " uses the weights alone, as if all inputs were equally likely"));
   }
 }
 
@@ -108,17 +108,19 @@ ExitCode run_convert(const std::vector<std::string>& arguments) {
   line.add("kv-heads", &plan.n_kv_head, "K/V heads to keep, one number or one a layer",
            at_least(1));
   line.add("kv-budget", &plan.kv_budget,
-           "share of the K/V bytes to keep instead, layers as fits best", between(0, 1))
+           "share of the K/V bytes to keep, instead of --kv-heads; the heads of each layer are "
+           "chosen",
+           between(0, 1))
       .shown_as("SHARE");
   line.add("method", &plan.method, "how heads are pooled", conversion_method_names());
   line.add("grouping", &plan.grouping, "which heads are pooled", groupings());
-  line.add("calibration", &plan.calibration, "token data to look at, its /train")
+  line.add("calibration", &plan.calibration, "token file for calibration; its /train is read")
       .shown_as("FILE.h5");
-  line.add("calibration-tokens", &plan.calibration_tokens, "tokens of it (32768 unless told)",
+  line.add("calibration-tokens", &plan.calibration_tokens, "calibration tokens (default: 32768)",
            at_least(1));
-  line.add("refit", &plan.refit, "what is mended after pooling", refit_kinds());
-  line.add_flag("verify", &plan.verify, "compare with the original, a layer and as a whole");
-  line.add("seed", &seed, "of the method random", at_least(0));
+  line.add("refit", &plan.refit, "what is re-fitted after pooling", refit_kinds());
+  line.add_flag("verify", &plan.verify, "compare each layer and the whole model with the original");
+  line.add("seed", &seed, "seed of method random", at_least(0));
   line.add_force(&force);
   line.add_json(&json_file);
   line.add_quiet();

@@ -22,13 +22,13 @@ ExitCode run_eval(const std::vector<std::string>& arguments) {
        .example =
            "regroup eval --model runs/mha --model runs/gqa2 --reference runs/mha --data data.h5 "
            "--choices data.h5 --speed"});
-  line.add("model", &models, "a model; give it several times").shown_as("MODEL").required();
-  line.add("reference", &request.reference, "agreement and KL are against this model")
+  line.add("model", &models, "a model to evaluate").shown_as("MODEL").required();
+  line.add("reference", &request.reference, "model that agreement and KL compare with")
       .shown_as("MODEL");
   line.add("data", &request.data, "token file").shown_as("FILE.h5").required();
   line.add("split", &request.split, "split of the token file");
   line.add("choices", &request.choices, "token file with choice questions").shown_as("FILE.h5");
-  line.add_flag("speed", &speed, "measures decoding at batch 1 and 16 too");
+  line.add_flag("speed", &speed, "also measure decoding at batch 1 and 16");
   compute.declare_on(line);
   line.add_json(&json_file);
   line.add_quiet();

@@ -36,13 +36,14 @@ ExitCode run_export(const std::vector<std::string>& arguments) {
   line.add(
       "format", &plan.format, "safetensors in Hugging Face layout, or one model.h5",
       EnumNames<ExportFormat>{{"hf", ExportFormat::kHuggingFace}, {"hdf5", ExportFormat::kHdf5}});
-  line.add("layout", &plan.layout, "expanded repeats K/V heads until all layers have equally many",
+  line.add("layout", &plan.layout,
+           "expanded repeats K/V heads until all layers have the same number",
            EnumNames<ExportLayout>{{"grouped", ExportLayout::kGrouped},
                                    {"expanded", ExportLayout::kExpanded}});
   std::string dtype;
-  line.add("dtype", &dtype, "of the weights, the source's unless told",
+  line.add("dtype", &dtype, "dtype of the weights (default: the source's)",
            std::vector<std::string>{"bf16", "fp16", "fp32"});
-  line.add("max-shard-size", &shard, "bytes of a safetensors file").shown_as("5GB");
+  line.add("max-shard-size", &shard, "largest safetensors file").shown_as("5GB");
   line.add_force(&force);
   line.add_quiet();
   if (!line.parse(arguments)) return ExitCode::kDone;

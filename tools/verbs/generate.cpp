@@ -28,7 +28,7 @@ struct Continuation {
   bool reached_eos = false;
 };
 
-/// The ids that end a text: generation_config.json's, else config.json's; none where neither says.
+/// The ids that end a text: from generation_config.json, else config.json, else none.
 std::vector<int64_t> eos_ids(const fs::path& folder) {
   for (const char* file : {"generation_config.json", "config.json"}) {
     if (!fs::exists(folder / file)) continue;
@@ -50,7 +50,7 @@ void check_prompt(const std::vector<int64_t>& tokens, int64_t n_new, const Decod
   }
   for (const int64_t id : tokens) {
     if (id >= 0 && id < config.vocab_size) continue;
-    complaints.add(c10::str("token ", id, " is no id of the model's vocabulary (0 to ",
+    complaints.add(c10::str("token ", id, " is not in the model's vocabulary (0 to ",
                             config.vocab_size - 1, ")"));
   }
   complaints.throw_if_any("generate", "Change the prompt or --max-new-tokens.",
@@ -92,20 +92,20 @@ ExitCode run_generate(const std::vector<std::string>& arguments) {
   bool as_json = false;
   CommandLine line({.verb = "generate",
                     .usage = "--model MODEL (--prompt TEXT or --tokens 1,2,3) [options]",
-                    .summary = "Continues a prompt; prints what follows it, as text or as ids.",
+                    .summary = "Continues a prompt; prints the continuation, as text or as ids.",
                     .example = "regroup generate --model runs/gqa2 --prompt 'def main(' "
                                "--temperature 0.8 --top-p 0.95"});
   line.add("model", &model_path, "the model").shown_as("MODEL").required();
   line.add("prompt", &prompt.text, "a text; needs tokenizer.json in the model's folder")
       .shown_as("TEXT");
   line.add("tokens", &prompt.tokens, "the prompt as ids", at_least(0));
-  line.add("max-new-tokens", &n_new, "tokens to add at most; eos ends earlier", at_least(1));
+  line.add("max-new-tokens", &n_new, "most tokens to add; eos ends earlier", at_least(1));
   line.add("temperature", &sampling.temperature,
-           "0 takes the most likely token, 1 draws as the model says", at_least(0));
-  line.add("top-k", &sampling.top_k, "draws among the k most likely", at_least(1));
-  line.add("top-p", &sampling.top_p, "draws among the most likely that reach p together",
+           "0 takes the most likely token, 1 draws from the model's distribution", at_least(0));
+  line.add("top-k", &sampling.top_k, "draw among the k most likely tokens", at_least(1));
+  line.add("top-p", &sampling.top_p, "draw among the most likely tokens that together reach p",
            Limits{0, 1, false});
-  line.add("seed", &seed, "of the draws", at_least(0));
+  line.add("seed", &seed, "seed of the draws", at_least(0));
   compute.declare_on(line);
   line.add_flag("json", &as_json, "prints JSON, for programs");
   if (!line.parse(arguments)) return ExitCode::kDone;

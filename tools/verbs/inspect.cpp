@@ -18,11 +18,11 @@ namespace {
 namespace fs = std::filesystem;
 using Json = nlohmann::ordered_json;
 
-/// What was found, for people and for programs.
+/// The result, for people and for programs.
 struct Finding {
   std::string kind;                                        // "token data"
-  std::vector<std::pair<std::string, std::string>> lines;  // a name and a sentence each
-  Json json;                                               // the same, without the kind
+  std::vector<std::pair<std::string, std::string>> lines;  // label and text
+  Json json;  // the same facts for programs, without the kind
 };
 
 std::string counted(int64_t n, const std::string& singular) {
@@ -89,7 +89,7 @@ std::string kv_heads_sentence(const DecoderConfig& config) {
   return heads + (n_kv_head == config.n_head ? " (MHA)" : n_kv_head == 1 ? " (MQA)" : " (GQA)");
 }
 
-/// Whether anything of a model's making was recorded, by Regroup.
+/// True if config.json records how Regroup made the model.
 bool is_known(const Provenance& made) {
   return made.original || made.pretrain_steps || made.tokens_seen > 0;
 }
@@ -155,7 +155,7 @@ std::vector<std::string> checkpoint_names(const fs::path& run) {
   return names;
 }
 
-/// The last whole metrics line that has this field; null where none has.
+/// The last complete metrics line with this field; null if there is none.
 Json last_metrics_with(const fs::path& run, const std::string& field) {
   Json last;
   std::ifstream lines(run / kMetrics);
@@ -208,9 +208,10 @@ Finding inspect(const fs::path& path) {
   if (is_folder && fs::exists(path / "config.json")) return model_finding(path);
   if (is_folder && is_run(path)) return run_finding(path);
   if (!is_folder && is_hdf5(path)) return token_data_finding(path);
-  throw Error(path.string(), "is nothing that Regroup knows",
-              "It knows model folders in Hugging Face layout, checkpoints, runs, and token data "
-              "(HDF5 files of tools/prepare_data.py).");
+  throw Error(
+      path.string(), "is not a file type that Regroup recognises",
+      "Regroup recognises model folders in Hugging Face layout, checkpoints, runs, and token data "
+      "(HDF5 files of tools/prepare_data.py).");
 }
 
 void print_lines(const fs::path& path, const Finding& finding) {

@@ -21,7 +21,7 @@ namespace fs = std::filesystem;
 using Json = nlohmann::ordered_json;
 
 constexpr int64_t kGpusOfNode = 8;
-constexpr int64_t kReserved = int64_t{2} << 30;  // CUDA's context, NCCL's and cuBLAS's buffers
+constexpr int64_t kReserved = int64_t{2} << 30;  // CUDA context, NCCL and cuBLAS buffers
 
 struct PlanOptions {
   std::optional<fs::path> model;
@@ -35,7 +35,7 @@ struct PlanOptions {
   ConfigSchema schema;
 };
 
-/// The job, and the tokens of the original's training where they are known.
+/// The job, and the number of tokens the original was trained on if known.
 struct Job {
   JobShape shape;
   std::optional<double> original_tokens;
@@ -91,7 +91,7 @@ std::vector<Candidate> candidates(int64_t gpus) {
 }
 
 Json needs_json(const Candidate& candidate, JobShape shape, int64_t memory) {
-  // What the strategy asks of a config.
+  // Sharded strategies require activation checkpointing.
   if (candidate.strategy != Strategy::kReplicate) shape.recomputes = true;
   const auto needs = needs_of(shape, candidate.division);
   const int64_t largest = largest_micro_batch(shape, candidate.division, memory - kReserved);
@@ -134,7 +134,7 @@ std::string table(const Json& rows) {
   return aligned_table(cells);
 }
 
-/// The first in order of communication that fits.
+/// The first strategy that fits, in order of communication.
 std::string advice(const Json& rows) {
   for (const auto& row : rows) {
     if (row.at("fits").get<bool>())
@@ -147,7 +147,8 @@ std::string advice(const Json& rows) {
                       " and train.micro_batch = ", largest, ".");
     }
   }
-  return "None fits: take more GPUs, activation_checkpointing = full, or a shorter --seq-len.";
+  return "No strategy fits: use more GPUs, activation_checkpointing = full, or a shorter "
+         "--seq-len.";
 }
 
 }  // namespace
@@ -158,23 +159,23 @@ ExitCode run_plan(const std::vector<std::string>& arguments) {
       {.verb = "plan",
        .usage = "(--config FILE or --model MODEL) [options]",
        .summary =
-           "What a training job will need of each GPU under every strategy, before it starts.",
+           "Memory, wire bytes and largest micro-batch of a training job under every strategy.",
        .example = "regroup plan --config configs/llama2-7b.ini --gpus 8 --gpu-memory 80GB"});
   declare(options.schema, options.config);
   line.add_config(&options.schema);
-  line.add("model", &options.model, "takes the shape of a model instead of a config's")
+  line.add("model", &options.model, "model to take the shape from, instead of a config")
       .shown_as("MODEL");
-  line.add("gpus", &options.gpus, "processes, one a GPU, 8 to a node", between(1, 1 << 20));
-  line.add("gpu-memory", &options.gpu_memory, "of each").shown_as("80GB");
-  line.add("seq-len", &options.seq_len, "tokens of a sequence (data.seq_len unless told)",
+  line.add("gpus", &options.gpus, "number of GPUs, one rank each, 8 to a node",
+           between(1, 1 << 20));
+  line.add("gpu-memory", &options.gpu_memory, "memory of each GPU").shown_as("80GB");
+  line.add("seq-len", &options.seq_len, "tokens of a sequence (default: data.seq_len)",
            at_least(1));
   line.add("tokens", &options.tokens,
-           "that the original was trained on (its own record unless told)", above(0));
-  line.add("alpha", &options.alpha, "share of them to train (uptrain.alpha unless told)",
-           at_least(0));
-  line.add("mfu", &options.mfu, "share of the peak that training reaches", above(0));
-  line.add("peak-tflops", &options.peak_tflops, "of a GPU in the run's dtype (989: H100, bf16)",
-           above(0));
+           "tokens the original was trained on (default: from its config.json)", above(0));
+  line.add("alpha", &options.alpha, "share of them to train (default: uptrain.alpha)", at_least(0));
+  line.add("mfu", &options.mfu, "assumed MFU, a share of peak-tflops", above(0));
+  line.add("peak-tflops", &options.peak_tflops,
+           "peak of one GPU in the run's dtype (989: H100, bf16)", above(0));
   line.add_json(&options.json_file);
   line.add_quiet();
   if (!line.parse(arguments)) return ExitCode::kDone;
@@ -199,7 +200,8 @@ ExitCode run_plan(const std::vector<std::string>& arguments) {
             << " tokens, micro-batches of " << job.shape.micro_batch << "\n\n"
             << table(json["strategies"]) << "\n"
             << human_bytes(static_cast<double>(kReserved))
-            << " of each GPU are left to CUDA and NCCL. " << advice(json["strategies"]) << "\n";
+            << " of each GPU are reserved for CUDA and NCCL. " << advice(json["strategies"])
+            << "\n";
   if (hours) {
     std::cout << human_duration(*hours * 3600) << " at an MFU of " << fixed(100 * options.mfu, 0)
               << " % of " << fixed(options.peak_tflops, 0) << " TFLOP/s\n";

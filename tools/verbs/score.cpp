@@ -32,11 +32,11 @@ void check_output_file(const fs::path& file, bool force) {
     throw request_error(file.string(), "is a folder", "Name a file to write.");
   if (!force) {
     throw request_error(file.string(), "exists",
-                        "Name another file, or add --force to replace scores that stand there.");
+                        "Name another file, or add --force to replace the scores in it.");
   }
   if (is_scores_file(file)) return;
-  throw request_error(file.string(), "holds no scores of Regroup",
-                      "Name another file; --force replaces only scores.");
+  throw request_error(file.string(), "is not a scores file that Regroup wrote",
+                      "Name another file; --force replaces only scores files.");
 }
 
 ScoringWindows scoring_windows(std::optional<int64_t> window, std::optional<int64_t> stride,
@@ -92,10 +92,9 @@ ExitCode run_score(const std::vector<std::string>& arguments) {
   line.add("out", &out, "HDF5 file to write: /logprob (float32) and /offsets")
       .shown_as("SCORES.h5")
       .required();
-  line.add("window", &window,
-           "tokens that a long document is scored in at a time (max_seq_len unless told)",
+  line.add("window", &window, "tokens of a window of a long document (default: max_seq_len)",
            at_least(1));
-  line.add("stride", &stride, "tokens from one window to the next (the window unless told)",
+  line.add("stride", &stride, "tokens from one window to the next (default: the window)",
            at_least(1));
   compute.declare_on(line);
   line.add_force(&force);

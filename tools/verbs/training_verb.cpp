@@ -15,7 +15,7 @@ namespace regroup {
 
 namespace {
 
-/// What training came to, for a run without an evaluation.
+/// The result of training, for a run without an evaluation.
 nlohmann::ordered_json account(const TrainingOutcome& outcome, const std::filesystem::path& model) {
   const auto number = [](std::optional<double> value) {
     return value ? nlohmann::ordered_json(*value) : nullptr;
@@ -27,7 +27,7 @@ nlohmann::ordered_json account(const TrainingOutcome& outcome, const std::filesy
           {"val_loss", number(outcome.val_loss)}};
 }
 
-/// A training verb's command line.
+/// The command line of a training verb.
 struct TrainingRequest {
   TrainConfig config;
   ConfigSchema schema;
@@ -41,8 +41,7 @@ struct TrainingRequest {
     CommandLine line(help);
     line.add_config(&schema);
     line.add("run", &start.folder, "the run's folder").shown_as("DIR").required();
-    line.add("resume", &resume,
-             "continue from the newest checkpoint; auto passes over a damaged one",
+    line.add("resume", &resume, "continue from the newest checkpoint; auto skips damaged ones",
              EnumNames<ResumeMode>{{"latest", ResumeMode::kLatest}, {"auto", ResumeMode::kAuto}})
         .without_value_means("latest");
     line.add_force(&start.force);
@@ -55,7 +54,7 @@ struct TrainingRequest {
   TrainingRequest& operator=(const TrainingRequest&) = delete;
 };
 
-/// What the first process prints and writes of a run that came to its end.
+/// Prints and writes the result of a finished run, on rank 0.
 void give_results(const TrainingRequest& request, const RunResult& result) {
   const auto& [outcome, evaluation] = result;
   const auto model = request.start.folder / kFinal;
@@ -70,7 +69,7 @@ void give_results(const TrainingRequest& request, const RunResult& result) {
 ExitCode run_in(World& world, TrainingRun run, const TrainingRequest& request) {
   const auto result = run(request.config, request.schema.to_ini(), request.start, world);
   if (result.outcome.interrupted) {
-    note("interrupted; a checkpoint was saved. Go on with --resume.");
+    note("interrupted; a checkpoint was saved. Continue with --resume.");
     return ExitCode::kInterrupted;
   }
   if (world.is_first()) give_results(request, result);

@@ -1,4 +1,4 @@
-// tools/verbs/training_verb.h: what the verbs that train share: their options, and how a run ends.
+// tools/verbs/training_verb.h: options and results that pretrain and uptrain share.
 #pragma once
 
 #include <string>
@@ -13,8 +13,8 @@ namespace regroup {
 using TrainingRun = RunResult (*)(const TrainConfig& config, const std::string& resolved_config,
                                   const RunStart& start, World& world);
 
-/// Parses the config, its overrides and --run, --force, --resume; runs, together with the other
-/// processes where a launcher started several; prints the evaluation, where there is one.
+/// Parses the config, its overrides and --run, --force, --resume; runs the training on all ranks;
+/// prints the evaluation if there is one.
 ExitCode run_training(const VerbHelp& help, TrainingRun run,
                       const std::vector<std::string>& arguments);
 

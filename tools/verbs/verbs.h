@@ -1,4 +1,4 @@
-// tools/verbs/verbs.h: what `regroup VERB` can be; the table itself stands in tools/regroup.cpp.
+// tools/verbs/verbs.h: the functions behind `regroup VERB`; their table is in tools/regroup.cpp.
 #pragma once
 
 #include <string>
@@ -8,8 +8,8 @@
 
 namespace regroup {
 
-/// Every verb takes the words behind it and returns the program's exit code. Results go to stdout;
-/// whatever stops it is thrown.
+/// A verb takes the words after its name and returns the program's exit code. Results go to stdout;
+/// failures are thrown.
 using VerbFunction = ExitCode (*)(const std::vector<std::string>& arguments);
 
 ExitCode run_pretrain(const std::vector<std::string>& arguments);
@@ -23,7 +23,7 @@ ExitCode run_bench(const std::vector<std::string>& arguments);
 ExitCode run_inspect(const std::vector<std::string>& arguments);
 ExitCode run_plan(const std::vector<std::string>& arguments);
 
-/// `regroup --version`: versions of what the binary is made of, and the devices that it sees.
+/// `regroup --version`: versions of the libraries, CPU capability and visible devices.
 std::string version_text();
 
 }  // namespace regroup
