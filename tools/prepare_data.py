@@ -1,14 +1,15 @@
 """Turns text into token data: an HDF5 file that Regroup trains on and evaluates with.
 
 Input is read as a stream and more than once, so a corpus may be larger than memory. A document is a
-text file, a JSONL line or a Parquet row. Then:
+text file, a JSON object or a row of a Parquet or Arrow file; formats are recognised by content, and
+any file may be compressed (data/README.md). Then:
 
 1. Exact duplicates are dropped. A document belongs to `val` when the hash of seed and text falls
    below --val-fraction, so the split does not depend on the order of the input.
 2. Without --tokenizer, a byte-level BPE is trained on the `train` documents and saved as
    tokenizer.json beside the output.
-3. Each document becomes its tokens and one end-of-text token. Markup such as <|endoftext|> inside a
-   text stays plain text.
+3. Each document becomes its tokens and one end-of-text token. BOS and special tokens that a text
+   spells are treated as in prompts (data/document_encoder.py; --bos, --special-tokens).
 4. `val` documents of which at least half also stands in `train` documents are dropped
    (held_out_overlap.py).
 5. Choice questions are drawn from `val` (choice_questions.py).
@@ -16,7 +17,7 @@ text file, a JSONL line or a Parquet row. Then:
 The file, all of it little-endian:
 
     attributes      vocab_size, eos_id, format_version (1), source,
-                    tokenizer (text of tokenizer.json)
+                    tokenizer (text of tokenizer.json), special_tokens, bos (as the options)
     /train, /val    attribute bytes: size of the split's text in UTF-8
         tokens      uint16 where vocab_size <= 65536, else uint32: [tokens]
         offsets     uint64 [documents + 1]: document i is tokens[offsets[i] : offsets[i + 1]],
@@ -43,11 +44,14 @@ from pathlib import Path
 import h5py
 import numpy as np
 from data.choice_questions import draw_questions, write_questions
+from data.document_encoder import DocumentEncoder
 from data.held_out_overlap import HeldOutIndex, shingles_of
-from data.text_sources import FOLDER_SUFFIXES, TextSources, find_files
+from data.input_files import FOLDER_SUFFIXES
+from data.text_sources import TextSources
 from data.text_tokenizer import (
     END_OF_TEXT,
     SMALLEST_BPE,
+    configured_token,
     end_token,
     load_tokenizer,
     train_tokenizer,
@@ -78,7 +82,8 @@ def main(arguments):
     eos_token = (
         end_token(tokenizer, options.tokenizer, options.eos_token) if tokenizer else END_OF_TEXT
     )
-    corpus = Corpus(TextSources(find_files(options.input, options.suffixes), options.text_field))
+    bos_token = configured_token(options.tokenizer, "bos_token") if tokenizer else None
+    corpus = Corpus(TextSources(options.input, options.suffixes, options.text_field))
 
     corpus.assign_splits(options.seed, options.val_fraction)
     if tokenizer is None:
@@ -86,23 +91,28 @@ def main(arguments):
             corpus.texts(TRAIN, "training the tokenizer"), options.vocab_size
         )
     tokenizer_text = tokenizer.to_str(pretty=own_tokenizer is not None)
-    tokenizer.encode_special_tokens = (
-        True  # a text that spells a special token does not get to use it
+    encoder = DocumentEncoder(
+        tokenizer,
+        tokenizer.token_to_id(eos_token),
+        options.special_tokens,
+        options.bos,
+        bos_token,
     )
     with written_atomically(options.out) as temporary:
         require_space(temporary.parent, len(tokenizer_text) + SPARE_BYTES)
         with h5py.File(temporary, "w") as file:
-            write_attributes(file, tokenizer, tokenizer_text, eos_token, options.input)
-            summary = write_splits(file, corpus, tokenizer, eos_token)
-            summary["choices"] = write_choices(file, options.choices, options.seed)
+            write_attributes(file, tokenizer, tokenizer_text, encoder.eos_id, options)
+            summary = write_splits(file, corpus, encoder, token_dtype(tokenizer))
+            summary["choices"] = write_choices(file, options.choices, options.seed, encoder.prefix)
         if own_tokenizer:
             write_text(own_tokenizer, tokenizer_text)
     print_summary(options.out, own_tokenizer, tokenizer, summary, corpus)
+    print_marks(encoder, options.special_tokens)
 
 
 def parse_arguments(arguments):
     parser = argparse.ArgumentParser(
-        description="Turns text files, folders, JSONL or Parquet into token data (HDF5).",
+        description="Turns text, JSON, JSONL, Parquet or Arrow into token data (HDF5).",
         epilog="example: tools/prepare_data.py --input texts/ notes.jsonl --out data.h5",
     )
     parser.add_argument(
@@ -110,7 +120,8 @@ def parse_arguments(arguments):
         nargs="+",
         required=True,
         metavar="PATH",
-        help="text files, .jsonl or .parquet files, or folders (searched recursively)",
+        help="files of text, JSON, JSONL, Parquet or Arrow, also .gz, .zst, .bz2 or .xz; or folders "
+        "(searched recursively)",
     )
     parser.add_argument(
         "--out", type=Path, required=True, metavar="FILE.h5", help="the token data to write"
@@ -146,19 +157,33 @@ def parse_arguments(arguments):
         help="choice questions made from val (default 500; 0 for none)",
     )
     parser.add_argument(
+        "--special-tokens",
+        choices=("text", "parse"),
+        default="parse",
+        help="what a special token that a text spells becomes: the token, as in prompts (parse, the "
+        "default), or plain text",
+    )
+    parser.add_argument(
+        "--bos",
+        choices=("auto", "yes", "no"),
+        default="auto",
+        help="begin documents with a BOS token: as the tokenizer does for prompts (auto, the "
+        "default), always, or never",
+    )
+    parser.add_argument(
         "--seed", type=int, default=0, metavar="N", help="of the split and the choices (default 0)"
     )
     parser.add_argument(
         "--text-field",
         default="text",
         metavar="NAME",
-        help="JSONL field or Parquet column that holds the text (default text)",
+        help="JSON field or Parquet or Arrow column that holds the text (default text)",
     )
     parser.add_argument(
         "--suffixes",
         default=",".join(FOLDER_SUFFIXES),
         metavar=".A,.B",
-        help="file name endings read in folders (default %(default)s)",
+        help="file name endings read in folders, before .gz and its like (default %(default)s)",
     )
     parser.add_argument("--force", action="store_true", help="replace an existing output")
     options = parser.parse_args(arguments)
@@ -231,7 +256,7 @@ class Corpus:
             self._roles.append(VAL if is_val else TRAIN)
             if is_val:
                 held_out_shingles.append(shingles_of(text))
-        self.dropped.update(self._sources.skipped)
+        self.dropped.update(self._sources.left_out)
         self.held_out = HeldOutIndex(held_out_shingles)
         self._check_splits(val_fraction)
 
@@ -240,7 +265,7 @@ class Corpus:
         if n_train + n_val == 0:
             raise Problem(
                 "--input",
-                f"holds no text ({_counts(self._sources.skipped) or 'no document'})",
+                f"holds no text ({_counts(self._sources.left_out) or 'no document'})",
                 "Give UTF-8 text, one document or more for each split.",
             )
         if n_train == 0 or n_val == 0:
@@ -293,24 +318,28 @@ class Corpus:
 # --- The file ---
 
 
-def write_attributes(file, tokenizer, tokenizer_text, eos_token, inputs):
+def token_dtype(tokenizer):
+    return np.uint16 if vocab_size_of(tokenizer) <= 1 << 16 else np.uint32
+
+
+def write_attributes(file, tokenizer, tokenizer_text, eos_id, options):
     file.attrs["format_version"] = FORMAT_VERSION
     file.attrs["vocab_size"] = vocab_size_of(tokenizer)
-    file.attrs["eos_id"] = tokenizer.token_to_id(eos_token)
+    file.attrs["eos_id"] = eos_id
     file.attrs["tokenizer"] = tokenizer_text
-    file.attrs["source"] = " ".join(inputs)
+    file.attrs["source"] = " ".join(options.input)
+    file.attrs["special_tokens"] = options.special_tokens
+    file.attrs["bos"] = options.bos
 
 
-def write_splits(file, corpus, tokenizer, eos_token):
+def write_splits(file, corpus, encoder, dtype):
     """Writes /train and /val; returns {split: (documents, tokens, bytes)}."""
-    dtype = np.uint16 if vocab_size_of(tokenizer) <= 1 << 16 else np.uint32
-    eos_id = tokenizer.token_to_id(eos_token)
-    train = SplitWriter(file.create_group("train"), tokenizer, dtype, eos_id)
+    train = SplitWriter(file.create_group("train"), encoder, dtype)
     for text in corpus.texts(TRAIN, "tokenizing train"):
         corpus.held_out.mark_train(text)
         train.add(text)
     corpus.drop_near_duplicates()
-    val = SplitWriter(file.create_group("val"), tokenizer, dtype, eos_id)
+    val = SplitWriter(file.create_group("val"), encoder, dtype)
     for text in corpus.texts(VAL, "tokenizing val"):
         val.add(text)
     return {"train": train.finish(), "val": val.finish()}
@@ -319,8 +348,8 @@ def write_splits(file, corpus, tokenizer, eos_token):
 class SplitWriter:
     """Tokenizes documents in batches and appends them to one split's group."""
 
-    def __init__(self, group, tokenizer, dtype, eos_id):
-        self._group, self._tokenizer, self._dtype, self._eos_id = group, tokenizer, dtype, eos_id
+    def __init__(self, group, encoder, dtype):
+        self._group, self._encoder, self._dtype = group, encoder, dtype
         self._tokens = group.create_dataset(
             "tokens", shape=(0,), maxshape=(None,), dtype=dtype, chunks=(CHUNK_TOKENS,)
         )
@@ -341,8 +370,7 @@ class SplitWriter:
         return len(self._offsets) - 1, self._offsets[-1], self._bytes
 
     def _write_batch(self):
-        encodings = self._tokenizer.encode_batch_fast(self._batch, add_special_tokens=False)
-        documents = [np.array(encoding.ids + [self._eos_id], self._dtype) for encoding in encodings]
+        documents = [np.array(ids, self._dtype) for ids in self._encoder.encode(self._batch)]
         for text, document in zip(self._batch, documents):
             self._offsets.append(self._offsets[-1] + len(document))
             self._bytes += len(text.encode("utf-8"))
@@ -359,10 +387,10 @@ class SplitWriter:
         self._tokens[begin:] = tokens
 
 
-def write_choices(file, n_questions, seed):
+def write_choices(file, n_questions, seed, prefix):
     """Writes /choices; returns the number of questions, fewer than asked for where val is small."""
     tokens = file["val/tokens"]
-    questions = draw_questions(tokens, file["val/offsets"][:], n_questions, seed)
+    questions = draw_questions(tokens, file["val/offsets"][:], n_questions, seed, prefix)
     if questions:
         write_questions(file.create_group("choices"), questions, tokens.dtype)
     if len(questions) < n_questions:
@@ -385,6 +413,20 @@ def print_summary(out, own_tokenizer, tokenizer, summary, corpus):
     )
     print(f"  choice questions {summary['choices']:,}")
     print(f"  left out: {_counts(corpus.dropped) or 'nothing'}")
+
+
+def print_marks(encoder, special_tokens):
+    met = encoder.marks.most_common()
+    names = ", ".join(f"{count:,} {mark}" for mark, count in met[:8])
+    more = f" and {len(met) - 8} more" if len(met) > 8 else ""
+    become = "tokens" if special_tokens == "parse" else "plain text"
+    print(f"  special tokens in the text: {names}{more}, kept as {become}" if met else "  special tokens in the text: none")
+    if encoder.n_twice_begun:
+        print(
+            f"note: {encoder.n_twice_begun:,} documents begin with a BOS token in their text and get "
+            "another before it, as prompts do. --bos no keeps only the text's.",
+            file=sys.stderr,
+        )
 
 
 def _counts(counter):

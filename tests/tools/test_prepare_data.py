@@ -1,90 +1,16 @@
 """tools/prepare_data.py: what it writes, what it leaves out, what it refuses."""
 
-import json
-import random
 import shutil
 from types import SimpleNamespace
 
 import h5py
 import numpy as np
 import prepare_data
-import pyarrow as arrow
-import pyarrow.parquet as parquet
 import pytest
 from data.choice_questions import MIN_CONTEXT_TOKENS, N_OPTIONS, OPTION_TOKENS
+from prepared_data import all_texts, prepare, problem, sentence, texts_of, write_jsonl
 from script_runner import assert_refused, run
-from script_support import Problem
-from tokenizers import Tokenizer, models, pre_tokenizers
-
-WORDS = (
-    "layer head query key value cache token model train loss group pool mean step norm rope".split()
-)
-
-
-def sentence(seed, n_words=120):
-    source = random.Random(seed)
-    return (
-        " ".join(source.choice(WORDS) + str(source.randrange(30)) for _ in range(n_words))
-        + f" {seed}.\n"
-    )
-
-
-def write_jsonl(path, texts):
-    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8")
-    return path
-
-
-@pytest.fixture
-def corpus(tmp_path):
-    """Sixty different documents."""
-    return write_jsonl(tmp_path / "corpus.jsonl", [sentence(seed) for seed in range(60)])
-
-
-def prepare(out, *inputs, vocab_size=300, val_fraction=0.3, choices=8, **more):
-    """Runs the script in this process; returns the open file."""
-    arguments = [
-        "--input",
-        *inputs,
-        "--out",
-        out,
-        "--val-fraction",
-        val_fraction,
-        "--choices",
-        choices,
-    ]
-    if "tokenizer" not in more:
-        arguments += ["--vocab-size", vocab_size]
-    for name, value in more.items():
-        arguments += [f"--{name.replace('_', '-')}"] + ([] if value is True else [value])
-    prepare_data.main([str(argument) for argument in arguments])
-    return h5py.File(out, "r")
-
-
-def texts_of(file, split):
-    """The documents of a split, decoded; checks that each has one end of text, at its end."""
-    tokenizer = Tokenizer.from_str(file.attrs["tokenizer"])
-    tokens, offsets = file[split]["tokens"][:], file[split]["offsets"][:].astype(int)
-    assert offsets[0] == 0 and offsets[-1] == len(tokens) and (np.diff(offsets) > 0).all()
-    documents = [tokens[begin:end] for begin, end in zip(offsets, offsets[1:])]
-    assert all(
-        np.flatnonzero(document == file.attrs["eos_id"]).tolist() == [len(document) - 1]
-        for document in documents
-    )
-    return [
-        tokenizer.decode(document[:-1].tolist(), skip_special_tokens=False)
-        for document in documents
-    ]
-
-
-def all_texts(file):
-    return texts_of(file, "train") + texts_of(file, "val")
-
-
-def problem(*arguments, **options):
-    with pytest.raises(Problem) as caught:
-        prepare(*arguments, **options)
-    return caught.value
-
+from tokenizers import Tokenizer
 
 # --- What is written ---
 
@@ -148,113 +74,6 @@ def test_documents_larger_than_a_batch_are_written_whole(tmp_path, corpus, monke
     assert sorted(all_texts(file)) == sorted(sentence(seed) for seed in range(60))
 
 
-def test_a_text_that_spells_the_end_of_text_stays_text(tmp_path):
-    texts = [sentence(seed) + "<|endoftext|> more" for seed in range(40)]
-    file = prepare(tmp_path / "data.h5", write_jsonl(tmp_path / "c.jsonl", texts))
-    assert sorted(all_texts(file)) == sorted(
-        texts
-    )  # texts_of checks that there is one end a document
-
-
-# --- Inputs ---
-
-
-def test_folders_are_read_recursively_by_suffix_without_hidden_files(tmp_path):
-    folder = tmp_path / "texts"
-    (folder / "deep").mkdir(parents=True)
-    (folder / ".git").mkdir()
-    for seed in range(40):
-        (folder / ("deep" if seed % 2 else ".") / f"{seed}.txt").write_text(sentence(seed))
-    (folder / "deep" / "image.png").write_bytes(b"\x89PNG")
-    (folder / ".git" / "hidden.txt").write_text("hidden")
-    file = prepare(tmp_path / "data.h5", folder)
-    assert sorted(all_texts(file)) == sorted(sentence(seed) for seed in range(40))
-    wrong = problem(tmp_path / "other.h5", folder, suffixes=".rst", force=True)
-    assert ".rst" in str(wrong) and wrong.exit_code == 2
-
-
-def test_parquet_rows_are_documents(tmp_path):
-    texts = [sentence(seed) for seed in range(40)] + [None]
-    parquet.write_table(arrow.table({"body": texts, "id": list(range(41))}), tmp_path / "c.parquet")
-    file = prepare(tmp_path / "data.h5", tmp_path / "c.parquet", text_field="body")
-    assert sorted(all_texts(file)) == sorted(texts[:-1])
-    missing = problem(tmp_path / "b.h5", tmp_path / "c.parquet", force=True)
-    assert '"text"' in str(missing) and '"body", "id"' in str(missing)
-    not_text = problem(tmp_path / "b.h5", tmp_path / "c.parquet", text_field="id", force=True)
-    assert "int64" in str(not_text)
-
-
-def test_a_damaged_parquet_file_is_named(tmp_path):
-    (tmp_path / "c.parquet").write_bytes(b"PAR1 not really")
-    assert "c.parquet: is not a readable Parquet file" in str(
-        problem(tmp_path / "data.h5", tmp_path / "c.parquet")
-    )
-
-
-def test_files_that_are_not_utf8_are_skipped_and_counted(tmp_path, corpus):
-    (tmp_path / "latin.txt").write_bytes("Größe".encode("latin-1"))
-    done = run(
-        "prepare_data.py",
-        "--input",
-        corpus,
-        tmp_path / "latin.txt",
-        "--out",
-        tmp_path / "data.h5",
-        "--vocab-size",
-        300,
-        "--val-fraction",
-        0.3,
-        "--choices",
-        4,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "1 not UTF-8" in done.stdout
-    assert "Größe" not in all_texts(h5py.File(tmp_path / "data.h5"))
-
-
-def test_half_a_surrogate_pair_is_skipped_and_counted(tmp_path, corpus, capsys):
-    with open(corpus, "a", encoding="utf-8") as lines:
-        lines.write('{"text": "\\ud800"}\n')
-    prepare(tmp_path / "data.h5", corpus)
-    assert "1 not UTF-8" in capsys.readouterr().out
-
-
-def test_a_broken_jsonl_line_is_named_and_nothing_is_written(tmp_path, corpus):
-    with open(corpus, "a", encoding="utf-8") as lines:
-        lines.write('{"text": "cut sho')
-    wrong = problem(tmp_path / "data.h5", corpus)
-    assert f"{corpus}:61" in str(wrong) and wrong.exit_code == 1
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["corpus.jsonl"]
-
-
-@pytest.mark.parametrize(
-    "line, words",
-    [
-        ('{"body": "x", "id": 1}', 'has no field "text", only "body", "id"'),
-        ('{"text": 7}', "is a int, not a string"),
-        ('["text"]', "holds a list, not an object"),
-        ("[" * 100000, "is not a JSON line"),
-    ],
-)
-def test_a_jsonl_line_without_text_is_named(tmp_path, line, words):
-    (tmp_path / "c.jsonl").write_text('{"text": "fine"}\n\n' + line + "\n")
-    wrong = str(problem(tmp_path / "data.h5", tmp_path / "c.jsonl"))
-    assert "c.jsonl:3" in wrong and words in wrong
-
-
-def test_input_that_changes_between_readings_is_noticed(tmp_path, corpus, monkeypatch):
-    train = prepare_data.train_tokenizer
-
-    def train_while_input_shrinks(texts, vocab_size):
-        tokenizer = train(texts, vocab_size)
-        write_jsonl(corpus, [sentence(seed) for seed in range(59)])
-        return tokenizer
-
-    monkeypatch.setattr(prepare_data, "train_tokenizer", train_while_input_shrinks)
-    assert "60 documents became 59" in str(problem(tmp_path / "data.h5", corpus))
-    assert not (tmp_path / "data.h5").exists()
-
-
 # --- Duplicates ---
 
 
@@ -315,65 +134,6 @@ def test_a_small_val_gives_fewer_choices_and_says_so(tmp_path, capsys):
     file = prepare(tmp_path / "data.h5", write_jsonl(tmp_path / "c.jsonl", texts), choices=9)
     assert "choices" not in file
     assert "0 choice questions instead of 9" in capsys.readouterr().err
-
-
-# --- Tokenizers ---
-
-
-def word_tokenizer(path, n_words, *special):
-    words = [word + str(number) for word in WORDS for number in range(30)]
-    fillers = [f"filler{number}" for number in range(n_words)]
-    vocabulary = ["<unk>", *special, *words, *fillers][:n_words]
-    vocabulary = {token: number for number, token in enumerate(vocabulary)}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.enable_truncation(5)
-    tokenizer.save(str(path))
-    return path
-
-
-@pytest.mark.parametrize("vocab_size, dtype", [(1 << 16, np.uint16), ((1 << 16) + 1, np.uint32)])
-def test_ids_are_as_wide_as_the_vocabulary_needs(tmp_path, corpus, vocab_size, dtype):
-    tokenizer = word_tokenizer(tmp_path / "own.json", vocab_size, "</s>")
-    file = prepare(tmp_path / "out" / "data.h5", corpus, tokenizer=tokenizer)
-    assert file.attrs["vocab_size"] == vocab_size and file.attrs["eos_id"] == 1
-    assert {file[name].dtype for name in ("train/tokens", "val/tokens", "choices/tokens")} == {
-        np.dtype(dtype)
-    }
-    assert not (tmp_path / "out" / "tokenizer.json").exists()
-
-
-def test_a_given_tokenizer_does_not_truncate(tmp_path, corpus):
-    file = prepare(
-        tmp_path / "data.h5", corpus, tokenizer=word_tokenizer(tmp_path / "own.json", 50, "</s>")
-    )
-    assert np.diff(file["train/offsets"][:].astype(int)).min() > 100
-
-
-def test_the_end_of_text_comes_from_the_tokenizers_config(tmp_path, corpus):
-    tokenizer = word_tokenizer(tmp_path / "own.json", 50, "</s>", "<end>", "<stop>")
-    (tmp_path / "tokenizer_config.json").write_text('{"eos_token": {"content": "<end>"}}')
-    assert prepare(tmp_path / "a.h5", corpus, tokenizer=tokenizer).attrs["eos_id"] == 2
-    assert (
-        prepare(tmp_path / "b.h5", corpus, tokenizer=tokenizer, eos_token="<stop>").attrs["eos_id"]
-        == 3
-    )
-
-
-def test_a_tokenizer_without_end_of_text_is_refused(tmp_path, corpus):
-    tokenizer = word_tokenizer(tmp_path / "own.json", 50)
-    wrong = problem(tmp_path / "data.h5", corpus, tokenizer=tokenizer)
-    assert "--eos-token" in str(wrong) and wrong.exit_code == 2
-    wrong = problem(tmp_path / "data.h5", corpus, tokenizer=tokenizer, eos_token="<nope>")
-    assert '"<nope>"' in str(wrong) and wrong.exit_code == 2
-
-
-def test_a_missing_or_broken_tokenizer_is_named(tmp_path, corpus):
-    wrong = problem(tmp_path / "data.h5", corpus, tokenizer=tmp_path / "none.json")
-    assert "none.json: does not exist" in str(wrong) and wrong.exit_code == 2
-    (tmp_path / "bad.json").write_text("{}")
-    wrong = problem(tmp_path / "data.h5", corpus, tokenizer=tmp_path / "bad.json")
-    assert "bad.json: is not a tokenizer.json" in str(wrong) and wrong.exit_code == 1
 
 
 # --- Requests that are refused ---

@@ -2,6 +2,11 @@
 
 The right option is the true continuation; the wrong ones are runs of equal length from elsewhere in
 the split, drawn as the right one is, so that neither length nor place gives the answer away.
+
+A context is to a model what a prompt is, so it begins with what every document begins with (a BOS
+token, where the tokenizer's rule adds one), wherever in its document it was cut. Marks that the text
+spells are tokens in questions as they are in the split, but for the end of text: no question crosses
+one, because what follows is another text.
 """
 
 import numpy as np
@@ -12,16 +17,18 @@ OPTION_TOKENS = 16  # context and option together fit a model of 128 positions
 N_OPTIONS = 4
 
 
-def draw_questions(tokens, offsets, n_questions, seed):
+def draw_questions(tokens, offsets, n_questions, seed, prefix=()):
     """Draws up to n_questions distinct questions; fewer where the split is too small.
 
-    tokens: [n] ids of the split, sliceable (an HDF5 dataset will do); offsets: [documents + 1],
-    each document ending with the end-of-text token, which no question uses. Returns a list of
+    tokens: [n] ids of the split, sliceable (an HDF5 dataset will do); offsets: [documents + 1]; each
+    document begins with the ids of prefix and ends with the end-of-text token. Returns a list of
     (context, options, gold): context an id array, options a list of N_OPTIONS id arrays, gold the
     index of the true continuation.
     """
     random = np.random.default_rng(seed)
-    begins, first_cuts, n_cuts = _possible_cuts(offsets)
+    begins, first_cuts, n_cuts = _possible_cuts(offsets, len(prefix))
+    eos_id = tokens[int(offsets[-1]) - 1]
+    most_from_text = CONTEXT_TOKENS - len(prefix)
     questions, used = [], set()
     for _ in range(20 * n_questions if n_cuts.sum() > 0 else 0):
         if len(questions) == n_questions:
@@ -34,21 +41,22 @@ def draw_questions(tokens, offsets, n_questions, seed):
         options = [tokens[cut : cut + OPTION_TOKENS] for cut in cuts]
         if cuts[0] in used or _too_close(cuts) or _any_equal(options):
             continue
+        context = tokens[max(begins[documents[0]], cuts[0] - most_from_text) : cuts[0]]
+        if any(eos_id in run for run in (context, *options)):
+            continue
         used.add(cuts[0])
         gold = int(random.integers(N_OPTIONS))
         options[0], options[gold] = options[gold], options[0]
-        questions.append(
-            (tokens[max(begins[documents[0]], cuts[0] - CONTEXT_TOKENS) : cuts[0]], options, gold)
-        )
+        context = np.concatenate([np.array(prefix, context.dtype), context])
+        questions.append((context, options, gold))
     return questions
 
 
-def _possible_cuts(offsets):
-    """For each document: its beginning, the first place where an option may begin, their number."""
-    begins, ends = (
-        np.asarray(offsets[:-1], np.int64),
-        np.asarray(offsets[1:], np.int64) - 1,
-    )  # without the end of text
+def _possible_cuts(offsets, n_prefix):
+    """For each document: where its text begins, the first place where an option may begin, and the
+    number of such places."""
+    begins = np.asarray(offsets[:-1], np.int64) + n_prefix
+    ends = np.asarray(offsets[1:], np.int64) - 1  # without the end of text
     first_cuts = begins + MIN_CONTEXT_TOKENS
     return begins, first_cuts, np.maximum(ends - OPTION_TOKENS - first_cuts + 1, 0)
 

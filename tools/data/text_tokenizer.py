@@ -1,4 +1,4 @@
-"""Loads a tokenizer.json, or trains a byte-level BPE, and says which token ends a text."""
+"""Loads a tokenizer.json, or trains a byte-level BPE, and finds the tokens that begin and end a text."""
 
 import json
 
@@ -19,7 +19,7 @@ TOKENIZER_TEXT_BYTES = 1 << 29  # text that a BPE is trained on, at most
 
 
 def load_tokenizer(path):
-    """Reads a tokenizer.json, less its truncation and padding; throws Problem where it is none."""
+    """Reads a tokenizer.json without its truncation and padding; throws Problem where it cannot."""
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
@@ -42,10 +42,10 @@ def load_tokenizer(path):
 
 
 def end_token(tokenizer, path, asked):
-    """The token that ends a text: the one asked for, else what tokenizer_config.json beside the
-    tokenizer's path names, else a usual one. Throws Problem where the vocabulary has none."""
+    """The token that ends a text: the one asked for, else the one that tokenizer_config.json beside
+    the tokenizer names, else a usual one. Throws Problem where the vocabulary does not have it."""
     vocabulary = tokenizer.get_vocab()
-    wanted = asked or _configured_end_token(path.parent / "tokenizer_config.json")
+    wanted = asked or configured_token(path, "eos_token")
     if wanted is None:
         wanted = next((token for token in KNOWN_END_TOKENS if token in vocabulary), None)
     if wanted is None:
@@ -63,9 +63,11 @@ def end_token(tokenizer, path, asked):
     return wanted
 
 
-def _configured_end_token(path):
+def configured_token(path, name):
+    """The token that tokenizer_config.json beside the tokenizer has under a name, or None."""
     try:
-        token = json.loads(path.read_text(encoding="utf-8")).get("eos_token")
+        config = json.loads((path.parent / "tokenizer_config.json").read_text(encoding="utf-8"))
+        token = config.get(name)
     except (OSError, ValueError, AttributeError):
         return None  # the file is optional, and so is each of its fields
     token = token.get("content") if isinstance(token, dict) else token
