@@ -79,10 +79,7 @@ def main(arguments):
     own_tokenizer = None if options.tokenizer else options.out.parent / "tokenizer.json"
     check_outputs([path for path in (options.out, own_tokenizer) if path], options.force)
     tokenizer = load_tokenizer(options.tokenizer) if options.tokenizer else None
-    eos_token = (
-        end_token(tokenizer, options.tokenizer, options.eos_token) if tokenizer else END_OF_TEXT
-    )
-    bos_token = configured_token(options.tokenizer, "bos_token") if tokenizer else None
+    encoder = encoder_of(tokenizer, options) if tokenizer else None
     corpus = Corpus(TextSources(options.input, options.suffixes, options.text_field))
 
     corpus.assign_splits(options.seed, options.val_fraction)
@@ -90,14 +87,8 @@ def main(arguments):
         tokenizer = train_tokenizer(
             corpus.texts(TRAIN, "training the tokenizer"), options.vocab_size
         )
+        encoder = encoder_of(tokenizer, options)
     tokenizer_text = tokenizer.to_str(pretty=own_tokenizer is not None)
-    encoder = DocumentEncoder(
-        tokenizer,
-        tokenizer.token_to_id(eos_token),
-        options.special_tokens,
-        options.bos,
-        bos_token,
-    )
     with written_atomically(options.out) as temporary:
         require_space(temporary.parent, len(tokenizer_text) + SPARE_BYTES)
         with h5py.File(temporary, "w") as file:
@@ -213,6 +204,8 @@ def check_options(options):
             f"goes with --tokenizer; the trained BPE ends texts with {END_OF_TEXT}",
             "Leave it out.",
         )
+    if options.bos == "yes" and not options.tokenizer:
+        raise bad_request("--bos yes", "the trained BPE has no BOS token", "Leave it out.")
     for name in ("choices", "seed"):
         if getattr(options, name) < 0:
             raise bad_request(
@@ -228,6 +221,21 @@ def check_outputs(paths, force):
             raise bad_request(path, "is a folder", "Give the name of a file.")
         if path.exists() and not force:
             raise bad_request(path, "exists", "Choose another --out, or replace it with --force.")
+
+
+def encoder_of(tokenizer, options):
+    """The encoder that the options ask for, of the given or the trained tokenizer."""
+    eos_token, bos_token = END_OF_TEXT, None
+    if options.tokenizer:
+        eos_token = end_token(tokenizer, options.tokenizer, options.eos_token)
+        bos_token = configured_token(options.tokenizer, "bos_token")
+    return DocumentEncoder(
+        tokenizer,
+        tokenizer.token_to_id(eos_token),
+        options.special_tokens,
+        options.bos,
+        bos_token,
+    )
 
 
 # --- Documents ---
@@ -419,8 +427,8 @@ def print_marks(encoder, special_tokens):
     met = encoder.marks.most_common()
     names = ", ".join(f"{count:,} {mark}" for mark, count in met[:8])
     more = f" and {len(met) - 8} more" if len(met) > 8 else ""
-    become = "tokens" if special_tokens == "parse" else "plain text"
-    print(f"  special tokens in the text: {names}{more}, kept as {become}" if met else "  special tokens in the text: none")
+    become = ", read as tokens" if special_tokens == "parse" else ", kept as plain text"
+    print(f"  special tokens in the text: {names + more + become if met else 'none'}")
     if encoder.n_twice_begun:
         print(
             f"note: {encoder.n_twice_begun:,} documents begin with a BOS token in their text and get "

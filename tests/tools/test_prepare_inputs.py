@@ -305,10 +305,21 @@ def test_files_in_a_folder_that_are_not_read_are_counted(tmp_path, capsys):
     os.mkfifo(folder / "pipe.txt")
     assert len(all_texts(prepare(tmp_path / "data.h5", folder))) == len(TEXTS)
     left_out = (
-        "left out: 1 .gz, 1 .json without \"text\", 2 .png, 1 .txt without text, 1 hidden, "
-        "1 links to nothing, 1 special files, 1 without an ending\n"
+        "left out: 1 .csv.gz, 1 .json without \"text\", 2 .png, 1 .txt without text, 1 broken links, "
+        "1 hidden, 1 special files, 1 without an ending\n"
     )
     assert left_out in capsys.readouterr().out
+
+
+def test_suffixes_match_names_with_and_without_their_compression(tmp_path):
+    folder = tmp_path / "texts"
+    write_every_format(folder, TEXTS)
+    (folder / "d.jsonl.gz").write_bytes(gzip.compress((folder / "d.jsonl").read_bytes()))
+    (folder / "d.jsonl").unlink()
+    for suffix in (".jsonl", ".jsonl.gz"):
+        file = prepare(tmp_path / "data.h5", folder, suffixes=suffix, force=True)
+        assert sorted(all_texts(file)) == sorted(TEXTS[9:16])
+        file.close()
 
 
 def test_links_are_followed_once(tmp_path, capsys):
@@ -325,7 +336,7 @@ def test_links_are_followed_once(tmp_path, capsys):
     (elsewhere / "self").symlink_to("self")
     file = prepare(tmp_path / "data.h5", folder, elsewhere, tmp_path / "s1")
     assert sorted(all_texts(file)) == sorted(TEXTS)
-    assert "left out: 1 links to nothing\n" in capsys.readouterr().out
+    assert "left out: 1 broken links\n" in capsys.readouterr().out
 
 
 def save_to_disk(folder, texts, **state):
@@ -393,5 +404,5 @@ def test_a_hub_cache_is_read_by_the_links_of_main(tmp_path, capsys):
     (folder / "refs" / "main").unlink()
     wrong = str(problem(tmp_path / "no.h5", folder, force=True))
     assert "has 2 snapshots and none of them is named in refs/main" in wrong
-    single = hub_repository(tmp_path / "single", {"only": TEXTS})
+    single = hub_repository(tmp_path / "models--single", {"only": TEXTS})
     assert len(all_texts(prepare(tmp_path / "single.h5", single, force=True))) == len(TEXTS)

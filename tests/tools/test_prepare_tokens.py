@@ -117,7 +117,7 @@ def test_documents_are_tokenized_as_prompts_are(tmp_path, single, capsys):
     assert sorted(documents_of(file)) == sorted(whole)
     assert file.attrs["special_tokens"] == "parse" and file.attrs["bos"] == "auto"
     printed = capsys.readouterr().out
-    assert "special tokens in the text: 40 <|im_start|>, 40 <|im_end|>, kept as tokens" in printed
+    assert "special tokens in the text: 40 <|im_start|>, 40 <|im_end|>, read as tokens" in printed
 
 
 def test_special_tokens_can_stay_text(tmp_path, capsys):
@@ -144,6 +144,9 @@ def test_bos_can_be_left_out_or_insisted_on(tmp_path):
 
 def test_a_tokenizer_without_bos_cannot_begin_documents_with_it(tmp_path, corpus):
     wrong = problem(tmp_path / "data.h5", corpus, bos="yes")
+    assert "--bos yes: the trained BPE has no BOS token" in str(wrong) and wrong.exit_code == 2
+    given = word_tokenizer(tmp_path / "own.json", 50, "</s>")
+    wrong = problem(tmp_path / "data.h5", corpus, bos="yes", tokenizer=given)
     assert "--bos yes: the tokenizer has no BOS token" in str(wrong) and wrong.exit_code == 2
 
 

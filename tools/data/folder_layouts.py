@@ -3,7 +3,7 @@
 - `datasets.save_to_disk` lists a data set's files in state.json and a dictionary's splits, a folder
   each, in dataset_dict.json.
 - The `datasets` cache keeps results of map() and filter() as cache-*.arrow beside the data.
-- A repository in the hub's cache has each file in `blobs` and, linked, in `snapshots/REVISION`.
+- A repository in the hub's cache (datasets--OWNER--NAME) has each file in `blobs` and, linked, in `snapshots/REVISION`.
 """
 
 import json
@@ -12,12 +12,13 @@ from pathlib import Path
 from script_support import Problem
 
 COPY_AGAIN = "Copy or download the folder again."
+HUB_REPOSITORIES = ("datasets--", "models--", "spaces--")
 METADATA = {"dataset_info.json", "state.json", "dataset_dict.json"}
 
 
 def main_snapshot(folder, names):
     """The folder of the `main` revision, or of the only one, in a hub repository; None elsewhere."""
-    if "snapshots" not in names or not {"refs", "blobs"} & set(names):
+    if not folder.name.startswith(HUB_REPOSITORIES) or "snapshots" not in names:
         return None
     try:
         revision = Path(folder, "refs", "main").read_text(encoding="utf-8").strip()

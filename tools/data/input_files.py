@@ -76,29 +76,31 @@ class InputFiles:
             elif path.is_dir():
                 subfolders.append(path)
             elif not path.is_file():
-                self._leave_out(path, "links to nothing" if path.is_symlink() else "special files")
+                self._leave_out(path, "broken links" if path.is_symlink() else "special files")
             elif not folder_layouts.is_metadata(name, names):
                 self._consider(path, folder_layouts.is_data_file(name, names, listed))
         for path in subfolders:
             self._search(path)
 
     def _consider(self, path, is_data):
-        name = name_without_compression(path)
-        if not is_data or not name.endswith(self._suffixes):
-            self._leave_out(path, path.suffix.lower() or "without an ending")
+        if not is_data or not self._has_suffix(path):
+            self._leave_out(path, _ending(path) or "without an ending")
             return
         try:
             reader = reader_of(path)
         except NotText:
-            self._leave_out(path, f"{path.suffix.lower()} without text")
+            self._leave_out(path, f"{_ending(path)} without text")
             return
         if reader is read_object and not self._has_text_field(path):
-            self._leave_out(path, f'{path.suffix.lower()} without "{self._text_field}"')
+            self._leave_out(path, f'{_ending(path)} without "{self._text_field}"')
         else:
             self._take(path, reader)
 
+    def _has_suffix(self, path):
+        return any(name.endswith(self._suffixes) for name in (path.name.lower(), name_without_compression(path)))
+
     def _has_text_field(self, path):
-        """False for an object such as a configuration file: a folder's other files are not its fault."""
+        """False for a JSON object such as a configuration file, which may lie beside the documents."""
         with open_input(path) as stream:
             return self._text_field in parsed_object(path, stream.bytes)
 
@@ -114,6 +116,12 @@ class InputFiles:
 
     def _leave_out(self, path, why):
         self._left_out.setdefault(_identity(path), why)
+
+
+def _ending(path):
+    """Of the file name, in lower case; of a compressed file the one before .gz too."""
+    name = name_without_compression(path)
+    return Path(name).suffix + path.name.lower().removeprefix(name)
 
 
 def _identity(path):
