@@ -1,7 +1,7 @@
-"""Writes a corpus that every installation has: the Python sources of pinned packages, as JSONL.
+"""Writes a corpus that any machine can make again: the Python sources of pinned packages, as JSONL.
 
 Each line is {"path", "text"}; packages and paths are sorted, so the same pins give the same file
-everywhere. Only the .py files that a package's own installation record lists are taken.
+everywhere. Only .py files that a package's installation record lists are read.
 """
 
 import argparse
@@ -91,7 +91,7 @@ def python_sources(distributions):
 
 
 def _text_of(file):
-    """None for what is no source: other kinds of file, scripts outside the package, not UTF-8."""
+    """The text of a Python source; None for other files, scripts outside the package, and not UTF-8."""
     if file.suffix != ".py" or PurePosixPath(file).parts[0] == "..":
         return None
     try:

@@ -1,11 +1,11 @@
 """Turns a GGUF file of the Llama architecture into a model folder in Hugging Face layout.
 
-GGUF is llama.cpp's format: weights, mostly quantized, configuration and tokenizer in one file.
-transformers reads it and writes the folder. Here is what it passes over without a word: tensors
-that are missing or left over, scaled RoPE, and how some tokenizers split text.
+GGUF is llama.cpp's format: weights (mostly quantized), configuration and tokenizer in one file.
+transformers reads it and writes the folder. This script adds what transformers silently ignores:
+missing and left-over tensors, scaled RoPE, and how some tokenizers split text.
 
-Weights are kept in bf16 unless most of the file is fp16 or fp32: a quantized weight is known to
-fewer digits than bf16 has.
+Weights are written in fp16 or fp32 where most of the file is, else in bf16: a quantized weight has
+fewer digits than bf16.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
-REQUIRED = ("llama.context_length", "llama.attention.layer_norm_rms_epsilon")  # else a default
+REQUIRED = ("llama.context_length", "llama.attention.layer_norm_rms_epsilon")  # transformers would fill in a default
 DIGITS_APART = ("smollm", "starcoder")
 SPLITTING_RULES = ("gpt-2", "llama-bpe", *DIGITS_APART)
 ROOM_FOR_THE_REST = 2**25
@@ -39,7 +39,7 @@ def main(arguments):
     options = parse_arguments(arguments)
     check_request(options)
     with explained(options.file), TemporaryDirectory() as folder:
-        # alone there, as transformers prefers a tokenizer.json that lies beside it
+        # an empty folder, because transformers prefers a tokenizer.json beside the file
         Path(folder, "model.gguf").symlink_to(options.file.resolve())
         model, weights, tokenizer = read_gguf(options, folder)
     with folder_written_atomically(options.to.resolve()) as folder:
@@ -60,15 +60,15 @@ def parse_arguments(arguments):
     parser.add_argument(
         "--dtype",
         choices=DTYPES,
-        help="of the weights (default: fp16 or fp32 where most of the file is, else bf16)",
+        help="dtype of the weights (default: fp16 or fp32 where most of the file is, else bf16)",
     )
-    parser.add_argument("--force", action="store_true", help="replace a model of Regroup's")
+    parser.add_argument("--force", action="store_true", help="replace a model that Regroup wrote")
     return parser.parse_args(arguments)
 
 
 def check_request(options):
     if not options.file.is_file():
-        raise bad_request(options.file, "is no file", "Give a .gguf file.")
+        raise bad_request(options.file, "is not a file", "Give a .gguf file.")
     folder, holds_file = options.to, options.to.resolve() in options.file.resolve().parents
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
@@ -90,7 +90,7 @@ def is_regroup_model(folder):
 
 @contextmanager
 def explained(path):
-    """Whatever the libraries throw while they read a file is a problem of that file."""
+    """Turns what the libraries throw while they read a file into a Problem that names the file."""
     try:
         yield
     except (Problem, MemoryError):
@@ -101,25 +101,25 @@ def explained(path):
 
 
 class BoundedReader(GGUFReader):
-    """GGUFReader goes on beyond the end of a file as if empty arrays stood there."""
+    """GGUFReader returns empty arrays beyond the end of a file; this reader raises ValueError."""
 
     def _get(self, offset, dtype, count=1, override_order=None):
         end = int(offset) + int(count) * np.dtype(dtype).itemsize
         if end > len(self.data):
-            raise ValueError(f"it has {len(self.data):,} bytes and says that it has {end:,}")
+            raise ValueError(f"it has {len(self.data):,} bytes, and its header says at least {end:,}")
         return super()._get(offset, dtype, count, override_order)
 
 
 def read_gguf(options, folder):
-    """The model without its weights, its weights, and its tokenizer or None."""
+    """Returns the model without its weights, the weights, and the tokenizer or None."""
     with np.errstate(all="ignore"):  # sizes that overflow are refused
         reader = BoundedReader(options.file)
     keys = {key: field.contents() for key, field in reader.fields.items()}
     check_keys(options.file, keys)
     tensors = {tensor.name: tensor for tensor in reader.tensors}
     config = AutoConfig.from_pretrained(folder, gguf_file="model.gguf")
-    for of_no_model in ("_model_name_or_path", "unk_token_id"):
-        vars(config).pop(of_no_model, None)
+    for unused in ("_model_name_or_path", "unk_token_id"):
+        vars(config).pop(unused, None)
     config.regroup = {"imported_from": options.file.name}  # the mark that lets --force replace it
     read_rope_scaling(options.file, config, keys, tensors.pop("rope_freqs.weight", None))
     model = bare_model(options.file, config, tensors, options.dtype or usual_dtype(tensors))
@@ -137,7 +137,7 @@ def check_keys(path, keys):
 
 
 def read_rope_scaling(path, config, keys, divisors):
-    """Puts it into config. Of Llama 3's, GGUF has only what it divides RoPE's frequencies by."""
+    """Writes the RoPE scaling into config. For Llama 3, GGUF has only the divisors of the frequencies."""
     kind = keys.get("llama.rope.scaling.type", "linear")
     old_factor = keys.get("llama.rope.scale_linear", 1.0)
     factor = 1.0 if kind == "none" else keys.get("llama.rope.scaling.factor", old_factor)
@@ -168,7 +168,7 @@ def usual_dtype(tensors):
 
 
 def bare_model(path, config, tensors, dtype):
-    """The model without memory for its weights; throws Problem unless the file has just those."""
+    """The model on the meta device. Throws Problem unless the file has exactly its tensors."""
     if config.num_hidden_layers > len(tensors):
         raise Problem(path, "has fewer tensors than layers", IS_FILE_WHOLE)
     with torch.device("meta"):
@@ -191,26 +191,26 @@ def bare_model(path, config, tensors, dtype):
 
 
 def read_weights(path, model):
-    """{Hugging Face's name: tensor}, without from_pretrained, whose model could not be saved."""
+    """Returns {Hugging Face name: tensor}. A model from from_pretrained could not be saved."""
     loaded = load_gguf_checkpoint(
         path, return_tensors=True, model_to_load=model, torch_dtype=model.dtype
     )
     for name, weight in loaded["tensors"].items():
         if not weight.isfinite().all():
-            what = f"{name} has values that are no numbers of {model.dtype}"
+            what = f"{name} has values that are not finite in {model.dtype}"
             raise Problem(path, what, "Give another --dtype; if all fail, the file is damaged.")
     return loaded["tensors"]
 
 
 def read_tokenizer(path, folder, keys):
-    """None, with a note, unless it is known to become what llama.cpp makes of it."""
+    """The tokenizer, or None and a note where it may tokenize otherwise than llama.cpp."""
     model, rule = (keys.get(f"tokenizer.ggml.{key}", "none") for key in ("model", "pre"))
     if model == "gpt2" and rule in SPLITTING_RULES:
         tokenizer = AutoTokenizer.from_pretrained(
             folder,
             gguf_file="model.gguf",
             model_max_length=keys["llama.context_length"],
-            add_bos_token=rule == "llama-bpe",  # unless the file says otherwise
+            add_bos_token=rule == "llama-bpe",  # a default: the file may say otherwise
         )
         backend = tokenizer.backend_tokenizer
         backend.model.ignore_merges = rule == "llama-bpe"
@@ -230,17 +230,17 @@ def read_tokenizer(path, folder, keys):
 
 @contextmanager
 def folder_written_atomically(target):
-    """Gives a temporary folder beside `target`; on success it takes target's name and place."""
+    """Yields a temporary folder beside `target` and renames it to target on success."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as temporary:
         new = Path(temporary, "new")
         new.mkdir()
         try:
             yield new
-        except SafetensorError as error:  # so it calls a disk that got full
+        except SafetensorError as error:  # which it raises when the disk is full
             raise OSError(str(error)) from error
         for file in new.iterdir():
-            file.chmod(new.stat().st_mode & 0o666)  # safetensors' are their owner's alone
+            file.chmod(new.stat().st_mode & 0o666)  # safetensors makes files that only their owner may read
             with open(file, "rb") as written:
                 os.fsync(written)
         if target.exists():

@@ -1,10 +1,10 @@
-"""Prints the validation loss of a unigram and a bigram model: what a trained model must beat.
+"""Prints the validation loss of a unigram and a bigram model, which a trained model must beat.
 
-Both are counted on /train and scored on /val as `regroup eval` scores: every token of a document
-but its first, given the tokens before it in that document.
+Both count /train and score /val as `regroup eval` does: every token of a document except the first,
+given the tokens before it in that document.
 
     unigram   (c(w) + 1) / (n + V), add-one smoothing
-    bigram    max(c(v, w) - D, 0) / c(v) + D n(v, .) / c(v) * q(w); q(w) after a v never seen.
+    bigram    max(c(v, w) - D, 0) / c(v) + D n(v, .) / c(v) * q(w); q(w) where v was never seen.
               Interpolated Kneser-Ney (Chen and Goodman 1999, section 2.7): n(v, .) distinct tokens
               follow v, q(w) = (distinct tokens before w + 1) / (distinct pairs + V),
               D = n1 / (n1 + 2 n2) from the numbers of pairs seen once and twice
@@ -28,11 +28,11 @@ def main(arguments):
     try:
         with h5py.File(options.data, "r") as file:
             result = baselines(file)
-    except (OSError, KeyError) as error:  # h5py has no error types of its own
+    except (OSError, KeyError) as error:  # h5py raises these built-in errors
         raise Problem(
             options.data, f"is not token data ({error})", "Make it with tools/prepare_data.py."
         ) from error
-    print(f"validation loss of {result['tokens']:,} tokens in nats a token (perplexity)")
+    print(f"validation loss of {result['tokens']:,} tokens in nats per token (perplexity)")
     for name in ("unigram", "bigram"):
         print(f"  {name:8} {result[name]['loss']:.4f} ({result[name]['perplexity']:,.1f})")
     if options.json:
@@ -55,7 +55,7 @@ def parse_arguments(arguments):
 
 
 def baselines(file):
-    """{"tokens": scored ones, "unigram" and "bigram": {"loss" in nats, "perplexity"}} of a file."""
+    """{"tokens": number of scored tokens, "unigram" and "bigram": {"loss" in nats, "perplexity"}} of a file."""
     vocab_size = int(file.attrs["vocab_size"])
     train_pairs, train_counts = count_pairs(file["train"], vocab_size)
     val_pairs, val_counts = count_pairs(file["val"], vocab_size)
@@ -72,7 +72,7 @@ def baselines(file):
 
 
 def count_pairs(split, vocab_size):
-    """Distinct neighbours inside documents, as sorted keys v * vocab_size + w, and their counts."""
+    """Distinct pairs (v, w) of neighbours inside documents, as sorted keys v * vocab_size + w, and their counts."""
     tokens, starts = split["tokens"], split["offsets"][:-1].astype(np.int64)
     keys, counts = np.empty(0, np.int64), np.empty(0, np.int64)
     for begin in range(0, len(tokens) - 1, CHUNK_TOKENS):
@@ -94,14 +94,14 @@ def _merged(keys, counts, more_keys, more_counts):
 
 
 def unigram_loss(train_pairs, train_counts, val_pairs, val_counts, vocab_size):
-    """Nats a token of the add-one unigram model; pairs and counts by count_pairs."""
+    """Nats per token of the add-one unigram model; pairs and counts come from count_pairs."""
     seen = np.bincount(train_pairs % vocab_size, train_counts, vocab_size)
     probability = (seen + 1) / (seen.sum() + vocab_size)
     return _mean_loss(probability[val_pairs % vocab_size], val_counts)
 
 
 def bigram_loss(train_pairs, train_counts, val_pairs, val_counts, vocab_size):
-    """Nats a token of the interpolated Kneser-Ney bigram model; pairs and counts by count_pairs."""
+    """Nats per token of the interpolated Kneser-Ney bigram model; pairs and counts come from count_pairs."""
     discount = _discount(train_counts)
     before, after = train_pairs // vocab_size, train_pairs % vocab_size
     context_count = np.bincount(before, train_counts, vocab_size)

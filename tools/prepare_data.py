@@ -131,7 +131,7 @@ def parse_arguments(arguments):
     parser.add_argument(
         "--eos-token",
         metavar="TOKEN",
-        help="its end-of-text token (default: from tokenizer_config.json, or a usual one)",
+        help="the tokenizer's end-of-text token (default: from tokenizer_config.json, or a common one)",
     )
     parser.add_argument(
         "--val-fraction",
@@ -162,7 +162,7 @@ def parse_arguments(arguments):
         "default), always, or never",
     )
     parser.add_argument(
-        "--seed", type=int, default=0, metavar="N", help="of the split and the choices (default 0)"
+        "--seed", type=int, default=0, metavar="N", help="seed of the split and the choices (default 0)"
     )
     parser.add_argument(
         "--text-field",
@@ -285,7 +285,7 @@ class Corpus:
             )
 
     def drop_near_duplicates(self):
-        """Takes out of val what the training documents, all marked by now, mostly contain."""
+        """Removes from val what train mostly contains; every training document must be marked before."""
         near = iter(self.held_out.near_duplicates())
         for position, role in enumerate(self._roles):
             if role == VAL and next(near):
@@ -299,7 +299,7 @@ class Corpus:
             )
 
     def texts(self, role, label):
-        """Yields the texts of one split; throws Problem if the input is no longer what it was."""
+        """Yields the texts of one split; throws Problem if the input has changed since the first reading."""
         position = 0
         for text in self._read(label):
             if position < len(self._roles) and self._roles[position] == role:

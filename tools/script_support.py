@@ -1,4 +1,4 @@
-"""What the scripts share: errors that a user can mend, files that appear whole or not at all."""
+"""Shared by the scripts: errors that a user can fix, and files that appear whole or not at all."""
 
 import os
 import shutil
@@ -13,7 +13,7 @@ INTERRUPTED = 130
 
 
 class Problem(Exception):
-    """A problem that a user can cause and mend: where it is, what it is, what to do."""
+    """An error that a user can cause and fix: where it is, what it is, what to do."""
 
     def __init__(self, where, what, what_to_do, exit_code=FAILED):
         super().__init__(f"{where}: {what}. {what_to_do}")
@@ -25,7 +25,7 @@ def bad_request(where, what, what_to_do):
 
 
 def run_script(main):
-    """Runs main(arguments); a problem becomes one block on stderr and the exit code."""
+    """Runs main(arguments). An error becomes one block on stderr and the exit code."""
     name = Path(sys.argv[0]).name
     try:
         main(sys.argv[1:])
@@ -61,7 +61,7 @@ def _complain(name, message, exit_code):
 def require_space(folder, n_bytes):
     """Throws Problem unless the folder's disk has n_bytes free.
 
-    HDF5 crashes the process when the disk fills up under it, so it is asked before each write.
+    HDF5 crashes the process when the disk fills up under it, so callers check before each write.
     """
     free = shutil.disk_usage(folder).free
     if free < n_bytes:
@@ -74,7 +74,7 @@ def require_space(folder, n_bytes):
 
 @contextmanager
 def written_atomically(target):
-    """Gives a temporary path beside `target`; on success the file there takes target's name."""
+    """Yields a temporary path beside `target` and renames the file there to target on success."""
     target = Path(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(

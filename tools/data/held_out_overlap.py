@@ -12,7 +12,7 @@ import numpy as np
 SHINGLE_BYTES = 64  # a power of two: hashes are built by doubling
 SAMPLED = 8
 NEAR_DUPLICATE = 0.5
-BLOCK_BYTES = 1 << 20  # text hashed at once; a hash takes 8 bytes a byte of text
+BLOCK_BYTES = 1 << 20  # text hashed at once; hashes take 8 bytes per byte of text
 
 
 def shingles_of(text):
@@ -42,7 +42,7 @@ class HeldOutIndex:
     """The shingles of the held-out documents; training documents mark those that they share."""
 
     def __init__(self, held_out_shingles):
-        """held_out_shingles: for each held-out document what shingles_of returned."""
+        """held_out_shingles: for each held-out document the result of shingles_of."""
         self._documents = held_out_shingles
         everything = (
             np.concatenate(held_out_shingles) if held_out_shingles else np.empty(0, np.uint64)
@@ -51,7 +51,7 @@ class HeldOutIndex:
         self._in_train = np.zeros(len(self._known), dtype=bool)
 
     def mark_train(self, text):
-        """Notes the shingles of one training document."""
+        """Marks the shingles that a training document shares with held-out ones."""
         if len(self._known) == 0:
             return
         shingles = shingles_of(text)
@@ -59,7 +59,7 @@ class HeldOutIndex:
         self._in_train[places[self._known[places] == shingles]] = True
 
     def near_duplicates(self):
-        """bool a held-out document: it is a near-duplicate of what was marked."""
+        """A bool per held-out document: true where it is a near-duplicate of the marked documents."""
         return [
             len(shingles) > 0 and self._share_in_train(shingles) >= NEAR_DUPLICATE
             for shingles in self._documents

@@ -55,7 +55,7 @@ def array_items(path, stream):
             raise ValueError("more text follows the array")
     except (ValueError, RecursionError) as error:
         raise Problem(
-            path, f"is a damaged or truncated JSON array ({error})", "Mend the file."
+            path, f"is a damaged or truncated JSON array ({error})", "Fix the file."
         ) from error
 
 
@@ -105,7 +105,7 @@ def _parsed_line(line, where):
     try:
         return json.loads(line.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
-        raise Problem(where, f"is not a JSON line ({error})", "Mend or delete the line.") from error
+        raise Problem(where, f"is not a JSON line ({error})", "Fix or delete the line.") from error
 
 
 def _text_of(record, text_field, where):
