@@ -42,10 +42,10 @@ uptrain() {  # RUN K/V-HEADS [MORE KEYS...]
   $regroup uptrain --run "$runs/$run" "${common[@]}" --convert.from="$runs/mha/final" --convert.n_kv_head="$heads" \
     --optim.warmup_steps=10 "$@"
 }
-# A model that starts near the original goes on at the rate where the original's schedule ended; means have more to mend.
+# A model that starts near the original continues at the rate where the original's schedule ended; mean needs more.
 mean=(--convert.method=mean --optim.lr=5e-4)
 best=(--convert.method=pca --convert.refit=block --optim.lr=5e-5)
-uptrain control 8 --optim.lr=5e-5  # nothing pooled: the original, trained on for as long
+uptrain control 8 --optim.lr=5e-5  # pools nothing: trains the original for as many steps more
 uptrain gqa2 2 "${mean[@]}"        # heads pooled as in the paper, by their mean
 uptrain mqa 1 "${mean[@]}"
 uptrain gqa2-pca 2 "${best[@]}"

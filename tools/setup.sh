@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes everything that Regroup's build needs: Debian packages, and a Python environment in .venv.
+# Installs what Regroup's build needs: Debian packages, and a Python environment in .venv.
 # Asks nothing, may be run again, and then does only what is left to do.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -11,8 +11,8 @@ Usage: tools/setup.sh [--cuda] [--tests]
 Installs the Debian packages that the build needs (as root, or with sudo) and makes .venv
 from tools/requirements.txt and tools/requirements-corpus.txt.
 
-  --cuda   take PyTorch's CUDA flavour with NCCL (5 GB); without it, the CPU flavour where it can be had
-  --tests  install what the tests need beside it
+  --cuda   take PyTorch's CUDA flavour with NCCL (5 GB); the default is the CPU flavour where it is available
+  --tests  also install what the tests need
 END
 }
 
@@ -21,7 +21,7 @@ debian_packages=(
   libhdf5-dev libboost-program-options-dev nlohmann-json3-dev libgloo-dev catch2
   python3 python3-venv
 )
-test_packages=(openmpi-bin iproute2)  # launchers and networks that tests start runs with
+test_packages=(openmpi-bin iproute2)  # launchers and networks that the tests use
 venv=.venv
 flavour=cpu
 requirements=(tools/requirements.txt tools/requirements-corpus.txt)
@@ -60,12 +60,12 @@ install_debian_packages() {
     >"$log" 2>&1 </dev/null; then
     tail -n 20 "$log" >&2
     fail "apt-get could not install them; its last lines are above, all of them in $log" \
-      "Mend what it names (network, sources, another apt running), then run tools/setup.sh again."
+      "Fix what they name (network, sources, another apt running), then run tools/setup.sh again."
   fi
   rm -f "$log"
 }
 
-# The distribution's own Python: the one whose venv module the packages above bring.
+# The distribution's Python, whose venv module the packages above install.
 find_python() {
   local python
   for python in /usr/bin/python3 python3; do
@@ -89,7 +89,7 @@ has_cuda_headers() { compgen -G "$venv/lib/python3*/site-packages/nvidia/cu*/inc
 
 has_cuda_flavour() { compgen -G "$venv/lib/python3*/site-packages/torch/lib/libtorch_cuda.so" >/dev/null; }
 
-# The CPU flavour where some source has it, else PyPI's, which is the CUDA one and runs without a GPU too.
+# The CPU flavour if a source has it, else PyPI's, which is the CUDA flavour and also runs without a GPU.
 install_torch() {
   local version
   version=$(sed -n 's/^torch==//p' tools/requirements.txt)
@@ -102,7 +102,7 @@ install_torch() {
     has_torch "$version" && return
     say "installing torch $version, CPU flavour (1 GB)"
     pip_install "$pins" "torch==$version+cpu" 2>/dev/null && return
-    say "not among pip's own sources; asking PyTorch's CPU wheel index"
+    say "not in pip's configured sources; trying PyTorch's CPU wheel index"
     pip_install --timeout 10 --retries 1 "$pins" "torch==$version+cpu" \
       --extra-index-url https://download.pytorch.org/whl/cpu 2>/dev/null && return
     say "not there either; taking PyPI's, which is the CUDA flavour (5 GB) and needs no GPU"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# One run of two processes, of which a random one is killed again and again at random moments; torchrun restarts it, and
-# it must end with the weights of a run that nobody disturbed.
+# Kills a random process of a run of two again and again, at random moments. torchrun restarts the run, which must end
+# with the weights of an undisturbed run.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -8,8 +8,8 @@ usage() {
   cat <<'END'
 Usage: tools/soak.sh [--kills N] [--folder DIR] [--seed N] [-- --section.key=value ...]
 
-Uptrains nothing of use: pretrains configs/soak.ini on this repository's text, once undisturbed and once with
-N processes killed (30 unless told), and compares the final weights byte by byte. About ten minutes.
+Pretrains configs/soak.ini on this repository's text, once undisturbed and once with N kills (default 30), and
+compares the final weights and all losses byte by byte. Takes about ten minutes.
 END
 }
 
@@ -44,7 +44,7 @@ step_of() {
   if [[ -f $metrics ]]; then tail -n 1 "$metrics" | sed -n 's/.*"step": *\([0-9]*\).*/\1/p'; fi
 }
 
-# A random worker of the launcher's, once the run is `ahead` steps beyond the one that it was last killed at.
+# Kills a random worker of the launcher once the run is AHEAD steps past the step of the previous kill.
 kill_one() {  # AHEAD
   local until=$((last + $1)) step workers
   while kill -0 "$launcher" 2>/dev/null; do

@@ -1,8 +1,8 @@
 """Measures what conversion methods and uptraining are worth, and reports it.
 
 One INI file says what is measured; configs/study.ini shows all of it. Its paths start where the
-script is run, in the repository's root. Numbers that are there are not measured again, so that a
-study that was stopped goes on (study_runner.py).
+script is run, in the repository's root. It measures nothing again that is
+there already, so a study that was stopped goes on (studies/runner.py).
 """
 
 import argparse
@@ -50,7 +50,7 @@ VARIANT = {  # what a variant may say, as regular expressions
 def main(arguments):
     options = parse_arguments(arguments)
     config = read_config(options.config)
-    out = Path(os.path.relpath(options.out))  # the same commands, however it is written
+    out = Path(os.path.relpath(options.out))  # so that commands do not depend on how it is written
     plans = plans_of(config, options.only, out)
     models = models_of(config)
     if options.only == "uptraining":
@@ -67,7 +67,7 @@ def main(arguments):
 
 
 def plans_of(config, only, out):
-    """The points of each part that is asked for; a config without [uptrain] has one part."""
+    """The points of each requested part; a config without [uptrain] has one part."""
     if "uptrain" in config:
         plans = {"conversion": conversion_plan(config, out), "uptraining": uptraining_plan(config, out)}
     elif only == "uptraining":
@@ -88,7 +88,7 @@ def parse_arguments(arguments):
     parser.add_argument("--binary", default="build/release/regroup", metavar="FILE")
     options = parser.parse_args(arguments)
     if shutil.which(options.binary) is None:
-        raise bad_request(options.binary, "is no program", "Build it, or name it with --binary.")
+        raise bad_request(options.binary, "is not a program", "Build it, or name it with --binary.")
     return options
 
 
@@ -102,19 +102,19 @@ def read_config(path):
             raise bad_request(path, "does not exist", "Give a file like configs/study.ini.")
     except (NoIni, UnicodeDecodeError) as error:
         why = " ".join(str(error).split())
-        raise bad_request(path, f"is no INI file ({why})", "Mend it.") from error
+        raise bad_request(path, f"is not an INI file ({why})", "Mend it.") from error
     mistakes = [] if "conversion" in config else ["[conversion] is missing"]
     for section in config.sections():
         kind, keys = section.split(" ")[0], set(config[section])
         if kind not in REQUIRED or not re.fullmatch(r"model [\w.-]+|conversion|uptrain", section):
-            mistakes.append(f"[{section}] is no section")
+            mistakes.append(f"[{section}] is not a section")
             continue
         for key in sorted(keys - REQUIRED[kind] - OPTIONAL[kind]):
-            mistakes.append(f"[{section}] {key} is no key")
+            mistakes.append(f"[{section}] {key} is not a key")
         for key in sorted(REQUIRED[kind] - keys):
             mistakes.append(f"[{section}] {key} is missing")
         if "pretrain" in keys and Path(config[section].get("path", "final")).name != "final":
-            mistakes.append(f"[{section}] path is no RUN/final, where pretraining writes")
+            mistakes.append(f"[{section}] path is not RUN/final, where pretraining writes")
     if mistakes:
         raise bad_request(path, "; ".join(mistakes), "configs/study.ini shows what there is.")
     return {section: dict(config[section]) for section in config.sections()}
@@ -129,7 +129,7 @@ def numbers(where, text, kind=float):
     try:
         return [kind(word) for word in text.split(",")]
     except ValueError as error:
-        what = f'"{text}" is no list of numbers'
+        what = f'"{text}" is not a list of numbers'
         raise bad_request(where, what, "Write numbers with commas between them.") from error
 
 
@@ -174,7 +174,7 @@ def file_name(part, model, heads, variant):
 
 
 def conversion_plan(config, out):
-    """A point for each variant of each model, and each number of heads unless it has a budget."""
+    """A point for each variant, model and number of heads; a variant with a budget has one point a model."""
     common = variants("[conversion] variants", config["conversion"]["variants"])
     tokens = config["conversion"].get("calibration_tokens")
     likeness = config["conversion"].get("likeness", "yes")
@@ -204,7 +204,7 @@ def conversion(model, variant, heads, folder, calibration_tokens):
     words += ["--kv-heads", str(heads)] if heads else ["--kv-budget", variant["kv_budget"]]
     for key in ("method", "grouping", "refit"):
         words += [f"--{key}", variant[key]] if key in variant else []
-    if variant.get("calibration") != "none":  # where text would change nothing, it is not looked at
+    if variant.get("calibration") != "none":  # regroup does not read text that would change nothing
         words += ["--calibration", model["data"]]
         words += ["--calibration-tokens", calibration_tokens] if calibration_tokens else []
     return words
@@ -212,7 +212,7 @@ def conversion(model, variant, heads, folder, calibration_tokens):
 
 def uptraining_plan(config, out):
     """A point for each share alpha of each run. The run is resumed from one share to the next: with
-    a constant learning rate, each is what a run of that length gives."""
+    a constant learning rate, each equals a run of that length."""
     keys, where = config["uptrain"], "[uptrain]"
     models, name = models_of(config), keys["model"]
     if name not in models:
@@ -261,7 +261,7 @@ def uptraining_keys(config, model, variant, heads, weight):
     return [f"--{word}" for word in [*(f"{k}={v}" for k, v in keys.items()), *overrides]]
 
 
-# --- Models and data that are made first ---
+# --- Models and data that the study makes first ---
 
 
 def prepare(name, model, runner):
@@ -292,11 +292,11 @@ def pairs(name, key, model):
     return [(file, rest) for file, _, rest in lines]
 
 
-# --- What came of it ---
+# --- Results ---
 
 
 def gathered(originals, plans, config, runner):
-    """Every number, as in study.json; a part that was not asked for stays as it was there."""
+    """Every number, as in study.json; a part that was not requested stays as it is there."""
     study = {"original": {}}
     if (runner.out / "study.json").exists():
         study = runner.result("study")

@@ -1,4 +1,4 @@
-"""Fixtures that several files of tests share."""
+"""Fixtures that several test files share."""
 
 import pytest
 from small_models import make_every_second_alike, small_llama

@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 LOGITS = os.environ["REGROUP_LOGITS_BINARY"]
 
-# Threads cost more than they give on models this small.
+# On models this small, threads cost more time than they save.
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
 torch.set_num_threads(1)
 
@@ -44,7 +44,7 @@ def logits_here(folder, dtype="fp32"):
 
 
 def load_there(folder, dtype=torch.float32):
-    """The model as transformers loads it, with nothing missing and nothing left over."""
+    """The model as transformers loads it, without missing or surplus tensors."""
     model, report = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype,
                                                          output_loading_info=True)
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):

@@ -47,7 +47,7 @@ class Processes:
         return self.log(rank, name).read_text()
 
     def wait(self, timeout=120, ranks=None):
-        """The exit codes, in the order of ranks; whoever is late is killed, and the test fails."""
+        """The exit codes in the order of ranks. Kills processes that are late, and fails the test."""
         until = time.monotonic() + timeout
         try:
             return [self.processes[rank].wait(max(0.1, until - time.monotonic()))
@@ -77,7 +77,7 @@ class Processes:
 
 
 def run_processes(workplace, n, words, **options):
-    """Runs to the end; only the first process speaks."""
+    """Runs to the end and checks that only rank 0 prints."""
     processes = Processes(workplace, n, words, **options)
     assert processes.wait() == [0] * n, processes.text(0)
     for rank in range(1, n):

@@ -1,7 +1,7 @@
-"""Conversion methods, written plainly in NumPy from the equations in models/convert/methods.h, and what is compared.
+"""Conversion methods, written plainly in NumPy from the equations in models/convert/methods.h, and comparisons.
 
-Each takes the group's K/V heads and the moments of inputs, and gives what stands in the place of every one of these
-heads: keys, [n, planes, d] complex, and values, [n, HEAD_DIM, d].
+Each takes the group's K/V heads and the moments of inputs, and returns what replaces each head: keys, [n, planes, d]
+complex, and values, [n, HEAD_DIM, d].
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ TOLERANCE = 1e-4  # relative
 
 @dataclass
 class Heads:
-    """Of a layer or a group, the planes that RoPE turns as complex rows: n K/V heads and s query heads to each."""
+    """The heads of a layer or group: n K/V heads, s query heads each. RoPE's planes are complex rows."""
 
     q: np.ndarray  # [n, s, planes, d]
     k: np.ndarray  # [n, planes, d]
@@ -35,7 +35,7 @@ def first_heads(heads, seen, attended):
 
 
 def align_heads(heads, seen, attended):
-    """Generalised Procrustes: every head in turn is turned towards the sum of the others."""
+    """Generalised Procrustes: turns one head after another towards the sum of the other heads."""
     turns = np.ones(heads.k.shape[:2], complex)
     rotations = np.stack([np.eye(HEAD_DIM)] * len(heads.v))
     for _, h in product(range(200 if len(heads.k) > 1 else 0), range(len(heads.k))):
@@ -74,7 +74,7 @@ NO_TEXT = (np.eye(D_MODEL), np.eye(D_MODEL))
 
 
 def heads_of(folder, layer):
-    """The heads of a layer as they stand in a folder."""
+    """The heads of a layer in a model folder."""
     weights = weights_of(folder)
 
     def by_head(name):
@@ -90,8 +90,8 @@ def heads_of(folder, layer):
 
 @dataclass
 class Forms:
-    """All that depends on a choice of basis is gone: scores, conj(q)ᵀ k, [n_head, planes, d, d], and outputs, O V,
-    [n_head, d, d], by query head."""
+    """What does not depend on the choice of basis, by query head: scores, conj(q)ᵀ k, [n_head, planes, d, d], and
+    outputs, O V, [n_head, d, d]."""
 
     scores: np.ndarray
     outputs: np.ndarray
@@ -106,7 +106,7 @@ class Forms:
 
 
 def forms(heads, keys=None, values=None):
-    """What query heads see, of the heads' own keys and values or of these."""
+    """The forms of the query heads with these keys and values; by default those of the heads."""
     keys, values = heads.k if keys is None else keys, heads.v if values is None else values
     scores = np.einsum("nspd,npe->nspde", heads.q.conj(), keys)
     outputs = np.einsum("nsdi,nie->nsde", heads.o, values)
@@ -114,7 +114,7 @@ def forms(heads, keys=None, values=None):
 
 
 def expected_forms(heads, groups, method, moments=NO_TEXT):
-    """What the query heads of the groups, in this order, are to see after conversion."""
+    """The forms that the groups' query heads, in this order, must have after conversion."""
     pooled = [METHODS[method](heads[group], *moments) for group in groups]
     keys, values = (np.concatenate(parts) for parts in zip(*pooled))
     return forms(heads[np.concatenate(groups)], keys, values)

@@ -10,7 +10,7 @@ from tiny_runs import assert_done, regroup, write_split
 
 D_MODEL, N_HEAD, HEAD_DIM, N_LAYER = 24, 4, 10, 2
 VOCAB_SIZE, CONTEXT = 97, 64  # of random_llama
-LEAST_TOKENS = 2 * CONTEXT  # for calibration of this model
+LEAST_TOKENS = 2 * CONTEXT  # that calibration of this model needs
 
 
 def small_llama(n_kv_head=N_HEAD):
@@ -19,14 +19,14 @@ def small_llama(n_kv_head=N_HEAD):
 
 
 def kv_heads_of(model):
-    """The weights of every key and value projection, by head, to be changed in place."""
+    """The weights of every key and value projection, by head; changing them changes the model."""
     for layer in model.model.layers:
         for projection in (layer.self_attn.k_proj, layer.self_attn.v_proj):
             yield projection.weight.data.view(-1, HEAD_DIM, D_MODEL)
 
 
 def make_every_second_alike(model, noise):
-    """K/V heads 2 and 3 become 0 and 1 again, disturbed."""
+    """Makes K/V heads 2 and 3 noisy copies of 0 and 1."""
     for heads in kv_heads_of(model):
         heads[2:] = heads[:2] + noise * heads[2:]
     return model

@@ -44,7 +44,7 @@ def regroup(*words, **options):
 
 
 def assert_refused(result, exit_code, *parts):
-    """One short block on stderr that holds all parts; nothing on stdout; no trace; no crash."""
+    """One short block on stderr with all parts, nothing on stdout, no trace, no crash."""
     assert result.returncode == exit_code, (result.returncode, result.stderr)
     assert result.stdout == ""
     assert "regroup: error: " in result.stderr
@@ -63,7 +63,7 @@ def write_split(file, name, documents, dtype=np.uint16):
 
 
 def write_tokens(path, vocab_size=VOCAB_SIZE, n_train=80, n_val=8, seed=0):
-    """Documents that count upwards with a stride, now and then disturbed: learnable in a few steps."""
+    """Documents that count upwards with a stride and some noise: learnable in a few steps."""
     random = np.random.default_rng(seed)
 
     def document():
@@ -80,7 +80,7 @@ def write_tokens(path, vocab_size=VOCAB_SIZE, n_train=80, n_val=8, seed=0):
 
 
 def make_workplace(folder):
-    """A folder with tokens.h5 and run.ini, to be the working directory of runs."""
+    """A folder with tokens.h5 and run.ini, the working directory of runs."""
     write_tokens(folder / "tokens.h5")
     (folder / "run.ini").write_text(CONFIG)
     return folder
@@ -106,7 +106,7 @@ def assert_done(result):
 
 
 def metrics(run):
-    """The lines of a run that may still be going: one that is just being written has no end yet."""
+    """The complete lines; in a run that is going on, the last line may be half written."""
     lines = (Path(run) / "metrics.jsonl").read_text().splitlines(keepends=True)
     return [json.loads(line) for line in lines if line.endswith("\n")]
 
@@ -126,6 +126,6 @@ def weights_bytes(model):
 
 
 def everything_in(folder):
-    """Every file below a folder with its contents, to prove that nothing was touched."""
+    """Every file below a folder with its contents, to check that nothing changed."""
     return {str(path.relative_to(folder)): path.read_bytes()
             for path in sorted(Path(folder).rglob("*")) if path.is_file()}

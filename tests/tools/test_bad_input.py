@@ -1,4 +1,4 @@
-"""Bad input to the program `regroup`: the right exit code, a short message that names what, nothing lost."""
+"""Bad input to `regroup`: the right exit code, a short message that names the fault, nothing lost."""
 
 import json
 import shutil
@@ -33,7 +33,7 @@ def trained(tmp_path_factory):
 
 @pytest.fixture
 def workplace(tmp_path, trained):
-    """tokens.h5, run.ini, and a sound model in model/ to be damaged."""
+    """tokens.h5, run.ini, and in model/ a sound model that tests damage."""
     make_workplace(tmp_path)
     shutil.copytree(trained / "run/final", tmp_path / "model")
     return tmp_path

@@ -1,4 +1,4 @@
-"""The benchmarks beside others run to their end and write what they measured; speeds are no test's affair."""
+"""The benchmarks run to the end and write what they measured; the speeds are not tested."""
 
 import json
 import os

@@ -17,7 +17,7 @@ def regroup(*words, **options):
 
 
 def assert_refused(result, exit_code, *parts):
-    """One short block on stderr that holds all parts; nothing on stdout; no trace."""
+    """One short block on stderr with all parts, nothing on stdout, no trace."""
     assert result.returncode == exit_code, result.stderr
     assert result.stdout == ""
     assert result.stderr.startswith("regroup: error: ")
@@ -140,7 +140,7 @@ def test_inspect_prints_json_for_programs(token_file):
 
 
 def tiny_config(token_file):
-    """Overrides for a run of seconds."""
+    """Overrides that make a run end in seconds."""
     keys = {"data.train": token_file, "data.val": token_file, "data.seq_len": 4, "train.steps": 3,
             "train.batch_tokens": 8, "train.micro_batch": 1, "model.n_layer": 2,
             "model.d_model": 16, "model.n_head": 4, "model.n_kv_head": "4,2"}

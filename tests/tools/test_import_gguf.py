@@ -16,7 +16,7 @@ from tiny_runs import assert_done, regroup, write_tokens
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-torch.set_num_threads(1)  # more cost time on models this small
+torch.set_num_threads(1)  # on models this small, more threads cost time
 
 VOCAB_SIZE = 300
 TEXTS = [f"The model's {n} heads share {n % 7} keys, it's {n}.{n}%.\n" for n in range(1000, 1100)]
@@ -59,7 +59,7 @@ def random_llama(scaling=None, **sizes):
 
 @pytest.fixture(scope="module")
 def bpe():
-    """A byte-level BPE that merges digits where its splitting rule lets it."""
+    """A byte-level BPE that merges digits if its splitting rule allows it."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -169,7 +169,7 @@ def llama():
 
 @pytest.fixture
 def gguf(tmp_path, bpe, llama):
-    """Writes the standard tiny model, or that with changes; gives the path."""
+    """Writes the tiny model, with changes if given; returns the path."""
 
     def write(name="tiny.gguf", model=llama, keys=None, tensors=None, **more):
         all_keys = {**model_keys(model.config), **tokenizer_keys(bpe), **(keys or {})}
@@ -180,14 +180,14 @@ def gguf(tmp_path, bpe, llama):
 
 
 def imported(path, *options):
-    """The folder that the script writes, in this process, beside the file."""
+    """Runs the script in this process; returns the folder, which is beside the file."""
     folder = path.with_suffix("")
     import_gguf.main([str(path), "--to", str(folder), *options])
     return folder
 
 
 def problem(path, *options):
-    """The problem that an import has; checks that it leaves nothing behind."""
+    """The problem that an import raises; checks that nothing is left behind."""
     before = sorted(path.parent.rglob("*"))
     with pytest.raises(Problem) as caught:
         imported(path, *options)
@@ -303,7 +303,7 @@ def assert_encodes(folder, expected, text=TEXT_AND_MARKUP):
 
 def test_smollm_splits_digits_one_by_one(gguf, bpe):
     path = gguf()
-    path.with_name("tokenizer.json").write_text("{}")  # of another model, not to be taken
+    path.with_name("tokenizer.json").write_text("{}")  # another model's, which must not be used
     folder = imported(path)
     digits = pre_tokenizers.Digits(individual_digits=True)
     rule = Tokenizer.from_str(bpe.to_str())
@@ -323,7 +323,7 @@ def test_gpt_2_keeps_numbers_together(gguf, bpe):
 def test_llama_3_begins_texts_and_takes_whole_words_without_merging(gguf, bpe):
     keys = tokenizer_keys(bpe)
     keys["tokenizer.ggml.pre"] = "llama-bpe"
-    keys["tokenizer.ggml.tokens"][-1] = "qzw"  # no merge leads there
+    keys["tokenizer.ggml.tokens"][-1] = "qzw"  # no merge produces it
     keys["tokenizer.ggml.merges"].pop()
     folder = imported(gguf(keys=keys))
     assert_encodes(folder, [1, VOCAB_SIZE - 1], "qzw")

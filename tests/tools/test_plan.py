@@ -1,4 +1,4 @@
-"""What `regroup plan` foretells is what runs take."""
+"""What `regroup plan` predicts is what runs take."""
 
 import json
 import os
@@ -9,7 +9,7 @@ from many_processes import SHARD, Processes, run_processes
 from tiny_runs import assert_done, assert_refused, make_workplace, metrics, regroup, words_of
 
 GIB = 2**30
-# Mostly state: a step is short, and few activations are at work.
+# Mostly state: a step is short and has few activations.
 LARGE = {"model__n_layer": 8, "model__d_model": 768, "model__n_head": 12, "model__d_ff": 2048,
          "model__vocab_size": 4096, "train__batch_tokens": 64, "train__micro_batch": 1, "train__steps": 2,
          "checkpoint__every": 0, "data__val": ""}
@@ -58,11 +58,11 @@ def peak_bytes(workplace, n, run, keys):
                                                (2, "shard", SHARD), (4, "shard", SHARD)])
 def test_peak_memory_within_a_tenth(workplace, n, strategy, keys):
     rows, _ = plan(workplace, "--gpus", n, **LARGE)
-    foretold = rows[strategy]["device_bytes"] + rows[strategy]["snapshot_bytes"]
+    predicted = rows[strategy]["device_bytes"] + rows[strategy]["snapshot_bytes"]
     small = {**LARGE, "model__d_model": 32, "model__n_head": 4, "model__d_ff": 48, "model__vocab_size": 64}
     program = peak_bytes(workplace, n, "small", {**small, **keys})  # the libraries, and hardly any model
     measured = peak_bytes(workplace, n, "large", {**LARGE, **keys}) - program
-    assert abs(foretold - measured) < 0.1 * measured, (foretold / GIB, measured / GIB)
+    assert abs(predicted - measured) < 0.1 * measured, (predicted / GIB, measured / GIB)
 
 
 def llama_2(workplace, n_gpus):
@@ -83,7 +83,7 @@ def test_llama_2_needs_what_is_known_of_it(workplace):
         assert row["gradient_bytes"] == pytest.approx(4 * found["parameters"] / held, rel=1e-6)
         assert row["optimizer_bytes"] == pytest.approx(12 * found["parameters"] / 8, rel=1e-6)
         assert row["largest_micro_batch"] >= 1
-    # Gradients in fp32 to those who update them, and weights back.
+    # Gradients travel in fp32 to the ranks that update them, and weights back.
     assert rows["replicate"]["sent_bytes_a_step"] == pytest.approx((4 + 2) * found["parameters"] * 7 / 8, rel=1e-6)
     assert rows["shard"]["sent_bytes_a_step"] > rows["replicate"]["sent_bytes_a_step"]
     assert "Take strategy = replicate." in text

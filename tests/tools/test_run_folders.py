@@ -1,4 +1,4 @@
-"""What becomes of a run's folder when a run is refused, stopped early, started twice, or asked for something else."""
+"""A run's folder after a run is refused, stopped early, started twice, or changed."""
 
 import fcntl
 import json
@@ -42,7 +42,7 @@ def workplace(shared, tmp_path):
 
 
 def stop_before_the_first_checkpoint(run):
-    """Leaves a run as a kill in its first steps would: lines, a torn one, and a temporary folder, no checkpoint."""
+    """Leaves what a kill in the first steps leaves: lines, a torn line, a temporary folder, no checkpoint."""
     for name in ("final", "evaluation.json", "checkpoints"):
         path = run / name
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)

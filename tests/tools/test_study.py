@@ -1,4 +1,4 @@
-"""tools/study.py: a tiny study, end to end; what it makes again and what it refuses."""
+"""tools/study.py: a tiny study, end to end; what it measures again and what it refuses."""
 
 import contextlib
 import itertools
@@ -90,7 +90,7 @@ def test_tables_and_plots_hold_what_was_measured(done):
         assert (out / plot).read_bytes().startswith(b"\x89PNG")
     rows = table_rows(process.stdout, "Conversion of tiny")
     assert rows[0][:2] == ["original", "4"]
-    # the budget is compared with two K/V heads, which have as many bytes
+    # the budget is compared with two K/V heads, which take as many bytes
     assert [row[0] for row in rows[1:]] == [*VARIANTS[:3], VARIANTS[3], *VARIANTS[:3]]
     assert [row[2] for row in rows[1:]] == ["256"] * 4 + ["128"] * 3
     numbers = json.loads((out / "study.json").read_text())
@@ -176,7 +176,7 @@ def test_a_study_of_conversion_alone_needs_no_uptraining(tmp_path):
 
 
 def run_study_of(folder, *words):
-    """Without the progress lines, which come before a refusal."""
+    """The process, without the progress lines that come before a refusal."""
     process = run_study(folder, *words)
     lines = process.stderr.splitlines(keepends=True)
     process.stderr = "".join(line for line in lines if not line.startswith("study: "))
@@ -197,19 +197,19 @@ def test_numbers_of_another_config_are_not_mixed_in(done):
 @pytest.mark.parametrize(
     "old, new, words",
     [
-        ("[uptrain]", "[uptraining]", ["[uptraining] is no section"]),
-        ("lr = 0.01", "learning = 1", ["[uptrain] learning is no key"]),
+        ("[uptrain]", "[uptraining]", ["[uptraining] is not a section"]),
+        ("lr = 0.01", "learning = 1", ["[uptrain] learning is not a key"]),
         ("path = runs/tiny/final\n", "", ["[model tiny] path is missing"]),
-        ("tiny/final", "tiny", ["[model tiny] path is no RUN/final"]),
+        ("tiny/final", "tiny", ["[model tiny] path is not RUN/final"]),
         ("    mean\n    pca cal", "    median\n    pca cal", ["[conversion]", '"method=median"']),
         ("[model tiny]", "likeness = maybe\n[model tiny]", ['[conversion] likeness: is "maybe"']),
         ("pca calibration=none", "pca refit=all", ['"pca refit=all" has "refit=all"']),
         ("kv_budget=0.5", "kv_budget=2", ['"kv_budget=2"']),
         ("output\ndistill", "output kv_budget=0.5\ndistill", ["[uptrain]", '"kv_budget=0.5"']),
-        ("alphas = 0,", "alphas = none,", ["[uptrain] alphas", "is no list of numbers"]),
+        ("alphas = 0,", "alphas = none,", ["[uptrain] alphas", "is not a list of numbers"]),
         ("baseline_alpha = 0.05", "baseline_alpha = 0.03", ["Everything is compared with that"]),
         ("model = tiny\n", "model = huge\n", ['"huge" has no section']),
-        ("[conversion]", "conversion", ["is no INI file"]),
+        ("[conversion]", "conversion", ["is not an INI file"]),
     ],
 )
 def test_a_config_with_a_mistake_is_refused_before_anything_runs(tmp_path, old, new, words):
@@ -222,7 +222,7 @@ def test_a_config_with_a_mistake_is_refused_before_anything_runs(tmp_path, old, 
 def test_what_a_model_needs_and_a_program_that_is_missing_are_named(tmp_path):
     (tmp_path / "study.ini").write_text(CONFIG)
     assert_refused(run_study(tmp_path), 2, "tokens.h5: is missing, and tiny", "Write it.")
-    assert_refused(run_study(tmp_path, "--binary", "none"), 2, "none: is no program")
+    assert_refused(run_study(tmp_path, "--binary", "none"), 2, "none: is not a program")
 
 
 def test_missing_files_are_made_by_their_lines_alone(tmp_path):

@@ -1,4 +1,4 @@
-"""Training through the program `regroup`: run folders, resuming, divergence, and what evaluation says."""
+"""Training through `regroup`: run folders, resuming, divergence, evaluation."""
 
 import json
 import resource
@@ -30,7 +30,7 @@ from tiny_runs import (
 )
 from transformers import LlamaForCausalLM
 
-LONG_STEPS = 150  # enough that a signal after the first steps comes in time
+LONG_STEPS = 150  # enough for a signal after the first steps to arrive before the end
 
 
 @pytest.fixture(scope="module")
@@ -59,13 +59,13 @@ def workplace(tmp_path):
 
 @pytest.fixture
 def finished(workplace, shared):
-    """A workplace with a finished run of 6 steps of its own to change."""
+    """A workplace with a finished run of 6 steps that the test may change."""
     shutil.copytree(shared / "mha", workplace / "mha", symlinks=True)
     return workplace
 
 
 def start_long_run(workplace, **keys):
-    """A run of LONG_STEPS steps that has made its first checkpoint and goes on."""
+    """A run of LONG_STEPS steps that is going on and has made its first checkpoint."""
     words = words_of("pretrain", "run", train__steps=LONG_STEPS, **keys)
     process = subprocess.Popen([REGROUP, *words], cwd=workplace, stdout=subprocess.PIPE,
                                stderr=subprocess.PIPE, text=True)
@@ -342,7 +342,7 @@ def test_steps_that_are_not_finite_are_skipped_and_end_the_run(workplace):
 def save_only_small_files():
     """No file may grow beyond 100,000 bytes: enough for metrics, too little for a checkpoint."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
-    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # writing fails then, as on a full disk
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # so that writing fails, as on a full disk
 
 
 def test_a_full_disk_leaves_the_last_checkpoint_good(workplace, shared):

@@ -1,4 +1,4 @@
-"""What goes wrong on one of several processes ends all of them, with one message that names it."""
+"""A fault of one process ends all processes of the run, with one message that names it."""
 
 import resource
 import signal
@@ -67,7 +67,7 @@ def test_a_process_that_never_comes_is_named(workplace):
 
 
 def test_a_failure_of_one_process_is_told_by_the_first(workplace):
-    """A token file that is damaged on one of the nodes: by the same name each process finds its folder's own."""
+    """A token file that is damaged on one node: each process finds another file under the same name."""
     elsewhere = workplace / "elsewhere"
     elsewhere.mkdir()
     (elsewhere / "run.ini").write_text((workplace / "run.ini").read_text())
@@ -79,7 +79,7 @@ def test_a_failure_of_one_process_is_told_by_the_first(workplace):
 
 
 def test_a_process_that_is_out_of_memory_tells_so(workplace):
-    """Rank 1 may hardly grow once the first step is about to begin, which takes a gigabyte. Rank 0 waits for it."""
+    """Rank 1 runs out of memory in the first step, which takes a gigabyte, while rank 0 waits for it."""
     large = {**ENDLESS, "model__n_layer": 24, "model__d_model": 256, "model__d_ff": 2048, "train__micro_batch": 256,
              "train__batch_tokens": 512 * 8}
     processes = Processes(workplace, 2, words_of("pretrain", "run", **large))
@@ -92,8 +92,8 @@ def test_a_process_that_is_out_of_memory_tells_so(workplace):
     assert_one_message(processes, speaker, "rank 1: out of memory", "train.micro_batch")
 
 
-def test_a_process_whose_calibration_text_overflows_tells_so(workplace):
-    """One token overflows, and stands in the text of one process, of which the others wait to hear."""
+def test_a_process_whose_calibration_text_overflows_reports_it(workplace):
+    """One token overflows and occurs in one process's text only, while the other processes wait for that process."""
     assert_done(pretrain(workplace, "original", checkpoint__every=0))
     weights = load_file(workplace / "original/final/model.safetensors")
     weights["model.embed_tokens.weight"][63] = 1e38
@@ -150,14 +150,14 @@ def test_nccl_on_cpus_is_refused(workplace):
 def test_an_interrupted_run_saves_on_all_processes(workplace):
     processes = Processes(workplace, 2, words_of("pretrain", "run", **ENDLESS))
     processes.wait_for_step("run", 5)
-    processes.processes[1].send_signal(signal.SIGINT)  # the others agree
+    processes.processes[1].send_signal(signal.SIGINT)  # the other ranks agree to stop
     assert processes.wait() == [130, 130]
     last = losses(workplace / "run")[-1][0]
     assert checkpoints(workplace / "run")[-1] == f"step_{last:08d}"
 
 
 def test_a_process_that_dies_while_saving_leaves_the_checkpoint_before(workplace):
-    """The system ends rank 1 in the middle of its file, which is larger than it is allowed."""
+    """The system kills rank 1 while it writes a file beyond its size limit."""
     run_processes(workplace, 2, words_of("pretrain", "run", train__steps=4, optim__schedule="constant"))
     words = words_of("pretrain", "run", "--resume", train__steps=8, checkpoint__every=6,
                      optim__schedule="constant")

@@ -1,4 +1,4 @@
-"""Runs started as people start them: torchrun on one node and two, mpirun, srun, and nodes with networks of their own."""
+"""Runs started as people start them: torchrun on one node and two, mpirun, srun, nodes with separate networks."""
 
 import os
 import signal
@@ -14,7 +14,7 @@ from many_processes import free_port
 from tiny_runs import REGROUP, assert_done, losses, make_workplace, metrics, pretrain, words_of
 
 ROOT = Path(__file__).resolve().parents[2]
-# A "--" keeps torchrun from taking --run for one of its own options.
+# Without the "--", torchrun takes --run for an option that belongs to torchrun.
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--no-python"]
 LONG = {"train__steps": 400, "checkpoint__every": 20, "data__val": "", "dist__timeout_s": 5}
 
@@ -41,7 +41,7 @@ def assert_as_alone(workplace, run, expected="alone"):
     found, wanted = losses(workplace / run), losses(workplace / expected)
     assert [step for step, _ in found] == [step for step, _ in wanted]
     np.testing.assert_allclose([loss for _, loss in found], [loss for _, loss in wanted], rtol=1e-5)
-    assert "sent_bytes" in metrics(workplace / run)[0]  # there were several
+    assert "sent_bytes" in metrics(workplace / run)[0]  # only runs of several processes have it
 
 
 def test_torchrun(workplace):
@@ -91,7 +91,7 @@ def test_torchrun_restarts_a_run_that_loses_a_process(workplace, victim):
 
 
 def test_torchrun_does_not_swallow_what_went_wrong(workplace):
-    """It ends all processes when the first of them does, which must not be before the message is out."""
+    """The launcher kills all processes as soon as one exits, so the message must be out before that."""
     process = started([*TORCHRUN, "--nproc-per-node", 4, "--master-port", free_port(), "--", REGROUP,
                        *words_of("pretrain", "wrong", train__threads=0)], workplace)
     _, err = process.communicate(timeout=60)
@@ -100,7 +100,7 @@ def test_torchrun_does_not_swallow_what_went_wrong(workplace):
 
 
 def test_two_nodes_of_torchrun_come_back_from_a_fault(workplace):
-    """Each agent counts its restarts by itself: one that restarts since the other does counts none."""
+    """Each agent counts only its own restarts: one that restarts because the other did counts none."""
     rendezvous = ["--nnodes", 2, "--nproc-per-node", 1, "--max-restarts", 3, "--rdzv-backend", "c10d", "--rdzv-id",
                   "again", "--rdzv-endpoint", f"127.0.0.1:{free_port()}"]
     nodes = [started([*TORCHRUN, *rendezvous, "--", REGROUP,
@@ -120,7 +120,7 @@ def test_mpirun(workplace):
 
 SRUN = """\
 #!/bin/bash
-# What srun does for a step of two tasks on one node, as far as a program sees it.
+# What a program sees of srun in a step of two tasks on one node.
 while [[ $1 == --* ]]; do shift; done
 export SLURM_STEP_ID=0 SLURM_STEP_NUM_TASKS=2 SLURM_STEP_TASKS_PER_NODE=2 SLURM_NODEID=0
 status=0
@@ -144,7 +144,7 @@ def test_the_slurm_script(workplace):
     assert_done(pretrain(workplace, "original"))
     script = [ROOT / "configs/slurm/uptrain.sbatch", "run.ini", "slurm"]
     keys = ["--convert.from=original", "--convert.n_kv_head=2", "--train.device=cpu", "--uptrain.alpha=1"]
-    # A batch script has the job's variables, which tell of no process of a run.
+    # A batch script has the job's variables, which do not make it a rank of a run.
     out, _ = finished(started(["bash", *script, *keys], workplace, REGROUP=REGROUP, SLURM_JOB_ID="12",
                               SLURM_PROCID="0", SLURM_NTASKS="2", PATH=path, MASTER_PORT=str(free_port())))
     assert out.splitlines()[0].startswith("model")
@@ -153,7 +153,7 @@ def test_the_slurm_script(workplace):
 
 SLURM_STEP = """\
 #!/bin/bash
-# srun with a task that ends with 137 when it is told to stop, and else with the status that it is given.
+# srun with a task that ends with 137 on SIGTERM, and otherwise with the status in the file.
 trap 'exit 137' TERM
 echo $$ >step
 for _ in {1..100}; do [[ -f status ]] && exit "$(<status)"; sleep 0.05; done
@@ -191,7 +191,7 @@ def test_the_kubernetes_job_starts_what_this_program_knows(workplace):
 
 NETWORK = """\
 set -e
-mount -t tmpfs none /run  # names of our own, gone with this process
+mount -t tmpfs none /run  # its own network names, removed with this process
 ip netns add a; ip netns add b
 ip link add va netns a type veth peer name vb netns b
 ip -n a address add 10.77.0.1/24 dev va; ip -n b address add 10.77.0.2/24 dev vb
@@ -214,14 +214,14 @@ def in_two_networks(workplace, words, disturb=""):
                              *words], workplace))[0].split()
 
 
-def test_two_nodes_with_networks_of_their_own(workplace):
+def test_two_nodes_with_separate_networks(workplace):
     words = words_of("pretrain", "networks", dist__strategy="hybrid", train__activation_checkpointing="full")
     assert in_two_networks(workplace, words) == ["0"] * 4, (workplace / "node-0.err").read_text()
     assert_as_alone(workplace, "networks")
 
 
 def test_a_node_whose_network_is_cut_off_is_named(workplace):
-    """Each side is left with what it can know: the first node names both ranks of the other."""
+    """Each node knows only about itself: the first node names both ranks of the second."""
     words = words_of("pretrain", "cut", **{**LONG, "train__steps": 100_000})
     codes = in_two_networks(workplace, words, disturb="sleep 6; ip -n a link set va down")
     assert codes == ["1"] * 4

@@ -1,4 +1,4 @@
-"""A run that is killed goes on exactly; at another number of processes or strategy, as one process would."""
+"""A killed run resumes exactly, and with another number of processes or strategy it matches one process."""
 
 import shutil
 
@@ -26,7 +26,7 @@ def workplace(tmp_path_factory):
                                         ("shard", "bf16")],
                 ids=lambda param: "-".join(param))
 def killed(request, workplace):
-    """A run of two processes that was killed somewhere, and one that was not."""
+    """A run of two processes that was killed, and one that was not."""
     name, dtype = request.param
     run, whole = f"killed-{name}-{dtype}", f"whole-{name}-{dtype}"
     run_processes(workplace, 2, words_of("pretrain", whole, **job(name, dtype)))
@@ -38,7 +38,7 @@ def killed(request, workplace):
 
 
 def resumed(workplace, killed, n, keys, copy):
-    """The losses of the killed run, gone on with at n processes, in a copy of it."""
+    """The losses of a copy of the killed run, resumed with n processes."""
     run, _, name, dtype = killed
     shutil.copytree(workplace / run, workplace / copy, symlinks=True)
     run_processes(workplace, n, words_of("pretrain", copy, "--resume", **{**job(name, dtype), **keys}),
@@ -97,7 +97,7 @@ def test_a_process_whose_file_is_missing_is_told(workplace):
 
 
 def test_alone_after_many_and_many_after_alone(workplace):
-    """A run that changes its number of processes at every stop keeps to its losses."""
+    """A run whose number of processes changes at every stop has the same losses."""
     constant = {**JOB, "optim__schedule": "constant", "checkpoint__every": 0}
     assert_done(pretrain(workplace, "one", **{**constant, "train__steps": 24}))
     for n, steps in ((1, 6), (3, 12), (2, 18), (1, 24)):

@@ -1,4 +1,4 @@
-"""One run divided over processes in every way comes to what one process makes of it."""
+"""A run divided over processes, in every way, has the results of one process."""
 
 import json
 
@@ -80,11 +80,11 @@ def test_bf16_differs_less_than_two_seeds_do(workplace, dtypes, keys):
                              for run in (f"{name}-alone", f"{name}-other", name))
     assert np.abs(divided - alone).max() < np.abs(other - alone).max()
     if "dist__wire_dtype" in dtypes:
-        assert not np.array_equal(divided, alone)  # it did travel rounded
+        assert not np.array_equal(divided, alone)  # gradients did travel rounded
 
 
 def test_accumulation_talks_once_a_step(workplace):
-    """Replicas add up at the step's last micro-batch: more micro-batches cost no more bytes."""
+    """Replicas reduce at the step's last micro-batch: more micro-batches send no more bytes."""
     sent = []
     for micro_batch in (8, 1):
         run = f"accumulate-{micro_batch}"
@@ -139,7 +139,7 @@ def write_choices(path):
 
 @pytest.mark.parametrize("n, keys", [(2, {}), (3, SHARD)], ids=["2-replicate", "3-shard"])
 def test_evaluation_is_that_of_one_process(workplace, n, keys):
-    """Without a step of training the models are the same to the last bit."""
+    """Without training steps the models are equal to the last bit."""
     write_choices(workplace / "choices.h5")
     job = {"convert__from": "tied", "convert__n_kv_head": 1, "uptrain__alpha": 0, "eval__choices": "choices.h5"}
     assert_done(uptrain(workplace, f"evaluated-{n}-alone", **job))
@@ -154,7 +154,7 @@ CALIBRATED = {
     "moments": {"convert__grouping": "similar", "convert__n_kv_head": 2},
     "output": {"convert__refit": "output"},
     "block": {"convert__refit": "block"},
-    "few": {"convert__refit": "block", "convert__calibration_tokens": 768},  # two windows that are fitted
+    "few": {"convert__refit": "block", "convert__calibration_tokens": 768},  # two windows to fit
     "budget": {"convert__refit": "output", "convert__n_kv_head": "", "convert__kv_budget": 0.5},
 }
 
@@ -162,7 +162,7 @@ CALIBRATED = {
 @pytest.mark.parametrize("n, keys", [(2, {}), (3, SHARD)], ids=["2-replicate", "3-shard"])
 @pytest.mark.parametrize("what", CALIBRATED)
 def test_calibration_is_that_of_one_process(workplace, what, n, keys):
-    """Seven windows that are fitted and one held out, of two blocks of queries, for two processes and three."""
+    """Seven windows to fit and one held out, each of two blocks of queries, on two and three processes."""
     if not (workplace / "longer").exists():
         assert_done(pretrain(workplace, "longer", model__max_seq_len=256))
     job = {"convert__from": "longer", "convert__n_kv_head": 1, "convert__method": "pca", "uptrain__alpha": 0,
@@ -173,7 +173,7 @@ def test_calibration_is_that_of_one_process(workplace, what, n, keys):
     run_processes(workplace, n, words_of("uptrain", run, **job, **keys))
     found, wanted = (load_file(workplace / folder / "converted/model.safetensors") for folder in (run, what))
     assert found.keys() == wanted.keys()
-    # Training computes in bf16 where the CPU does; a ridge solution hangs on the last bits of its sums.
+    # Training computes in bf16 if the CPU does; a ridge solution depends on the last bits of its sums.
     tolerance = {"block": 1e-2, "few": 1e-2, "moments": 1e-4}.get(what, 1e-3)
     for name, values in wanted.items():
         assert found[name].shape == values.shape
@@ -182,7 +182,7 @@ def test_calibration_is_that_of_one_process(workplace, what, n, keys):
 
 @pytest.mark.parametrize("keys", [{}, SHARD, HYBRID], ids=["replicate", "shard", "hybrid"])
 def test_state_is_divided_among_the_processes(workplace, keys):
-    """Every number of the optimizer's state stands in one process's file, as a quarter of each block's."""
+    """Each number of the optimizer's state is in one process's file, which holds a quarter of every block."""
     run = "states-" + keys.get("dist__strategy", "replicate")
     run_processes(workplace, 4, words_of("pretrain", run, train__steps=2, **keys),
                   local_size=2 if keys == HYBRID else None)

@@ -5,11 +5,11 @@ import re
 from reporting.evaluation_table import kv_heads
 from reporting.plots import FAR_WORSE_NATS, MARKERS, N_COLOURS, Plot
 
-LINE_STYLES = ("-", "--", ":")  # so that more lines than colours can be told apart
+LINE_STYLES = ("-", "--", ":")  # tell more lines apart than there are colours
 
 
 def markdown(study):
-    """The tables. Losses are all of `regroup eval` on /val, in nats a token."""
+    """The tables. All losses come from `regroup eval` on /val, in nats a token."""
     sections = []
     if "conversion" in study:
         for model in _distinct(study["conversion"], "model"):
@@ -76,7 +76,7 @@ def _shares(uptraining):
 
 
 def shares_needed(runs, baseline_alpha):
-    """For each run, the share alpha at which it is as good as mean without distillation at this."""
+    """For each run, the share alpha at which it is as good as mean without distillation at baseline_alpha."""
     rows = []
     for run in runs:
         (baseline,) = _where(runs, kv_heads=run["kv_heads"], variant="mean", distill=0)
@@ -95,7 +95,7 @@ def shares_needed(runs, baseline_alpha):
 
 
 def alpha_reaching(points, target):
-    """Where the line through (alpha, loss) points first is as low as target; None: nowhere."""
+    """Where the line through (alpha, loss) points first reaches target; None if nowhere."""
     for i, (alpha, loss) in enumerate(points):
         if loss <= target:
             if i == 0:
@@ -125,8 +125,7 @@ def plots_for(study):
 
 
 def _conversion_plot(study):
-    """A line for each variant over the number of K/V heads; for a model that each has one number
-    of, bars."""
+    """A line for each variant over the number of K/V heads; bars if each variant has one number."""
     rows, models = study["conversion"], _distinct(study["conversion"], "model")
     variants = list(dict.fromkeys(map(_without_budget, rows)))
 
@@ -145,7 +144,7 @@ def _conversion_plot(study):
 
 
 def _bars(axis, colours, rows, model, original):
-    """The best at the top; with the number of K/V heads where that is not the others'."""
+    """The best at the top. Names say the number of K/V heads if it is above the least."""
     rows = sorted(rows, key=lambda row: -row["loss"])
     least = min(map(_mean_heads, rows))
     heads = [f", {n:.3g} K/V heads" if n > least else "" for n in map(_mean_heads, rows)]
@@ -272,7 +271,7 @@ def _difference(value, original):
 
 
 def _marked(text, value, rivals):
-    """In bold where it is the least."""
+    """Bold if it is the least."""
     measured = [rival for rival in rivals if rival is not None]
     return f"**{text}**" if len(measured) > 1 and value == min(measured) else text
 

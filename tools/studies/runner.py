@@ -1,7 +1,7 @@
-"""Carries out a study's commands: each is run once, and kept beside what it gave.
+"""Runs a study's commands, each once, and keeps them beside their results.
 
 A measurement NAME leaves NAME.json, the command's results, NAME.command, the command itself, and
-NAME.log, what it printed. Whoever deletes a NAME.json has it measured again.
+NAME.log, what it printed. Delete NAME.json to measure it again.
 """
 
 import json
@@ -41,7 +41,7 @@ class Runner:
         return [self.result(name) for name in point.commands]
 
     def is_made(self, point):
-        """Throws Problem where another command made it than the config asks for now."""
+        """Throws Problem if a command made it that differs from what the config asks for now."""
         if not self._file(point.name, "json").exists():
             return False
         for name, words in point.commands.items():
@@ -54,7 +54,7 @@ class Runner:
         return True
 
     def make(self, points):
-        """Makes the points that are missing, and says on stderr how far it is."""
+        """Makes the missing points, and reports progress on stderr."""
         missing = [place for place, point in enumerate(points) if not self.is_made(point)]
         began = time.monotonic()
         for number, place in enumerate(missing):
@@ -73,7 +73,7 @@ class Runner:
 
     def _make_point(self, point, later):
         if point.scratch and any(map(self.is_made, later)):
-            shutil.rmtree(point.scratch, ignore_errors=True)  # a run that is past this point
+            shutil.rmtree(point.scratch, ignore_errors=True)  # the run is past this point
         for name, words in point.commands.items():
             self.run(name, words)
         if point.scratch and all(map(self.is_made, later)):
@@ -87,17 +87,17 @@ class Runner:
 
 
 def run_command(command, log):
-    """Its output goes to the file log; throws Problem, with the last line of it, if it fails."""
+    """Writes its output to the file log; throws Problem with its last line if it fails."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with open(log, "w", encoding="utf-8") as output:
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
         try:
             code = process.wait()
         except KeyboardInterrupt:
-            process.wait()  # it was interrupted too, and saves a checkpoint first
+            process.wait()  # the command got the signal too, and saves a checkpoint first
             raise
     if code != 0:
         said = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() or [""]
-        what = f"`{shlex.join(command)}` ended with exit code {code}, and with: {said[-1]}"
+        what = f"`{shlex.join(command)}` ended with exit code {code} and the line: {said[-1]}"
         advice = "Mend that and start the study again: it goes on from here."
         raise Problem(log, what, advice, code if code in (BAD_REQUEST, INTERRUPTED) else FAILED)

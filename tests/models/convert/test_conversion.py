@@ -111,7 +111,7 @@ def test_random_heads_are_drawn_anew_at_the_scale_of_their_group(uneven, tmp_pat
             drawn.append(head / head.std())
             drawn += [part / part.std() for part in np.split(group, N_HEAD // n_kv_head)]
     likeness = np.corrcoef(drawn) - np.eye(len(drawn))
-    assert abs(likeness).max() < 0.4  # all heads drawn, and all before, have nothing to do with each other
+    assert abs(likeness).max() < 0.4  # drawn heads are unrelated to each other and to the original ones
 
 
 def test_random_heads_depend_on_the_seed_alone(shared, tmp_path):
@@ -131,7 +131,7 @@ PAIRINGS = [[[0, 1], [2, 3]], [[0, 2], [1, 3]], [[0, 3], [1, 2]]]
 
 
 def share_lost(heads, groups, method, moments=NO_TEXT):
-    """Of a layer's scores and of its outputs, added."""
+    """The layer's errors of scores and of outputs, added."""
     before = forms(heads[np.concatenate(groups)])
     lost = (expected_forms(heads, groups, method, moments) - before).energy(*moments)
     return np.sum(lost / before.energy(*moments))
@@ -177,15 +177,15 @@ def test_a_budget_goes_where_it_is_worth_most(tmp_path, budget, n_kept):
     assert budget != "0.625" or best == (4, 1)
 
 
-# With text. Which windows of a file are held out is the program's own affair: where all are equal, it does not matter.
+# With text. All windows of a file are equal, so it does not matter which of them the program holds out.
 
 @dataclass
 class Inputs:
-    """Of a layer's attention, as transformers sees them."""
+    """The inputs of a layer's attention in transformers."""
 
     stream: np.ndarray  # [windows, T, d]
-    x: np.ndarray  # the same, normed
-    weights: np.ndarray  # of attention: [windows, n_head, T, T]
+    x: np.ndarray  # the normed stream, [windows, T, d]
+    weights: np.ndarray  # attention weights, [windows, n_head, T, T]
 
 
 def inputs_of(folder, windows, layer):
@@ -265,7 +265,7 @@ def test_calibration_tokens_say_how_many_windows_are_looked_at(shared, tmp_path)
     assert convert_json(shared / "mha", tmp_path / "of_all", *words)["calibration_tokens"] == 6 * CONTEXT
 
 
-# What is written is the same model to transformers
+# transformers loads what is written as the same model
 
 PLANS = {
     "plain": ("--kv-heads", "2"),
@@ -289,7 +289,7 @@ def test_a_converted_model_has_equal_logits_in_transformers(shared, tmp_path, me
         assert config["regroup"][option] == dict(zip(PLANS[plan], PLANS[plan][1:])).get(f"--{option}", unless_told)
     if "--kv-budget" in PLANS[plan]:
         n_kv_head = config["regroup"]["n_kv_head"]
-        assert sum(n_kv_head) <= 6 and len(set(n_kv_head)) == 2  # three quarters of 8: 2 and 4, or less
+        assert sum(n_kv_head) <= 6 and len(set(n_kv_head)) == 2  # three quarters of 8 heads: 2 and 4, or fewer
         folder = tmp_path / "expanded"
         assert_done(regroup("export", "--model", tmp_path / "out", "--to", folder, "--layout", "expanded"))
         assert np.abs(logits_here(folder) - found).max() <= 1e-4
@@ -317,7 +317,7 @@ def test_a_refit_of_the_block_changes_all_projections_and_nothing_else(shared, t
     assert changed == {name for name in before if "_proj" in name and "self_attn" in name}
 
 
-# What the verb says
+# What the verb prints
 
 def kl_and_agreement(log_p, log_q):
     same = log_p.argmax(-1) == log_q.argmax(-1)
@@ -333,7 +333,7 @@ def causal_scores(heads, x, frequencies):
 
 
 def outputs_of_attention(model, layer, window):
-    """What attention of a layer adds to the stream."""
+    """What a layer's attention adds to the stream."""
     written = []
     hook = model.model.layers[layer].self_attn.register_forward_hook(
         lambda module, inputs, result: written.append(result[0]))
@@ -367,7 +367,7 @@ def test_verification_measures_what_transformers_measures(shared, repeated, tmp_
         found = outputs_of_attention(converted, layer, window)
         error = ((found - expected).norm() / expected.norm()).item()
         assert report["layers"][layer]["output_error"] == pytest.approx(error, rel=1e-3)
-        converted.model.layers[layer] = original.model.layers[layer]  # the layers after see the original's stream
+        converted.model.layers[layer] = original.model.layers[layer]  # later layers see the original's stream
 
         x = inputs_of(shared / "mha", window, layer).x[0]
         expected, found = (causal_scores(heads_of(folder, layer), x, original.model.rotary_emb.inv_freq.numpy())

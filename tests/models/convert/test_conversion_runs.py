@@ -1,4 +1,4 @@
-"""Uptraining from a conversion with all that text gives, then with distillation."""
+"""Uptraining from a calibrated and refit conversion, with and without distillation."""
 
 import json
 import signal
@@ -22,7 +22,7 @@ from tiny_runs import (
     words_of,
 )
 
-LONG_STEPS = 150  # enough that a signal after the first steps comes in time
+LONG_STEPS = 150  # enough for a signal after the first steps to arrive before the end
 CONVERT = {"convert__from": "mha", "convert__n_kv_head": 2, "convert__method": "pca", "convert__refit": "output",
            "convert__grouping": "similar"}
 DISTILL = {"distill__weight": 0.5, "distill__temperature": 2}
@@ -32,7 +32,7 @@ LONG = {**CONVERT, **DISTILL, "uptrain__alpha": LONG_STEPS / 6, "data__val": ""}
 
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory):
-    """mha, and runs of 3 steps from it with and without distillation; tests add runs of their own."""
+    """mha, and runs of 3 steps from it with and without distillation; tests add more runs."""
     folder = make_workplace(tmp_path_factory.mktemp("uptraining"))
     assert_done(pretrain(folder, "mha"))
     assert_done(uptrain(folder, "plain", **SHORT))

@@ -1,4 +1,4 @@
-"""What the verb `convert` says of its work, and what it refuses."""
+"""What the verb `convert` reports, and what it refuses."""
 
 import numpy as np
 import pytest
@@ -119,7 +119,7 @@ def texts(shared, tmp_path_factory):
 
 
 def assert_refused_without_a_trace(folder, source, words, exit_code, parts, cwd):
-    """One short block, and a folder for outputs as empty as before."""
+    """One short error block, and an output folder as empty as before."""
     folder.mkdir()
     result = regroup("convert", "--from", source, "--to", folder / "out", "--json", folder / "report.json", *words,
                      "--quiet", cwd=cwd, env=ONE_THREAD)
