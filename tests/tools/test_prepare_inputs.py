@@ -188,6 +188,12 @@ def test_damaged_compressed_files_are_named(tmp_path, corpus, ending, damaged):
     assert f"{packed}: is a damaged or truncated" in str(wrong) and wrong.exit_code == 1
 
 
+def test_a_zstd_file_of_a_long_window_says_how_to_unpack_it(tmp_path):
+    window_of_2_gib, last_raw_block = b"\xa8", b"\x09\0\0x"
+    (tmp_path / "long.zst").write_bytes(b"\x28\xb5\x2f\xfd\0" + window_of_2_gib + last_raw_block)
+    assert "zstd --decompress --long=31" in str(problem(tmp_path / "data.h5", tmp_path / "long.zst"))
+
+
 # --- Formats by content ---
 
 
@@ -222,6 +228,7 @@ def test_text_that_begins_like_json_is_text(tmp_path, corpus, text):
         ("a.json", '{"text": "cut', "a.json: is neither JSON nor JSON lines"),
         ("a.json", '{"text": "x"}\n{"text": "cut', "a.json:2: is not a JSON line"),
         ("a.jsonl", '{"text": "cut', "a.jsonl:1: is not a JSON line"),
+        ("a.json", '{"text": "x"}\nprose', "a.json:2: is not a JSON line"),
         ("a.json", '[{"text": "x"}, {"te', "a.json: is a damaged or truncated JSON array"),
         ("a.json", '[{"text": "x"} {"text": "y"}]', "expected ,, found {"),
         ("a.json", '[{"text": "x"}] more', "more text follows the array"),
@@ -287,6 +294,14 @@ def test_a_truncated_arrow_file_is_named(tmp_path, new_writer):
     path = write_arrow(tmp_path / "c.arrow", arrow.table({"text": TEXTS}), new_writer)
     path.write_bytes(path.read_bytes()[:-200])
     assert "c.arrow: is not a readable Arrow file" in str(problem(tmp_path / "data.h5", path))
+
+
+def test_damaged_offsets_of_an_arrow_file_are_refused(tmp_path):
+    raw = write_arrow(tmp_path / "c.arrow", arrow.table({"text": ["abc", "defg"]})).read_bytes()
+    offsets = (0).to_bytes(4, "little") + (3).to_bytes(4, "little") + (7).to_bytes(4, "little")
+    assert raw.count(offsets) == 1
+    (tmp_path / "c.arrow").write_bytes(raw.replace(offsets, offsets[:8] + (1 << 30).to_bytes(4, "little")))
+    assert "c.arrow: is not a readable Arrow file" in str(problem(tmp_path / "data.h5", tmp_path / "c.arrow"))
 
 
 # --- Folders ---

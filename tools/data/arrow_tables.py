@@ -28,6 +28,7 @@ def read_arrow_file(path, stream, text_field):
         disk_bytes = path.stat().st_size / max(1, table.num_record_batches)
         for number in range(table.num_record_batches):
             batch = table.get_batch(number)
+            batch.validate(full=True)  # otherwise damaged offsets would crash the process
             for text in batch.column(text_field):
                 yield Document(text.as_py() or "", disk_bytes / len(batch))
 
@@ -37,6 +38,7 @@ def read_arrow_stream(path, stream, text_field):
         table = arrow.ipc.open_stream(stream.bytes)
         _check_column(path, table.schema, text_field, arrow.types)
         for batch in table:
+            batch.validate(full=True)
             for text in batch.column(text_field):
                 yield Document(text.as_py() or "", stream.consumed())
 
@@ -55,12 +57,12 @@ def _readable(path, kind):
         ) from error
     try:
         yield arrow
-    except (arrow.ArrowException, OSError, UnicodeDecodeError) as error:
+    except (arrow.ArrowException, OSError, UnicodeDecodeError, MemoryError) as error:
         if getattr(error, "errno", None) is not None:  # the disk failed, not the data
             raise
         raise Problem(
             path,
-            f"is not a readable {kind} file ({(str(error).splitlines() or ['no reason given'])[0]})",
+            f"is not a readable {kind} file ({(str(error).splitlines() or [type(error).__name__])[0]})",
             "Was the download cut short?",
         ) from error
 

@@ -67,6 +67,12 @@ def open_input(path):
         except (EOFError, OSError, zlib.error, lzma.LZMAError) as error:
             if getattr(error, "errno", None) is not None:  # the disk failed, not the data
                 raise
+            if "too much memory" in str(error):
+                raise Problem(
+                    path,
+                    "needs more memory to unpack than zstd uses by default",
+                    "Unpack it with zstd --decompress --long=31.",
+                ) from error
             raise Problem(
                 path,
                 f"is a damaged or truncated {name} file ({error})",

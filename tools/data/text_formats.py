@@ -86,16 +86,16 @@ def _reader_of_objects(path, is_named_json):
     with open_input(path) as stream:
         lines = (line for line in stream.bytes if line.strip())
         first_lines = [line for line, _ in zip(lines, range(2))]
-    n_objects = [_is_object(line) for line in first_lines].count(True)
-    if n_objects == 2 or (_is_object(first_lines[0]) and is_named_lines):
-        return json_records.read_lines
+    are_objects = list(map(_is_object, first_lines))
+    if are_objects[0] and (is_named_json or all(are_objects)):
+        is_lines = is_named_lines or len(first_lines) == 2
+        return json_records.read_lines if is_lines else json_records.read_object
     with open_input(path) as stream:
-        if _is_object(stream.bytes.read()):
+        if not are_objects[0] and _is_object(stream.bytes.read()):
             return json_records.read_object
     if not is_named_json:
         return read_text
-    is_cut_line = n_objects > 0 or is_named_lines
-    return json_records.read_lines if is_cut_line else json_records.read_object
+    return json_records.read_lines if is_named_lines else json_records.read_object
 
 
 def _is_object(raw):
