@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 from documents import ROOT, blocks_of, documents, inline_code_of, shell_commands_of
+from prepared_data import prepare, sentence
 from tiny_runs import REGROUP
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -56,8 +57,7 @@ SMALL_RUN = {
 }
 SMALL_PRETRAIN = {"train.steps": 2, "model.n_layer": 1, "model.d_model": 32, "model.d_ff": 32, "model.max_seq_len": 256}
 SMALL_UPTRAIN = {"uptrain.original_steps": 20, "uptrain.alpha": 0.1}
-SHORT_TEXTS = [f"The {n % 7} heads of layer {n % 5} share {n} keys, and {n % 11} of them are read.\n" * 8
-               for n in range(60)]
+TEXTS = [sentence(seed) for seed in range(60)]
 KNOWN_LANGUAGES = ("sh", "ini", "cpp", "text", "python", "yaml", "json", "cmake")
 
 
@@ -72,7 +72,7 @@ def write_model(folder):
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(vocab_size=300, special_tokens=["<|endoftext|>"], initial_alphabet=alphabet,
                                   show_progress=False)
-    bpe.train_from_iterator(SHORT_TEXTS, trainer)
+    bpe.train_from_iterator(TEXTS, trainer)
     torch.manual_seed(0)
     config = LlamaConfig(vocab_size=bpe.get_vocab_size(), hidden_size=32, intermediate_size=48, num_hidden_layers=2,
                          num_attention_heads=4, num_key_value_heads=4, max_position_embeddings=256, eos_token_id=0,
@@ -81,22 +81,15 @@ def write_model(folder):
     PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="<|endoftext|>").save_pretrained(folder)
 
 
-def prepare_data(folder, out):
-    tools = ROOT / "tools/prepare_data.py"
-    command = [sys.executable, tools, "--input", folder / "my_text", "--out", out, "--choices", "4",
-               "--tokenizer", folder / "my-model/tokenizer.json", "--val-fraction", "0.2"]
-    subprocess.run(command, check=True, capture_output=True)
-
-
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
     """my-model/, my_text/, data.h5, gqa.ini."""
     folder = tmp_path_factory.mktemp("prepared")
     write_model(folder / "my-model")
     (folder / "my_text").mkdir()
-    for number, text in enumerate(SHORT_TEXTS):
+    for number, text in enumerate(TEXTS):
         (folder / f"my_text/{number}.txt").write_text(text)
-    prepare_data(folder, folder / "data.h5")
+    prepare(folder / "data.h5", folder / "my_text", tokenizer=folder / "my-model/tokenizer.json", choices=4).close()
     (folder / "gqa.ini").write_text(next(b.text for b in blocks_of("trainers/README.md") if b.language == "ini"))
     return folder
 
