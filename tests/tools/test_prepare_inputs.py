@@ -411,11 +411,13 @@ def hub_repository(folder, revisions):
     return folder
 
 
-def test_a_hub_cache_is_read_by_the_links_of_main(tmp_path, capsys):
+def test_a_hub_cache_is_read_by_the_links_of_main(tmp_path, capsys, monkeypatch):
     folder = hub_repository(tmp_path / "hub" / "datasets--a--b", {"old": TEXTS[:3], "new": TEXTS})
     (folder / "refs" / "main").write_text("new")
     assert sorted(all_texts(prepare(tmp_path / "data.h5", tmp_path / "hub"))) == sorted(TEXTS)
     assert "left out: nothing\n" in capsys.readouterr().out
+    monkeypatch.chdir(folder)
+    assert len(all_texts(prepare(tmp_path / "data.h5", ".", force=True))) == len(TEXTS)
     (folder / "refs" / "main").unlink()
     wrong = str(problem(tmp_path / "no.h5", folder, force=True))
     assert "has 2 snapshots and none of them is named in refs/main" in wrong

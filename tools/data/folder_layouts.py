@@ -18,7 +18,7 @@ METADATA = {"dataset_info.json", "state.json", "dataset_dict.json"}
 
 def main_snapshot(folder, names):
     """The folder of the `main` revision, or of the only one, in a hub repository; None elsewhere."""
-    if not folder.name.startswith(HUB_REPOSITORIES) or "snapshots" not in names:
+    if not folder.resolve().name.startswith(HUB_REPOSITORIES) or "snapshots" not in names:
         return None
     try:
         revision = Path(folder, "refs", "main").read_text(encoding="utf-8").strip()

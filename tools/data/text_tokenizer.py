@@ -43,7 +43,7 @@ def load_tokenizer(path):
 
 def end_token(tokenizer, path, asked):
     """The token that ends a text: the one asked for, else the one that tokenizer_config.json beside
-    the tokenizer names, else a usual one. Throws Problem where the vocabulary does not have it."""
+    the tokenizer names, else a common one. Throws Problem where the vocabulary does not have it."""
     vocabulary = tokenizer.get_vocab()
     wanted = asked or configured_token(path, "eos_token")
     if wanted is None:
