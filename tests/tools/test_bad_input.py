@@ -214,7 +214,7 @@ def test_evaluation_refuses_unsound_token_data(workplace):
 
 
 @pytest.mark.parametrize("contents", [b"", b"hello", b"\x89HDF\r\n\x1a\n", b"\x89HDF\r\n\x1a\n" * 99])
-def test_what_is_not_hdf5_is_refused(workplace, contents):
+def test_a_file_that_is_not_hdf5_is_refused(workplace, contents):
     (workplace / "tokens.h5").write_bytes(contents)
     assert_refused(pretrain(workplace, "run"), 1, "tokens.h5")
     assert_refused(evaluate(workplace), 1, "tokens.h5")
@@ -306,7 +306,7 @@ def test_tensors_that_overlap_are_refused(workplace):
 
 @pytest.mark.parametrize("header", [b"[" * 100_000, b'{"a":' * 100_000, b"{}", b"null", b"\xff\xfe",
                                     b"{", b'{"a": 1, "a": 2}'], ids=lambda value: value[:6])
-def test_a_header_that_is_no_header_is_refused(workplace, header):
+def test_a_malformed_header_is_refused(workplace, header):
     write_raw(workplace, header, header_of(workplace)[1])
     assert_all_refuse(workplace, 1, "model.safetensors")
 
@@ -377,7 +377,7 @@ def test_an_unknown_field_is_one_warning(workplace):
     assert [line for line in result.stderr.splitlines() if "flavour" in line and "colour" in line]
 
 
-def test_a_model_that_is_no_folder_is_named(workplace):
+def test_a_model_that_is_not_a_folder_is_named(workplace):
     for name in ("absent", "tokens.h5"):
         result = regroup("eval", "--model", name, "--data", "tokens.h5", cwd=workplace)
         assert_refused(result, 1, name)

@@ -179,12 +179,12 @@ def test_a_missing_config_file_is_a_wrong_request(tmp_path):
     assert_refused(result, 2, "none.ini", "no such config file")
 
 
-def test_a_folder_that_is_no_model_is_refused(tmp_path):
+def test_a_folder_that_is_not_a_model_is_refused(tmp_path):
     (tmp_path / "config.json").write_text("{")
     assert_refused(regroup("inspect", tmp_path), 1, "config.json")
 
 
-def test_an_empty_folder_is_refused_with_what_is_known(tmp_path):
+def test_an_empty_folder_is_refused_with_the_known_endings(tmp_path):
     assert_refused(regroup("inspect", tmp_path), 1, "is not a file type that Regroup recognises", "runs")
 
 

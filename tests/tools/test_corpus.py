@@ -63,7 +63,7 @@ def test_a_package_that_is_not_installed_is_named(pins, tmp_path):
     )
 
 
-def test_a_line_that_is_no_pin_is_named(pins, tmp_path):
+def test_a_line_that_is_not_a_pin_is_named(pins, tmp_path):
     pins.write_text("tqdm>=4\n")
     assert_refused(corpus(pins, tmp_path / "corpus.jsonl"), 1, "pins.txt:1", "tqdm>=4")
     pins.write_text("# nothing\n")

@@ -361,7 +361,7 @@ def test_an_unknown_tokenizer_is_left_out_with_a_note(gguf, llama, bpe, capsys):
         ({"tokenizer.ggml.merges": ["a zzz"]}, {}, "cannot be read"),
     ],
 )
-def test_what_makes_no_llama_is_named(gguf, keys, tensors, words):
+def test_damage_to_a_llama_is_named(gguf, keys, tensors, words):
     wrong = problem(gguf(keys=keys, tensors=tensors))
     assert words in str(wrong) and wrong.exit_code == 1
 

@@ -86,7 +86,7 @@ def test_json_holds_what_is_printed(data, tmp_path):
         assert written[name]["perplexity"] == pytest.approx(math.exp(written[name]["loss"]))
 
 
-def test_what_is_no_token_data_is_refused(tmp_path):
+def test_a_file_that_is_not_token_data_is_refused(tmp_path):
     assert_refused(
         run("ngram_baseline.py", "--data", tmp_path / "no.h5"), 2, "no.h5: does not exist"
     )

@@ -73,7 +73,7 @@ def llama_2(workplace, n_gpus):
     return result.stdout, found, {row["strategy"]: row for row in found["strategies"]}
 
 
-def test_llama_2_needs_what_is_known_of_it(workplace):
+def test_llama_2_needs_the_known_memory(workplace):
     text, found, rows = llama_2(workplace, 8)
     assert found["parameters"] == 6_738_415_616
     for strategy, held in (("replicate", 1), ("shard", 8)):
@@ -110,7 +110,7 @@ def test_more_memory_takes_larger_micro_batches(workplace):
     assert sizes == sorted(sizes) and sizes[0] == 0 < sizes[1] < sizes[3]
 
 
-def test_what_plan_refuses(workplace):
+def test_plan_refuses_bad_requests(workplace):
     assert_refused(regroup("plan", cwd=workplace), 2, "--config", "--model")
     assert_refused(regroup("plan", "--config", "run.ini", "--seq-len", 1000, cwd=workplace), 2, "--seq-len")
     assert_refused(regroup("plan", "--config", "run.ini", "--gpus", 0, cwd=workplace), 2, "--gpus")

@@ -267,7 +267,7 @@ def test_a_model_that_several_runs_evaluated_alike_stands_once(runs):
     ]
 
 
-def test_what_was_not_measured_has_no_column_and_gaps_are_dashes(tmp_path):
+def test_unmeasured_values_have_no_column_and_gaps_are_dashes(tmp_path):
     models = [
         model("original", 8, 2.9, bits_per_byte=None, decode_tokens_per_s=None, kl=None),
         model("uptrained", 2, 3.0, bits_per_byte=None, decode_tokens_per_s=None, kl=0.2),
@@ -320,7 +320,7 @@ def test_losses_far_above_the_best_are_drawn_at_the_edge():
     assert report_plots._edge([2.9, 3.0, 3.8]) is None
 
 
-def test_runs_of_very_different_length_get_panels_of_their_own(runs):
+def test_runs_of_very_different_length_get_separate_panels(runs):
     groups = report_plots._similar_length(run_folder.load_runs(runs))
     assert [[run.name for run in group] for group in groups] == [["pretrain"], ["gqa2", "mqa"]]
 
@@ -361,7 +361,7 @@ def test_a_torn_last_line_is_passed_over_and_another_broken_line_named(tmp_path)
     assert_refused(run("report.py", folder), 1, "metrics.jsonl:2: is not a metrics line")
 
 
-def test_a_folder_that_is_no_run_is_refused(tmp_path):
+def test_a_folder_that_is_not_a_run_is_refused(tmp_path):
     assert_refused(run("report.py", tmp_path / "none"), 2, "none: is not a folder")
     (tmp_path / "empty").mkdir()
     assert_refused(
@@ -399,7 +399,7 @@ def test_a_broken_baselines_file_is_named(runs, tmp_path):
     )
 
 
-def test_runs_of_the_same_name_are_told_apart(tmp_path):
+def test_runs_of_the_same_name_are_distinguished(tmp_path):
     folders = [write_run(tmp_path / name / "run", steps=10) for name in ("a", "b")]
     assert [run.name for run in run_folder.load_runs(folders)] == ["a/run", "b/run"]
     assert_refused(run("report.py", folders[0], folders[0]), 2, "given twice")

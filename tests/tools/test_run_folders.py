@@ -93,7 +93,7 @@ def test_a_run_that_another_process_works_on_is_refused(workplace):
     assert_done(pretrain(workplace, "mha", "--resume"))
 
 
-def test_what_force_replaces_comes_back_when_the_new_run_fails(workplace):
+def test_the_replaced_run_comes_back_when_the_new_run_fails(workplace):
     before = everything_in(workplace / "mha")
     result = pretrain(workplace, "mha", "--force", optim__lr=1e30, optim__warmup_steps=0, optim__grad_clip=0,
                       train__steps=50, train__max_skipped_steps=2, checkpoint__every=0)
@@ -106,7 +106,7 @@ def test_what_force_replaces_comes_back_when_the_new_run_fails(workplace):
     ({"eval__choices": "tokens.h5"}, ["no questions"]),
     ({"data__val": "short.h5"}, ["short.h5", "val"]),
     ({"train__device": "tpu"}, ["train.device", "cuda"])], ids=lambda value: next(iter(value)))
-def test_what_fails_later_is_refused_before_the_folder_is_made(workplace, keys, parts):
+def test_later_failures_are_refused_before_the_folder_is_made(workplace, keys, parts):
     shutil.copy(workplace / "tokens.h5", workplace / "short.h5")
     with h5py.File(workplace / "short.h5", "r+") as file:
         del file["val"]
@@ -124,7 +124,7 @@ def test_checkpoints_after_a_damaged_one_are_kept(workplace):
     assert_done(regroup("inspect", workplace / "mha/checkpoints/latest"))
 
 
-def test_a_path_that_no_file_can_have_is_no_defect(workplace):
+def test_an_impossible_path_is_not_called_a_defect(workplace):
     assert_refused(pretrain(workplace, "x" * 300), 1, "xxx", "too long")
 
 
@@ -145,7 +145,7 @@ def test_the_last_step_is_always_validated(shared):
     assert [line["step"] for line in metrics(shared / "mha") if "val_loss" in line] == [6]
 
 
-def test_pretraining_tells_programs_what_it_came_to(workplace):
+def test_pretraining_writes_its_results_for_programs(workplace):
     assert_done(pretrain(workplace, "new", "--json", "result.json"))
     result = json.loads((workplace / "result.json").read_text())
     assert result["steps"] == 6 and result["model"] == str(workplace / "new/final")

@@ -103,7 +103,7 @@ def test_tables_and_plots_hold_what_was_measured(done):
     assert len(table_rows(process.stdout, "Share that reaches")) == 4
 
 
-def test_a_model_that_each_variant_has_one_number_of_heads_of_is_drawn_as_bars():
+def test_a_model_with_one_number_of_heads_is_drawn_as_bars():
     rows = [
         {"model": model, "variant": variant, "n_kv_head": [heads], "loss": loss + heads}
         for model, counts in (("one", (1,)), ("several", (2, 1)))
@@ -140,7 +140,7 @@ def test_shares_are_trained_and_measured_like_runs_of_that_length(done):
     assert alone == losses[2]
 
 
-def test_what_is_there_is_not_measured_again(done):
+def test_existing_results_are_not_measured_again(done):
     folder, _ = done
     before = times(folder)
     again = assert_done(run_study(folder))
@@ -156,7 +156,7 @@ def test_what_is_there_is_not_measured_again(done):
     assert "Conversion of tiny" in again.stdout
 
 
-def test_a_study_that_was_stopped_goes_on(tmp_path):
+def test_a_stopped_study_goes_on(tmp_path):
     folder = make_workplace(tmp_path)
     (folder / "study.ini").write_text(CONFIG.replace("kv_heads = 2, 1", "kv_heads = 3"))
     assert_refused(run_study_of(folder), 2, "log", "(3) does not divide", "goes on from here")
@@ -219,7 +219,7 @@ def test_a_config_with_a_mistake_is_refused_before_anything_runs(tmp_path, old, 
     assert [path.name for path in tmp_path.iterdir()] == ["study.ini"]
 
 
-def test_what_a_model_needs_and_a_program_that_is_missing_are_named(tmp_path):
+def test_missing_files_of_a_model_and_a_missing_program_are_named(tmp_path):
     (tmp_path / "study.ini").write_text(CONFIG)
     assert_refused(run_study(tmp_path), 2, "tokens.h5: is missing, and tiny", "Write it.")
     assert_refused(run_study(tmp_path, "--binary", "none"), 2, "none: is not a program")
@@ -239,7 +239,7 @@ def test_missing_files_are_made_by_their_lines_alone(tmp_path):
         study.prepare("tiny", {"path": "none", "data": "none", "prepare": "make"}, Runner)
 
 
-def test_the_studys_own_config_is_one():
+def test_the_config_of_the_study_is_valid():
     config = study.read_config(study.Path(__file__).parents[2] / "configs" / "study.ini")
     assert len(study.conversion_plan(config, Path("out"))) == 14 + 38
     assert len(study.uptraining_plan(config, Path("out"))) == 2 * 3 * 2 * 7

@@ -89,7 +89,7 @@ def assert_same_training(run, reference):
 
 # The run folder
 
-def test_a_run_folder_holds_what_is_promised(shared):
+def test_a_run_folder_holds_the_promised_files(shared):
     run = shared / "mha"
     assert sorted(path.name for path in run.iterdir()) == ["checkpoints", "config.ini", "final",
                                                            "metrics.jsonl"]
@@ -209,7 +209,7 @@ def test_a_killed_run_resumes_bit_identically(workplace, long_run):
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "constant"])
-def test_a_run_goes_on_to_more_steps(workplace, schedule):
+def test_a_run_resumes_to_more_steps(workplace, schedule):
     keys = {"optim__schedule": schedule}
     assert_done(pretrain(workplace, "short", train__steps=3, **keys))
     shutil.copytree(workplace / "short", workplace / "run", symlinks=True)
@@ -270,7 +270,7 @@ def test_auto_with_no_sound_checkpoint_left_refuses(finished):
     {"uptrain__alpha": 0.2}, {"eval__every": 1}, {"log__every": 2}, {"checkpoint__keep": 1},
     {"checkpoint__every": 5}, {"train__activation_checkpointing": "full"},
     {"train__max_skipped_steps": 3}], ids=lambda keys: next(iter(keys)))
-def test_what_may_change_on_resuming_changes(finished, keys):
+def test_keys_that_may_change_on_resuming_change(finished, keys):
     assert_done(pretrain(finished, "mha", "--resume", **{"train__steps": 8, **keys}))
     assert losses(finished / "mha")[-1][0] == keys.get("train__steps", 8)
 
@@ -283,7 +283,7 @@ def test_what_may_change_on_resuming_changes(finished, keys):
     ("shuffle_seed", {"data__shuffle_seed": 1}), ("seq_len", {"data__seq_len": 32}),
     ("batch_tokens", {"train__batch_tokens": 64}), ("dtype", {"train__dtype": "bf16"})],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "")
-def test_what_must_stay_is_refused_by_name_on_resuming(finished, name, keys):
+def test_keys_that_must_stay_are_refused_by_name_on_resuming(finished, name, keys):
     before = everything_in(finished / "mha")
     assert_refused(pretrain(finished, "mha", "--resume", **keys), 2, name)
     assert everything_in(finished / "mha") == before

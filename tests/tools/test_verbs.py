@@ -147,7 +147,7 @@ def test_draws_depend_on_the_seed_alone(shared):
     assert others != {first}
 
 
-def test_generate_refuses_what_does_not_fit(shared):
+def test_generate_refuses_a_prompt_that_does_not_fit(shared):
     assert_refused(generated(shared, "--tokens", "1,2", "--max-new-tokens", MAX_SEQ_LEN), 2, MAX_SEQ_LEN)
     assert_refused(generated(shared, "--tokens", f"1,{VOCAB_SIZE}"), 2, VOCAB_SIZE)
     assert_refused(generated(shared), 2, "--prompt", "--tokens")

@@ -66,7 +66,7 @@ def test_a_process_that_never_comes_is_named(workplace):
     assert not (workplace / "run").exists()
 
 
-def test_a_failure_of_one_process_is_told_by_the_first(workplace):
+def test_rank_0_reports_the_failure_of_one_process(workplace):
     """A token file that is damaged on one node: each process finds another file under the same name."""
     elsewhere = workplace / "elsewhere"
     elsewhere.mkdir()
@@ -78,7 +78,7 @@ def test_a_failure_of_one_process_is_told_by_the_first(workplace):
     assert_one_message(processes, 0, "rank 2: ", "tokens.h5")
 
 
-def test_a_process_that_is_out_of_memory_tells_so(workplace):
+def test_a_process_that_is_out_of_memory_reports_it(workplace):
     """Rank 1 runs out of memory in the first step, which takes a gigabyte, while rank 0 waits for it."""
     large = {**ENDLESS, "model__n_layer": 24, "model__d_model": 256, "model__d_ff": 2048, "train__micro_batch": 256,
              "train__batch_tokens": 512 * 8}
@@ -129,7 +129,7 @@ def test_processes_with_different_data_are_refused(workplace):
     assert_one_message(processes, 0, "data.train is ", " on rank 0, ")
 
 
-def test_a_bad_request_is_told_once(workplace):
+def test_a_bad_request_is_reported_once(workplace):
     processes = Processes(workplace, 3, words_of("pretrain", "run", train__stepps=3))
     assert processes.wait() == [2, 2, 2]
     assert_one_message(processes, 0, "train.stepps", "train.steps")

@@ -90,7 +90,7 @@ def test_torchrun_restarts_a_run_that_loses_a_process(workplace, victim):
     assert losses(workplace / run) == losses(workplace / "undisturbed")
 
 
-def test_torchrun_does_not_swallow_what_went_wrong(workplace):
+def test_torchrun_does_not_swallow_the_error_message(workplace):
     """The launcher kills all processes as soon as one exits, so the message must be out before that."""
     process = started([*TORCHRUN, "--nproc-per-node", 4, "--master-port", free_port(), "--", REGROUP,
                        *words_of("pretrain", "wrong", train__threads=0)], workplace)
@@ -176,7 +176,7 @@ def test_the_slurm_script_requeues_a_job_whose_time_is_over(tmp_path, status, ti
     assert (script.returncode, out) == (137 if time_is_over else int(status), said), err
 
 
-def test_the_kubernetes_job_starts_what_this_program_knows(workplace):
+def test_the_kubernetes_job_starts_a_valid_command(workplace):
     service, job = yaml.safe_load_all((ROOT / "configs/kubernetes/uptrain.yaml").read_text())
     pod = job["spec"]["template"]["spec"]
     assert pod["subdomain"] == service["metadata"]["name"]

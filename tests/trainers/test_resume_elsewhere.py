@@ -46,7 +46,7 @@ def resumed(workplace, killed, n, keys, copy):
     return losses(workplace / copy)
 
 
-def test_at_the_same_number_it_goes_on_bit_for_bit(workplace, killed):
+def test_a_run_resumes_bit_for_bit_at_the_same_number(workplace, killed):
     run, whole, _, _ = killed
     assert resumed(workplace, killed, 2, {}, f"{run}-same") == losses(workplace / whole)
     for name in ("model.safetensors", "config.json"):
@@ -56,7 +56,7 @@ def test_at_the_same_number_it_goes_on_bit_for_bit(workplace, killed):
 
 @pytest.mark.parametrize("n, keys", [(1, {}), (3, {}), (3, SHARD), (4, HYBRID)],
                          ids=["1", "3", "3-shard", "4-hybrid"])
-def test_elsewhere_it_goes_on_as_it_would_have(workplace, killed, n, keys):
+def test_a_run_resumes_elsewhere_with_the_same_losses(workplace, killed, n, keys):
     run, whole, _, dtype = killed
     found = resumed(workplace, killed, n, keys, f"{run}-{n}-{len(keys)}-{keys.get('dist__strategy')}")
     expected = losses(workplace / whole)
@@ -88,7 +88,7 @@ def test_a_damaged_checkpoint_is_named_and_passed_over_with_auto(workplace, dama
     assert [step for step, _ in losses(workplace / run)] == list(range(1, 24))
 
 
-def test_a_process_whose_file_is_missing_is_told(workplace):
+def test_a_process_whose_file_is_missing_is_named(workplace):
     run = "missing"
     run_processes(workplace, 2, words_of("pretrain", run, **{**JOB, "train__steps": 7}))
     (workplace / run / "checkpoints/latest/training_state_00001_of_00002.h5").unlink()

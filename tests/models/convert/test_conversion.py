@@ -54,7 +54,7 @@ def test_a_conversion_agrees_with_a_plain_version_of_its_method(shared, tmp_path
 
 
 @pytest.mark.parametrize("source", ["mha", "gqa"])
-def test_the_comparison_tells_the_methods_apart(shared, source):
+def test_the_comparison_distinguishes_the_methods(shared, source):
     heads = heads_of(shared / source, 0)
     found = {method: expected_forms(heads, neighbours(len(heads.k), 1), method) for method in METHODS}
     for one, other in product(METHODS, METHODS):
@@ -285,8 +285,8 @@ def test_a_converted_model_has_equal_logits_in_transformers(shared, tmp_path, me
     found, folder = logits_here(tmp_path / "out"), tmp_path / "out"
     config = json.loads((folder / "config.json").read_text())
     assert config["regroup"]["method"] == method
-    for option, unless_told in (("grouping", "neighbours"), ("refit", "none")):
-        assert config["regroup"][option] == dict(zip(PLANS[plan], PLANS[plan][1:])).get(f"--{option}", unless_told)
+    for option, default in (("grouping", "neighbours"), ("refit", "none")):
+        assert config["regroup"][option] == dict(zip(PLANS[plan], PLANS[plan][1:])).get(f"--{option}", default)
     if "--kv-budget" in PLANS[plan]:
         n_kv_head = config["regroup"]["n_kv_head"]
         assert sum(n_kv_head) <= 6 and len(set(n_kv_head)) == 2  # three quarters of 8 heads: 2 and 4, or fewer
