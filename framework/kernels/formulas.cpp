@@ -1,12 +1,13 @@
-#include "framework/kernels/formulas.h"
-
 #include <torch/types.h>
 
 #include <cmath>
 
+#include "framework/kernels/kernel_table.h"
 #include "framework/kernels/operands.h"
 
+// Nested, so that a formula hides the public function of its name.
 namespace regroup::kernels::formulas {
+namespace {
 
 RmsNorm rms_norm(const torch::Tensor& x, const torch::Tensor& weight, double eps) {
   const auto wide = widened(x);
@@ -88,6 +89,57 @@ void adamw_(const torch::Tensor& parameters, const torch::Tensor& gradient,
   parameters.mul_(1 - step.lr * step.weight_decay);
   parameters.addcdiv_(first_moment, denominator, -step.lr / correction1);
   if (copy.defined()) copy.copy_(parameters);
+}
+
+void accumulate_(const torch::Tensor& sum, const torch::Tensor& x) { sum.add_(x); }
+
+double sum_of_squares(const torch::Tensor& x) {
+  return x.to(torch::kFloat64).square().sum().item<double>();
+}
+
+void rotate_(const torch::Tensor& heads, const torch::Tensor& cos, const torch::Tensor& sin,
+             int direction) {
+  const int64_t half = cos.size(1);
+  const auto first = heads.narrow(-1, 0, half);
+  const auto second = heads.narrow(-1, half, half);
+  const auto head_cos = cos.unsqueeze(1);  // [T, 1, R/2]: the same for all heads
+  const auto head_sin = sin.unsqueeze(1) * direction;
+  const auto a = widened(first);
+  const auto b = widened(second);
+  const auto rotated_first = a * head_cos - b * head_sin;
+  const auto rotated_second = b * head_cos + a * head_sin;
+  first.copy_(rotated_first);
+  second.copy_(rotated_second);
+}
+
+torch::Tensor decode_attention(const torch::Tensor& queries, const torch::Tensor& keys,
+                               const torch::Tensor& values, int64_t past) {
+  const int64_t positions = queries.size(1), length = past + positions;
+  const auto q = queries.transpose(1, 2);  // [B, n_head, T, head_dim]
+  const auto visible = torch::ones({positions, length}, q.options().dtype(torch::kBool)).tril(past);
+  const auto y = torch::scaled_dot_product_attention(
+      q, keys.narrow(2, 0, length), values.narrow(2, 0, length), visible, /*dropout_p=*/0.0,
+      /*is_causal=*/false, /*scale=*/{}, /*enable_gqa=*/true);
+  return y.transpose(1, 2).flatten(2);
+}
+
+}  // namespace
+
+const KernelTable& table() {
+  static constexpr KernelTable kTable{
+      .rms_norm = rms_norm,
+      .rms_norm_backward = rms_norm_backward,
+      .swiglu = swiglu,
+      .swiglu_backward = swiglu_backward,
+      .cross_entropy_ = cross_entropy_,
+      .distillation_ = distillation_,
+      .accumulate_ = accumulate_,
+      .sum_of_squares = sum_of_squares,
+      .adamw_ = adamw_,
+      .rotate_ = rotate_,
+      .decode_attention = decode_attention,
+  };
+  return kTable;
 }
 
 }  // namespace regroup::kernels::formulas

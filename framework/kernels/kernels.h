@@ -1,8 +1,10 @@
-// framework/kernels/kernels.h: the memory-bound arithmetic of a training step, fused. Each function
-// runs a vectorised loop on the CPU (float32, bfloat16, float64) and an ATen formula on other
-// devices. N is a number of rows (batch times positions); sums are held in float32 (float64 for
-// float64). None of them builds a graph. Tensors are contiguous, on one device and, where nothing
-// else is said, of one dtype; what differs in dtype, shape or layout is refused with c10::Error.
+// framework/kernels/kernels.h: the memory-bound arithmetic of training and decoding, fused. Each
+// function checks its operands and calls the implementation for their device (kernel_table.h):
+// vectorised loops on the CPU (float32, bfloat16, float64), ATen formulas elsewhere.
+//
+// N is a number of rows (batch times positions). Sums are held in float32 (float64 for float64). No
+// function builds a graph. Unless a function says otherwise, tensors are contiguous, on one device
+// and of one dtype; another dtype, shape or layout is refused with c10::Error.
 #pragma once
 
 #include <torch/types.h>
@@ -16,8 +18,8 @@ struct RmsNorm {
 };
 RmsNorm rms_norm(const torch::Tensor& x, const torch::Tensor& weight, double eps);
 
-/// Gradients of rms_norm, with the inverse_rms that it gave. grad_normed: [N, d] is consumed: the
-/// normed rows, computed anew, are left in it. -> grad_x: [N, d] as x, grad_weight: [d] as weight.
+/// Gradients of rms_norm. inverse_rms: the result of the forward pass. grad_normed: [N, d] is
+/// overwritten with the recomputed normed rows. -> grad_x: [N, d] as x, grad_weight: [d] as weight.
 struct RmsNormGradients {
   torch::Tensor grad_x, grad_weight;
 };
@@ -28,11 +30,11 @@ RmsNormGradients rms_norm_backward(const torch::Tensor& x, const torch::Tensor& 
 /// [N, d_ff].
 torch::Tensor swiglu(const torch::Tensor& gate_up);
 
-/// Gradient of swiglu -> [N, 2 * d_ff]. grad: [N, d_ff] is consumed: swiglu(gate_up) is left in it.
+/// Gradient of swiglu -> [N, 2 * d_ff]. grad: [N, d_ff] is overwritten with swiglu(gate_up).
 torch::Tensor swiglu_backward(const torch::Tensor& gate_up, torch::Tensor& grad);
 
-/// Softmax cross-entropy of rows of logits. logits: [N, vocab_size] is consumed: where
-/// gradient_scale is not 0, the gradient of gradient_scale * sum(loss) is left in it. targets: [N]
+/// Softmax cross-entropy of rows of logits. Where gradient_scale is not 0, logits, [N,
+/// vocab_size], are overwritten with the gradient of gradient_scale * sum(loss). targets: [N]
 /// int64, below vocab_size; negative targets are ignored. -> loss: [N] float32 (float64 for
 /// float64), 0 where ignored.
 torch::Tensor cross_entropy_(torch::Tensor& logits, const torch::Tensor& targets,
@@ -40,11 +42,12 @@ torch::Tensor cross_entropy_(torch::Tensor& logits, const torch::Tensor& targets
 
 /// Knowledge distillation (Hinton et al. 2015).
 struct Distillation {
-  double weight = 0;       // of the teacher; 1 - weight is the text's
+  double weight = 0;       // of the teacher's predictions; the text's targets have 1 - weight
   double temperature = 1;  // above 0
 };
 /// (1 - weight) * cross-entropy + weight * T² * KL(softmax(teacher / T) || softmax(logits / T)) of
-/// rows. teacher_logits: as logits; the rest as in cross_entropy_, which weight 0 is.
+/// rows. teacher_logits: as logits; the other arguments as in cross_entropy_, which equals weight
+/// 0.
 torch::Tensor distillation_(torch::Tensor& logits, const torch::Tensor& teacher_logits,
                             const torch::Tensor& targets, const Distillation& distillation,
                             double gradient_scale);
@@ -53,8 +56,8 @@ torch::Tensor distillation_(torch::Tensor& logits, const torch::Tensor& teacher_
 /// Either may be strided.
 void accumulate_(const torch::Tensor& sum, const torch::Tensor& x);
 
-/// Sum of squares of a flat float32 tensor, in float64, on the CPU in an order that does not depend
-/// on the threads.
+/// Sum of squares of a flat float32 tensor, in float64. On the CPU the order of the sum does not
+/// depend on the number of threads.
 double sum_of_squares(const torch::Tensor& x);
 
 /// One AdamW step's numbers (Loshchilov and Hutter 2019, algorithm 2).
@@ -63,11 +66,25 @@ struct AdamWStep {
   double gradient_scale;  // multiplies the gradient first: clipping
   int64_t step;           // counted from 1, for the bias corrections
 };
-/// Updates flat float32 parameters in place from float32 gradients and moments, all [n]; copy,
-/// where defined, is the bfloat16 copy of the parameters that the model computes with, and is
-/// written.
+/// Updates flat float32 parameters in place from float32 gradients and moments, all [n]. Where copy
+/// is defined, it receives the parameters rounded to bfloat16, with which the model computes.
 void adamw_(const torch::Tensor& parameters, const torch::Tensor& gradient,
             const torch::Tensor& first_moment, const torch::Tensor& second_moment,
             const torch::Tensor& copy, const AdamWStep& step);
+
+/// Rotates heads in place (Su et al. 2021, eq. 34), half-rotation layout: dims i and i + R/2 of
+/// each head's first R dims turn by the position's angle i. heads: [B, T, n_head, head_dim],
+/// strided, rows of head_dim contiguous. cos, sin: [T, R/2] float32 (float64 for float64).
+/// direction: 1 rotates, -1 rotates back.
+void rotate_(const torch::Tensor& heads, const torch::Tensor& cos, const torch::Tensor& sin,
+             int direction);
+
+/// Attention of a few new positions over a K/V cache; its time is that of reading the cache once.
+/// queries: [B, T, n_head, head_dim], strided, at positions past .. past + T - 1. keys, values: [B,
+/// n_kv_head, capacity, head_dim], which already hold those of the new positions; n_head is a
+/// multiple of n_kv_head. -> [B, T, n_head * head_dim]. A position attends to itself and all
+/// before.
+torch::Tensor decode_attention(const torch::Tensor& queries, const torch::Tensor& keys,
+                               const torch::Tensor& values, int64_t past);
 
 }  // namespace regroup::kernels

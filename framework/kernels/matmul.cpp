@@ -5,9 +5,9 @@
 
 #include <array>
 
+#include "framework/kernels/cpu/skinny_matmul.h"
 #include "framework/kernels/kernels.h"
 #include "framework/kernels/operands.h"
-#include "framework/kernels/skinny_matmul.h"
 
 namespace regroup {
 
@@ -35,8 +35,8 @@ torch::Tensor matmul_nt(const torch::Tensor& a, const torch::Tensor& b,
                 "matmul_nt: residual is ", residual.dtype(), " ", residual.sizes(), ", expected ",
                 a.dtype(), " ", torch::IntArrayRef(shape));
   }
-  if (kernels::skinny_matmul_serves(a, b)) {
-    const auto product = kernels::skinny_matmul(a, b);
+  if (kernels::cpu::skinny_matmul_serves(a, b)) {
+    const auto product = kernels::cpu::skinny_matmul(a, b);
     return residual.defined() ? product + residual : product;
   }
   if (multiplies_widened(a)) {

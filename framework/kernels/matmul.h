@@ -1,9 +1,10 @@
 // framework/kernels/matmul.h: the one place where matrices are multiplied, so that each device and
-// number format takes its best path. On CPUs without bfloat16 instructions ATen's bfloat16 GEMM is
-// 10 to 100 times slower than its float32 one; there, operands are widened to float32 and the
-// result rounded. No product builds a graph: framework/functions/linear.h has the gradients.
-// Operands are matrices of one dtype and device, strided as they like; what does not fit together
-// is refused with c10::Error.
+// number format takes its fastest path. On CPUs without bfloat16 instructions ATen's bfloat16 GEMM
+// is 10 to 100 times slower than its float32 GEMM; there, operands are widened to float32 and the
+// result is rounded. ATen has a GEMM for every device, so a product is no entry of the kernel
+// table: these functions only choose between ATen's GEMM and its two CPU substitutes. No product
+// builds a graph: framework/functions/linear.h has the gradients. Operands are matrices of one
+// dtype and device with any strides; shapes that do not match are refused with c10::Error.
 #pragma once
 
 #include <torch/types.h>
@@ -13,7 +14,9 @@ namespace regroup {
 /// True where the CPU multiplies bfloat16 matrices in hardware (AVX-512 BF16 or AMX).
 bool cpu_multiplies_bfloat16();
 
-/// True where tensors of this type are widened to float32 to be multiplied.
+/// True where products of tensors of this device and dtype are computed in float32: bfloat16 on a
+/// CPU that does not multiply it in hardware. No kernel is chosen by this: it describes ATen's
+/// GEMM.
 bool multiplies_widened(const torch::Tensor& x);
 
 /// a bᵀ (+ residual). a: [m, k], b: [n, k], residual: [m, n] or undefined -> [m, n], same dtype.

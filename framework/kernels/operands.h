@@ -1,5 +1,4 @@
-// framework/kernels/operands.h: what the kernels ask of the tensors whose memory they walk, and the
-// format that they hold sums in.
+// framework/kernels/operands.h: the check of a kernel's operands, and the format of its sums.
 #pragma once
 
 #include <torch/types.h>
@@ -12,11 +11,11 @@ inline torch::ScalarType sum_type(torch::ScalarType type) {
 }
 inline torch::ScalarType sum_type(const torch::Tensor& x) { return sum_type(x.scalar_type()); }
 
-/// x in its sum_type; x itself where it has that already.
+/// x converted to its sum_type; x itself where it already has that type.
 inline torch::Tensor widened(const torch::Tensor& x) { return x.to(sum_type(x)); }
 
-/// Throws c10::Error, with `name` and what was found, unless x is contiguous and has this shape and
-/// the options' dtype and device.
+/// Throws c10::Error, which shows `name` and x, unless x is contiguous and has this shape and the
+/// options' dtype and device.
 inline void require(const char* name, const torch::Tensor& x, torch::IntArrayRef shape,
                     const torch::TensorOptions& options) {
   TORCH_CHECK(x.defined() && x.sizes() == shape && x.dtype() == options.dtype() &&

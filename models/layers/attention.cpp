@@ -4,8 +4,8 @@
 #include <torch/types.h>
 #include <torch/utils.h>
 
+#include "framework/kernels/kernels.h"
 #include "framework/kernels/matmul.h"
-#include "models/layers/decode_attention.h"
 
 namespace regroup {
 namespace {
@@ -106,7 +106,8 @@ Tensor cached_attention(const Tensor& qkv, const AttentionShape& shape, const Ro
   cache.keys.narrow(2, past, positions).copy_(parts[1]);
   cache.values.narrow(2, past, positions).copy_(parts[2]);
   if (past == 0 && positions > 1) return causal_attention(parts[0], parts[1], parts[2]);
-  return decode_attention(heads.narrow(2, 0, shape.n_head), cache, past);
+  return kernels::decode_attention(heads.narrow(2, 0, shape.n_head), cache.keys, cache.values,
+                                   past);
 }
 
 }  // namespace regroup

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <numbers>
 
+#include "framework/kernels/kernels.h"
 #include "framework/kernels/operands.h"
 
 namespace regroup {
@@ -48,6 +49,10 @@ RopeAngles Rope::angles(int64_t first, int64_t count) {
     table_ = {angle.cos(), angle.sin()};
   }
   return {table_.cos.narrow(0, first, count), table_.sin.narrow(0, first, count)};
+}
+
+void rotate_(const torch::Tensor& heads, const RopeAngles& angles, int direction) {
+  kernels::rotate_(heads, angles.cos, angles.sin, direction);
 }
 
 }  // namespace regroup

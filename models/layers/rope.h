@@ -27,13 +27,7 @@ class Rope {
   RopeAngles table_;           // of the positions asked for so far
 };
 
-/// Rotates heads in place (Su et al. 2021, eq. 34), half-rotation layout: dims i and i + R/2 of
-/// each head's first R = 2 * angles.cos.size(1) dims turn by the position's angle i. heads: [B, T,
-/// n_head, head_dim], rows of head_dim contiguous. direction: 1 rotates, -1 rotates back. Throws
-/// c10::Error when the shapes do not fit.
+/// kernels::rotate_ by these angles. heads: [B, T, n_head, head_dim].
 void rotate_(const torch::Tensor& heads, const RopeAngles& angles, int direction);
-
-/// The same in ATen: what other devices than the CPU run.
-void rotate_formula_(const torch::Tensor& heads, const RopeAngles& angles, int direction);
 
 }  // namespace regroup

@@ -3,18 +3,19 @@
 #include <torch/types.h>
 #include <torch/utils.h>
 
-#include "framework/kernels/formulas.h"
+#include "framework/kernels/cpu/skinny_matmul.h"
+#include "framework/kernels/kernel_table.h"
 #include "framework/kernels/matmul.h"
-#include "framework/kernels/skinny_matmul.h"
 #include "tests/support/catch_torch.h"
 #include "tests/support/numerical_gradient.h"
 
 namespace regroup {
 namespace {
 
-namespace formulas = kernels::formulas;
 using testing::seeded_randn;
 using torch::Tensor;
+
+const kernels::KernelTable& formulas = kernels::formulas::table();
 
 const torch::ScalarType kTypes[] = {torch::kFloat32, torch::kBFloat16, torch::kFloat64};
 
@@ -35,13 +36,13 @@ TEST_CASE("the rms_norm kernels compute their formulas in every number format", 
   const int64_t d = GENERATE(1, 7, 33, 257);
   const auto x = seeded_randn({5, d}).to(type), weight = seeded_randn({d}, 2).to(type);
   const auto found = kernels::rms_norm(x, weight, 0.01),
-             expected = formulas::rms_norm(x, weight, 0.01);
+             expected = formulas.rms_norm(x, weight, 0.01);
   CHECK_THAT(found.normed, close_to(expected.normed));
   CHECK_THAT(found.inverse_rms, close_to(expected.inverse_rms));
 
   auto grad = seeded_randn({5, d}, 3).to(type), same_grad = grad.clone();
   const auto gradients = kernels::rms_norm_backward(x, weight, expected.inverse_rms, grad);
-  const auto formula = formulas::rms_norm_backward(x, weight, expected.inverse_rms, same_grad);
+  const auto formula = formulas.rms_norm_backward(x, weight, expected.inverse_rms, same_grad);
   CHECK_THAT(gradients.grad_x, close_to(formula.grad_x));
   CHECK_THAT(gradients.grad_weight, close_to(formula.grad_weight));
   CHECK_THAT(grad, close_to(expected.normed));  // the normed rows are left in it
@@ -54,19 +55,19 @@ TEST_CASE("the gradient of rms_norm's gain is summed over many rows", "[kernels]
   auto grad = seeded_randn({3001, 17}, 3).to(torch::kFloat32), same_grad = grad.clone();
   CHECK_THAT(
       kernels::rms_norm_backward(x, weight, inverse_rms, grad).grad_weight,
-      AllClose(formulas::rms_norm_backward(x, weight, inverse_rms, same_grad).grad_weight, 1e-3));
+      AllClose(formulas.rms_norm_backward(x, weight, inverse_rms, same_grad).grad_weight, 1e-3));
 }
 
 TEST_CASE("the swiglu kernels compute their formulas in every number format", "[kernels]") {
   const auto type = GENERATE(from_range(std::begin(kTypes), std::end(kTypes)));
   const int64_t d_ff = GENERATE(1, 7, 33, 257);
   const auto gate_up = (seeded_randn({5, 2 * d_ff}) * 3).to(type);
-  CHECK_THAT(kernels::swiglu(gate_up), close_to(formulas::swiglu(gate_up)));
+  CHECK_THAT(kernels::swiglu(gate_up), close_to(formulas.swiglu(gate_up)));
 
   auto grad = seeded_randn({5, d_ff}, 3).to(type), same_grad = grad.clone();
   CHECK_THAT(kernels::swiglu_backward(gate_up, grad),
-             close_to(formulas::swiglu_backward(gate_up, same_grad)));
-  CHECK_THAT(grad, close_to(formulas::swiglu(gate_up)));  // swiglu(gate_up) is left in it
+             close_to(formulas.swiglu_backward(gate_up, same_grad)));
+  CHECK_THAT(grad, close_to(formulas.swiglu(gate_up)));  // swiglu(gate_up) is left in it
 }
 
 TEST_CASE("swiglu of huge gates stays finite", "[kernels]") {
@@ -82,7 +83,7 @@ TEST_CASE("the cross-entropy kernel computes its formula and leaves the gradient
   const auto targets = torch::tensor(
       {int64_t{0}, int64_t{-100}, vocab_size - 1, int64_t{1}, int64_t{-1}}, torch::kInt64);
   const auto loss = kernels::cross_entropy_(logits, targets, gradient_scale);
-  CHECK_THAT(loss, close_to(formulas::cross_entropy_(same, targets, gradient_scale)));
+  CHECK_THAT(loss, close_to(formulas.cross_entropy_(same, targets, gradient_scale)));
   if (gradient_scale != 0) CHECK_THAT(logits, close_to(same));
 }
 
@@ -96,8 +97,8 @@ TEST_CASE("the distillation kernel computes its formula and leaves the gradient"
   const auto targets = torch::tensor(
       {int64_t{0}, int64_t{-100}, vocab_size - 1, int64_t{1}, int64_t{-1}}, torch::kInt64);
   const auto loss = kernels::distillation_(logits, teacher, targets, distillation, gradient_scale);
-  CHECK_THAT(loss, close_to(formulas::distillation_(same, teacher, targets, distillation,
-                                                    gradient_scale)));
+  CHECK_THAT(
+      loss, close_to(formulas.distillation_(same, teacher, targets, distillation, gradient_scale)));
   if (gradient_scale != 0) CHECK_THAT(logits, close_to(same));
 }
 
@@ -150,7 +151,7 @@ TEST_CASE("the AdamW kernel computes its formula and keeps a rounded copy", "[ke
   const auto copy = torch::zeros({n}, torch::kBFloat16);
   const kernels::AdamWStep step{0.1, 0.8, 0.9, 1e-3, 0.2, 0.5, 3};
   kernels::adamw_(p, gradient, m, v, copy, step);
-  formulas::adamw_(formula_p, gradient, formula_m, formula_v, {}, step);
+  formulas.adamw_(formula_p, gradient, formula_m, formula_v, {}, step);
   CHECK_THAT(p, close_to(formula_p));
   CHECK_THAT(m, close_to(formula_m));
   CHECK_THAT(v, close_to(formula_v));
@@ -162,20 +163,20 @@ TEST_CASE("skinny_matmul multiplies like mm whatever the shape", "[kernels]") {
                 k = GENERATE(1, 8, 13, 67);
   const auto x = seeded_randn({m, k}).to(torch::kFloat32),
              weight = seeded_randn({n, k}, 2).to(torch::kFloat32);
-  CHECK_THAT(kernels::skinny_matmul(x, weight), AllClose(x.mm(weight.t()), 1e-4));
+  CHECK_THAT(kernels::cpu::skinny_matmul(x, weight), AllClose(x.mm(weight.t()), 1e-4));
   const auto half_x = x.to(torch::kBFloat16), half_weight = weight.to(torch::kBFloat16);
   const auto expected =
       half_x.to(torch::kFloat32).mm(half_weight.to(torch::kFloat32).t()).to(torch::kBFloat16);
-  CHECK_THAT(kernels::skinny_matmul(half_x, half_weight), AllClose(expected, 1e-4, 1.0 / 128));
+  CHECK_THAT(kernels::cpu::skinny_matmul(half_x, half_weight), AllClose(expected, 1e-4, 1.0 / 128));
 }
 
 TEST_CASE("skinny_matmul serves few rows of contiguous float32 and bfloat16 only", "[kernels]") {
   const auto weight = torch::ones({3, 4});
-  CHECK(kernels::skinny_matmul_serves(torch::ones({16, 4}), weight));
-  CHECK_FALSE(kernels::skinny_matmul_serves(torch::ones({17, 4}), weight));
-  CHECK_FALSE(kernels::skinny_matmul_serves(torch::ones({2, 3}), weight.t()));
-  CHECK_FALSE(kernels::skinny_matmul_serves(torch::ones({2, 4}, torch::kFloat64),
-                                            weight.to(torch::kFloat64)));
+  CHECK(kernels::cpu::skinny_matmul_serves(torch::ones({16, 4}), weight));
+  CHECK_FALSE(kernels::cpu::skinny_matmul_serves(torch::ones({17, 4}), weight));
+  CHECK_FALSE(kernels::cpu::skinny_matmul_serves(torch::ones({2, 3}), weight.t()));
+  CHECK_FALSE(kernels::cpu::skinny_matmul_serves(torch::ones({2, 4}, torch::kFloat64),
+                                                 weight.to(torch::kFloat64)));
 }
 
 TEST_CASE("matrix products agree with a product in float64 in every number format", "[kernels]") {
@@ -192,6 +193,21 @@ TEST_CASE("matrix products agree with a product in float64 in every number forma
   add_matmul_tn_(sum, a.to(type), c.to(type));
   CHECK(((sum - 1).to(torch::kFloat64) - a.t().mm(c)).abs().max().item<double>() <
         (type == torch::kBFloat16 ? 0.1 : 1e-4));
+}
+
+TEST_CASE("the CPU has loops for its kernels and other devices have formulas", "[kernels]") {
+  CHECK(&kernels::kernels_of(torch::kCPU) == &kernels::cpu::table());
+  CHECK(&kernels::kernels_of(torch::kCUDA) == &formulas);
+  CHECK(&kernels::kernels_of(torch::kMeta) == &formulas);
+}
+
+TEST_CASE("a kernel runs on the device of its operands", "[kernels]") {
+  const auto gate_up = torch::empty({5, 6}, torch::kMeta);
+  CHECK(kernels::swiglu(gate_up).is_meta());
+  CHECK_THROWS_WITH(kernels::rms_norm(gate_up, torch::ones({6}), 0.01),
+                    Contains("rms_norm: weight") && Contains("on meta"));
+  CHECK_THROWS_WITH(kernels::accumulate_(torch::zeros({5, 6}), gate_up),
+                    Contains("accumulate_") && Contains("meta"));
 }
 
 TEST_CASE("kernels refuse operands of another shape or dtype or layout", "[kernels]") {

@@ -5,7 +5,6 @@
 #include <cmath>
 
 #include "models/layers/blocked_attention.h"
-#include "models/layers/decode_attention.h"
 #include "models/layers/rope.h"
 #include "tests/support/catch_torch.h"
 #include "tests/support/numerical_gradient.h"

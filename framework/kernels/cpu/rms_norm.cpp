@@ -4,12 +4,12 @@
 
 #include <vector>
 
-#include "framework/kernels/formulas.h"
-#include "framework/kernels/loops.h"
+#include "framework/kernels/cpu/cpu.h"
+#include "framework/kernels/cpu/loops.h"
+#include "framework/kernels/cpu/parallel_rows.h"
 #include "framework/kernels/operands.h"
-#include "framework/kernels/parallel_rows.h"
 
-namespace regroup::kernels {
+namespace regroup::kernels::cpu {
 namespace {
 
 constexpr int64_t kRowsPerPartialSum = 256;  // fixed, so that sums do not depend on the threads
@@ -73,9 +73,6 @@ REGROUP_FOR_EACH_TYPE(DEFINE)
 
 RmsNorm rms_norm(const torch::Tensor& x, const torch::Tensor& weight, double eps) {
   const int64_t n_rows = x.size(0), d = x.size(-1);
-  require("rms_norm: x", x, {n_rows, d}, x.options());
-  require("rms_norm: weight", weight, {d}, x.options());
-  if (!x.is_cpu()) return formulas::rms_norm(x, weight, eps);
   RmsNorm result{torch::empty_like(x), torch::empty({n_rows}, x.options().dtype(sum_type(x)))};
   REGROUP_DISPATCH(x, "rms_norm", [&] {
     using Acc = AccumulatorOf<scalar_t>;
@@ -94,11 +91,6 @@ RmsNorm rms_norm(const torch::Tensor& x, const torch::Tensor& weight, double eps
 RmsNormGradients rms_norm_backward(const torch::Tensor& x, const torch::Tensor& weight,
                                    const torch::Tensor& inverse_rms, torch::Tensor& grad_normed) {
   const int64_t n_rows = x.size(0), d = x.size(-1);
-  require("rms_norm_backward: x", x, {n_rows, d}, x.options());
-  require("rms_norm_backward: weight", weight, {d}, x.options());
-  require("rms_norm_backward: inverse_rms", inverse_rms, {n_rows}, x.options().dtype(sum_type(x)));
-  require("rms_norm_backward: grad_normed", grad_normed, {n_rows, d}, x.options());
-  if (!x.is_cpu()) return formulas::rms_norm_backward(x, weight, inverse_rms, grad_normed);
   const int64_t n_partial = (n_rows + kRowsPerPartialSum - 1) / kRowsPerPartialSum;
   auto grad_x = torch::empty_like(x);
   auto partial = torch::zeros({n_partial, d}, inverse_rms.options());
@@ -122,4 +114,4 @@ RmsNormGradients rms_norm_backward(const torch::Tensor& x, const torch::Tensor& 
   return {grad_x, partial.sum(0).to(weight.scalar_type())};
 }
 
-}  // namespace regroup::kernels
+}  // namespace regroup::kernels::cpu

@@ -1,15 +1,15 @@
-#include "framework/kernels/skinny_matmul.h"
+#include "framework/kernels/cpu/skinny_matmul.h"
 
 #include <torch/types.h>
 
 #include <cstring>
 #include <vector>
 
-#include "framework/kernels/loops.h"
+#include "framework/kernels/cpu/loops.h"
+#include "framework/kernels/cpu/parallel_rows.h"
 #include "framework/kernels/operands.h"
-#include "framework/kernels/parallel_rows.h"
 
-namespace regroup::kernels {
+namespace regroup::kernels::cpu {
 namespace {
 
 constexpr int64_t kMostRows = 16;
@@ -132,4 +132,4 @@ torch::Tensor skinny_matmul(const torch::Tensor& x, const torch::Tensor& weight)
   return out.to(x.scalar_type());
 }
 
-}  // namespace regroup::kernels
+}  // namespace regroup::kernels::cpu

@@ -1,15 +1,15 @@
-// framework/kernels/target_rows.h: loops over rows of logits that each have a target.
+// framework/kernels/cpu/target_rows.h: loops over rows of logits that each have a target.
 #pragma once
 
 #include <torch/types.h>
 
 #include <algorithm>
 
-#include "framework/kernels/loops.h"
+#include "framework/kernels/cpu/loops.h"
+#include "framework/kernels/cpu/parallel_rows.h"
 #include "framework/kernels/operands.h"
-#include "framework/kernels/parallel_rows.h"
 
-namespace regroup::kernels {
+namespace regroup::kernels::cpu {
 
 /// row_loss(row, the row's logits, its target) of each row -> [N] of the sums' type; 0 for rows
 /// whose target is negative, and their logits too where leaves_gradient. Throws c10::Error for a
@@ -38,4 +38,4 @@ torch::Tensor target_rows(torch::Tensor& logits, const torch::Tensor& targets, b
   return loss;
 }
 
-}  // namespace regroup::kernels
+}  // namespace regroup::kernels::cpu

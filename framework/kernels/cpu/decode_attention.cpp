@@ -1,20 +1,16 @@
-#include "models/layers/decode_attention.h"
 
 #include <torch/types.h>
 
 #include <cmath>
 #include <vector>
 
-#include "framework/kernels/loops.h"
+#include "framework/kernels/cpu/cpu.h"
+#include "framework/kernels/cpu/loops.h"
+#include "framework/kernels/cpu/parallel_rows.h"
 #include "framework/kernels/operands.h"
-#include "framework/kernels/parallel_rows.h"
 
-namespace regroup {
+namespace regroup::kernels::cpu {
 namespace {
-
-using kernels::AccumulatorOf;
-using kernels::fast_exp;
-using kernels::load;
 
 /// softmax(keys query * scale) values for one query over n positions. keys, values: [n, head_dim];
 /// scores: scratch of n; out: [head_dim].
@@ -54,53 +50,39 @@ REGROUP_INLINE void attend_impl(const Acc* query, const T* keys, const T* values
 REGROUP_FOR_EACH_TYPE(DEFINE)
 #undef DEFINE
 
-torch::Tensor decode_attention_formula(const torch::Tensor& queries, const LayerCache& cache,
-                                       int64_t past) {
-  const int64_t positions = queries.size(1), length = past + positions;
-  const auto q = queries.transpose(1, 2);  // [B, n_head, T, head_dim]
-  const auto visible = torch::ones({positions, length}, q.options().dtype(torch::kBool)).tril(past);
-  const auto y = torch::scaled_dot_product_attention(
-      q, cache.keys.narrow(2, 0, length), cache.values.narrow(2, 0, length), visible,
-      /*dropout_p=*/0.0,
-      /*is_causal=*/false, /*scale=*/{}, /*enable_gqa=*/true);
-  return y.transpose(1, 2).flatten(2);
-}
-
 }  // namespace
 
-torch::Tensor decode_attention(const torch::Tensor& queries, const LayerCache& cache,
-                               int64_t past) {
-  if (!queries.is_cpu()) return decode_attention_formula(queries, cache, past);
+torch::Tensor decode_attention(const torch::Tensor& queries, const torch::Tensor& keys,
+                               const torch::Tensor& values, int64_t past) {
   const int64_t batch = queries.size(0), positions = queries.size(1);
   const int64_t n_head = queries.size(2), head_dim = queries.size(3);
-  const int64_t n_kv_head = cache.keys.size(1), capacity = cache.keys.size(2);
+  const int64_t n_kv_head = keys.size(1), capacity = keys.size(2);
   const int64_t group_size = n_head / n_kv_head;
-  const auto wide = kernels::widened(queries).contiguous();
+  const auto wide = widened(queries).contiguous();
   const auto out = torch::empty_like(wide);
   REGROUP_DISPATCH(queries, "decode_attention", [&] {
     using Acc = AccumulatorOf<scalar_t>;
     const auto* query = wide.const_data_ptr<Acc>();
-    const auto* keys = cache.keys.const_data_ptr<scalar_t>();
-    const auto* values = cache.values.const_data_ptr<scalar_t>();
+    const auto* cached_keys = keys.const_data_ptr<scalar_t>();
+    const auto* cached_values = values.const_data_ptr<scalar_t>();
     auto* y = out.mutable_data_ptr<Acc>();
     const auto scale = Acc(1) / std::sqrt(static_cast<Acc>(head_dim));
     // A task is one query head of one sequence: neighbours read the same keys and values, and MQA
     // at batch 1 still occupies all threads.
-    kernels::parallel_rows(
-        batch * n_head, positions * past * head_dim, [&](int64_t begin, int64_t end) {
-          std::vector<Acc> scores(static_cast<size_t>(past + positions));
-          for (int64_t task = begin; task < end; ++task) {
-            const int64_t b = task / n_head, head = task % n_head;
-            const int64_t cached = (b * n_kv_head + head / group_size) * capacity * head_dim;
-            for (int64_t t = 0; t < positions; ++t) {
-              const int64_t row = ((b * positions + t) * n_head + head) * head_dim;
-              attend(query + row, keys + cached, values + cached, past + t + 1, head_dim, scale,
-                     scores.data(), y + row);
-            }
-          }
-        });
+    parallel_rows(batch * n_head, positions * past * head_dim, [&](int64_t begin, int64_t end) {
+      std::vector<Acc> scores(static_cast<size_t>(past + positions));
+      for (int64_t task = begin; task < end; ++task) {
+        const int64_t b = task / n_head, head = task % n_head;
+        const int64_t cached = (b * n_kv_head + head / group_size) * capacity * head_dim;
+        for (int64_t t = 0; t < positions; ++t) {
+          const int64_t row = ((b * positions + t) * n_head + head) * head_dim;
+          attend(query + row, cached_keys + cached, cached_values + cached, past + t + 1, head_dim,
+                 scale, scores.data(), y + row);
+        }
+      }
+    });
   });
   return out.to(queries.scalar_type()).flatten(2);
 }
 
-}  // namespace regroup
+}  // namespace regroup::kernels::cpu

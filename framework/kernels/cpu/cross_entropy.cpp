@@ -2,12 +2,11 @@
 
 #include <cmath>
 
-#include "framework/kernels/formulas.h"
-#include "framework/kernels/loops.h"
-#include "framework/kernels/operands.h"
-#include "framework/kernels/target_rows.h"
+#include "framework/kernels/cpu/cpu.h"
+#include "framework/kernels/cpu/loops.h"
+#include "framework/kernels/cpu/target_rows.h"
 
-namespace regroup::kernels {
+namespace regroup::kernels::cpu {
 namespace {
 
 /// One row: returns -log softmax(logits)[target] and leaves gradient_scale times its gradient in
@@ -44,9 +43,6 @@ REGROUP_FOR_EACH_TYPE(DEFINE)
 torch::Tensor cross_entropy_(torch::Tensor& logits, const torch::Tensor& targets,
                              double gradient_scale) {
   const int64_t n_rows = logits.size(0), vocab_size = logits.size(-1);
-  require("cross_entropy_: logits", logits, {n_rows, vocab_size}, logits.options());
-  require("cross_entropy_: targets", targets, {n_rows}, logits.options().dtype(torch::kInt64));
-  if (!logits.is_cpu()) return formulas::cross_entropy_(logits, targets, gradient_scale);
   torch::Tensor loss;
   REGROUP_DISPATCH(logits, "cross_entropy", [&] {
     const auto scale = static_cast<AccumulatorOf<scalar_t>>(gradient_scale);
@@ -58,4 +54,4 @@ torch::Tensor cross_entropy_(torch::Tensor& logits, const torch::Tensor& targets
   return loss;
 }
 
-}  // namespace regroup::kernels
+}  // namespace regroup::kernels::cpu

@@ -2,12 +2,11 @@
 
 #include <cmath>
 
-#include "framework/kernels/formulas.h"
-#include "framework/kernels/loops.h"
-#include "framework/kernels/operands.h"
-#include "framework/kernels/target_rows.h"
+#include "framework/kernels/cpu/cpu.h"
+#include "framework/kernels/cpu/loops.h"
+#include "framework/kernels/cpu/target_rows.h"
 
-namespace regroup::kernels {
+namespace regroup::kernels::cpu {
 namespace {
 
 template <typename Acc>
@@ -73,11 +72,6 @@ torch::Tensor distillation_(torch::Tensor& logits, const torch::Tensor& teacher_
                             const torch::Tensor& targets, const Distillation& distillation,
                             double gradient_scale) {
   const int64_t n_rows = logits.size(0), vocab_size = logits.size(-1);
-  require("distillation_: logits", logits, {n_rows, vocab_size}, logits.options());
-  require("distillation_: teacher_logits", teacher_logits, {n_rows, vocab_size}, logits.options());
-  require("distillation_: targets", targets, {n_rows}, logits.options().dtype(torch::kInt64));
-  if (!logits.is_cpu())
-    return formulas::distillation_(logits, teacher_logits, targets, distillation, gradient_scale);
   torch::Tensor loss;
   REGROUP_DISPATCH(logits, "distillation", [&] {
     using Acc = AccumulatorOf<scalar_t>;
@@ -93,4 +87,4 @@ torch::Tensor distillation_(torch::Tensor& logits, const torch::Tensor& teacher_
   return loss;
 }
 
-}  // namespace regroup::kernels
+}  // namespace regroup::kernels::cpu

@@ -1,11 +1,10 @@
 #include <torch/types.h>
 
-#include "framework/kernels/formulas.h"
-#include "framework/kernels/loops.h"
-#include "framework/kernels/operands.h"
-#include "framework/kernels/parallel_rows.h"
+#include "framework/kernels/cpu/cpu.h"
+#include "framework/kernels/cpu/loops.h"
+#include "framework/kernels/cpu/parallel_rows.h"
 
-namespace regroup::kernels {
+namespace regroup::kernels::cpu {
 namespace {
 
 template <typename T>
@@ -59,8 +58,6 @@ REGROUP_FOR_EACH_TYPE(DEFINE)
 
 torch::Tensor swiglu(const torch::Tensor& gate_up) {
   const int64_t n_rows = gate_up.size(0), d_ff = gate_up.size(-1) / 2;
-  require("swiglu: gate_up", gate_up, {n_rows, 2 * d_ff}, gate_up.options());
-  if (!gate_up.is_cpu()) return formulas::swiglu(gate_up);
   auto out = torch::empty({n_rows, d_ff}, gate_up.options());
   REGROUP_DISPATCH(gate_up, "swiglu", [&] {
     const auto* in = gate_up.const_data_ptr<scalar_t>();
@@ -74,9 +71,6 @@ torch::Tensor swiglu(const torch::Tensor& gate_up) {
 
 torch::Tensor swiglu_backward(const torch::Tensor& gate_up, torch::Tensor& grad) {
   const int64_t n_rows = gate_up.size(0), d_ff = gate_up.size(-1) / 2;
-  require("swiglu_backward: gate_up", gate_up, {n_rows, 2 * d_ff}, gate_up.options());
-  require("swiglu_backward: grad", grad, {n_rows, d_ff}, gate_up.options());
-  if (!gate_up.is_cpu()) return formulas::swiglu_backward(gate_up, grad);
   auto grad_gate_up = torch::empty_like(gate_up);
   REGROUP_DISPATCH(gate_up, "swiglu_backward", [&] {
     const auto* in = gate_up.const_data_ptr<scalar_t>();
@@ -89,4 +83,4 @@ torch::Tensor swiglu_backward(const torch::Tensor& gate_up, torch::Tensor& grad)
   return grad_gate_up;
 }
 
-}  // namespace regroup::kernels
+}  // namespace regroup::kernels::cpu

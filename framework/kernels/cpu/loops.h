@@ -1,5 +1,5 @@
-// framework/kernels/loops.h: what the CPU kernels share: run-time choice of instruction set, number
-// formats, exp. Kernels are plain loops that the compiler vectorises once an instruction set.
+// framework/kernels/cpu/loops.h: instruction set chosen at run time, number formats, and exp for
+// the CPU kernels. A kernel is a plain loop that the compiler vectorises once per instruction set.
 #pragma once
 
 #include <c10/util/BFloat16.h>
@@ -19,7 +19,7 @@
 // What a clone calls must be inlined into it, or it would run at the baseline's width.
 #define REGROUP_INLINE __attribute__((always_inline)) inline
 
-namespace regroup::kernels {
+namespace regroup::kernels::cpu {
 
 /// The type that sums and intermediate values of T are held in.
 template <typename T>
@@ -79,4 +79,4 @@ REGROUP_INLINE auto highest(const T* x, int64_t n) {
   return high;
 }
 
-}  // namespace regroup::kernels
+}  // namespace regroup::kernels::cpu

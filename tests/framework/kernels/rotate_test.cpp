@@ -1,7 +1,6 @@
-#include "models/layers/rope.h"
-
 #include <torch/types.h>
 
+#include "framework/kernels/kernel_table.h"
 #include "tests/support/catch_torch.h"
 #include "tests/support/numerical_gradient.h"
 
@@ -13,15 +12,19 @@ using torch::Tensor;
 
 constexpr torch::ScalarType kTypes[] = {torch::kFloat32, torch::kBFloat16, torch::kFloat64};
 
+struct Angles {
+  Tensor cos, sin;
+};
+
 /// Angles of 4 positions, as heads of this type need them.
-RopeAngles random_angles(int64_t half, torch::ScalarType type = torch::kFloat64) {
+Angles random_angles(int64_t half, torch::ScalarType type = torch::kFloat64) {
   const auto angle = seeded_randn({4, half}, 2);
   const auto wide = type == torch::kFloat64 ? torch::kFloat64 : torch::kFloat32;
   return {angle.cos().to(wide), angle.sin().to(wide)};
 }
 
 /// The pairs of dims (i, i + half) as complex numbers, times e^(i angle), in float64.
-Tensor turned(const Tensor& heads, const RopeAngles& angles, int direction) {
+Tensor turned(const Tensor& heads, const Angles& angles, int direction) {
   const int64_t half = angles.cos.size(1);
   auto result = heads.to(torch::kFloat64, /*non_blocking=*/false, /*copy=*/true);
   const auto pairs = torch::complex(result.narrow(-1, 0, half), result.narrow(-1, half, half));
@@ -33,8 +36,8 @@ Tensor turned(const Tensor& heads, const RopeAngles& angles, int direction) {
   return result;
 }
 
-TEST_CASE("rotating turns pairs of dims of some heads in every number format", "[attention]") {
-  const auto rotate = GENERATE(rotate_, rotate_formula_);
+TEST_CASE("rotating turns pairs of dims of some heads in every number format", "[kernels]") {
+  const auto rotate = GENERATE(&kernels::rotate_, kernels::formulas::table().rotate_);
   const auto type = GENERATE(from_range(std::begin(kTypes), std::end(kTypes)));
   const int64_t half = GENERATE(1, 3, 5);
   const int direction = GENERATE(1, -1);
@@ -43,30 +46,33 @@ TEST_CASE("rotating turns pairs of dims of some heads in every number format", "
   auto expected = all.to(torch::kFloat64);
   if (type == torch::kFloat64) expected = expected.clone();
   expected.narrow(2, 1, 3).copy_(turned(all.narrow(2, 1, 3), angles, direction));
-  rotate(all.narrow(2, 1, 3), angles, direction);
+  rotate(all.narrow(2, 1, 3), angles.cos, angles.sin, direction);
   const double tolerance = type == torch::kFloat64   ? 1e-12
                            : type == torch::kFloat32 ? 1e-5
                                                      : 1.0 / 64;
   CHECK_THAT(all.to(torch::kFloat64), AllClose(expected, tolerance, tolerance));
 }
 
-TEST_CASE("rotating there and back gives the same heads", "[attention]") {
+TEST_CASE("rotating there and back gives the same heads", "[kernels]") {
   const auto x = seeded_randn({2, 4, 5, 6}), before = x.clone();
-  rotate_(x, random_angles(3), 1);
+  const auto angles = random_angles(3);
+  kernels::rotate_(x, angles.cos, angles.sin, 1);
   CHECK_THAT(x, !AllClose(before, 0.1));
-  rotate_(x, random_angles(3), -1);
+  kernels::rotate_(x, angles.cos, angles.sin, -1);
   CHECK_THAT(x, AllClose(before, 1e-12));
 }
 
-TEST_CASE("heads and angles that do not fit together are refused", "[attention]") {
-  const auto angles = random_angles(3);
-  CHECK_THROWS_WITH(rotate_(torch::zeros({2, 5, 1, 6}, torch::kFloat64), angles, 1),
+TEST_CASE("heads and angles that do not fit together are refused", "[kernels]") {
+  const auto rotate_ = [](const Tensor& heads) {
+    const auto [cos, sin] = random_angles(3);
+    kernels::rotate_(heads, cos, sin, 1);
+  };
+  CHECK_THROWS_WITH(rotate_(torch::zeros({2, 5, 1, 6}, torch::kFloat64)),
                     Contains("rotate_: cos") && Contains("[4, 3]") && Contains("[5, 3]"));
-  CHECK_THROWS_WITH(rotate_(torch::zeros({2, 4, 1, 5}, torch::kFloat64), angles, 1),
-                    Contains("[2, 4, 1, 5]"));
-  CHECK_THROWS_WITH(rotate_(torch::zeros({2, 4, 6, 6}, torch::kFloat64).transpose(2, 3), angles, 1),
+  CHECK_THROWS_WITH(rotate_(torch::zeros({2, 4, 1, 5}, torch::kFloat64)), Contains("[2, 4, 1, 5]"));
+  CHECK_THROWS_WITH(rotate_(torch::zeros({2, 4, 6, 6}, torch::kFloat64).transpose(2, 3)),
                     Contains("strides"));
-  CHECK_THROWS_WITH(rotate_(torch::zeros({2, 4, 1, 6}), angles, 1), Contains("float"));
+  CHECK_THROWS_WITH(rotate_(torch::zeros({2, 4, 1, 6})), Contains("float"));
 }
 
 }  // namespace

@@ -1,16 +1,14 @@
 #include <torch/types.h>
 
-#include <array>
 #include <cmath>
 #include <numeric>
 #include <vector>
 
-#include "framework/kernels/formulas.h"
-#include "framework/kernels/loops.h"
-#include "framework/kernels/operands.h"
-#include "framework/kernels/parallel_rows.h"
+#include "framework/kernels/cpu/cpu.h"
+#include "framework/kernels/cpu/loops.h"
+#include "framework/kernels/cpu/parallel_rows.h"
 
-namespace regroup::kernels {
+namespace regroup::kernels::cpu {
 namespace {
 
 constexpr int64_t kElementsPerPartialSum =
@@ -70,9 +68,7 @@ REGROUP_CPU_CLONES void add_range(float* __restrict sum, const c10::BFloat16* __
 }  // namespace
 
 void accumulate_(const torch::Tensor& sum, const torch::Tensor& x) {
-  TORCH_CHECK(x.sizes() == sum.sizes(), "accumulate_: x is ", x.sizes(), ", sum ", sum.sizes());
-  const bool are_plain = sum.is_cpu() && x.is_cpu() && sum.is_contiguous() && x.is_contiguous();
-  if (!are_plain || sum.scalar_type() != torch::kFloat32) {
+  if (!sum.is_contiguous() || !x.is_contiguous() || sum.scalar_type() != torch::kFloat32) {
     sum.add_(x);
     return;
   }
@@ -88,8 +84,6 @@ void accumulate_(const torch::Tensor& sum, const torch::Tensor& x) {
 
 double sum_of_squares(const torch::Tensor& x) {
   const int64_t n = x.numel();
-  require("sum_of_squares: x", x, {n}, x.options().dtype(torch::kFloat32));
-  if (!x.is_cpu()) return x.to(torch::kFloat64).square().sum().item<double>();
   const int64_t n_partial = (n + kElementsPerPartialSum - 1) / kElementsPerPartialSum;
   std::vector<double> partial(static_cast<size_t>(n_partial));
   const auto* data = x.const_data_ptr<float>();
@@ -106,16 +100,6 @@ double sum_of_squares(const torch::Tensor& x) {
 void adamw_(const torch::Tensor& parameters, const torch::Tensor& gradient,
             const torch::Tensor& first_moment, const torch::Tensor& second_moment,
             const torch::Tensor& copy, const AdamWStep& step) {
-  const auto float32 = parameters.options().dtype(torch::kFloat32);
-  const std::array<int64_t, 1> shape{parameters.numel()};
-  require("adamw_: parameters", parameters, shape, float32);
-  require("adamw_: gradient", gradient, shape, float32);
-  require("adamw_: first_moment", first_moment, shape, float32);
-  require("adamw_: second_moment", second_moment, shape, float32);
-  if (copy.defined()) require("adamw_: copy", copy, shape, float32.dtype(torch::kBFloat16));
-  if (!parameters.is_cpu()) {
-    return formulas::adamw_(parameters, gradient, first_moment, second_moment, copy, step);
-  }
   const AdamWFactors factors = factors_of(step);
   auto* p = parameters.mutable_data_ptr<float>();
   const auto* g = gradient.const_data_ptr<float>();
@@ -128,4 +112,4 @@ void adamw_(const torch::Tensor& parameters, const torch::Tensor& gradient,
   });
 }
 
-}  // namespace regroup::kernels
+}  // namespace regroup::kernels::cpu

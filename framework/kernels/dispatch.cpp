@@ -1,0 +1,132 @@
+#include "framework/kernels/kernels.h"
+
+#include <torch/types.h>
+
+#include <array>
+
+#include "framework/kernels/kernel_table.h"
+#include "framework/kernels/operands.h"
+
+namespace regroup::kernels {
+namespace {
+
+const KernelTable& kernels_of(const torch::Tensor& x) {
+  return kernels::kernels_of(x.device().type());
+}
+
+void require_targets(const char* name, const torch::Tensor& logits, const torch::Tensor& targets) {
+  require(name, targets, {logits.size(0)}, logits.options().dtype(torch::kInt64));
+}
+
+}  // namespace
+
+const KernelTable& kernels_of(c10::DeviceType device) {
+  switch (device) {
+    case c10::DeviceType::CPU:
+      return cpu::table();
+    default:
+      return formulas::table();
+  }
+}
+
+RmsNorm rms_norm(const torch::Tensor& x, const torch::Tensor& weight, double eps) {
+  const int64_t n_rows = x.size(0), d = x.size(-1);
+  require("rms_norm: x", x, {n_rows, d}, x.options());
+  require("rms_norm: weight", weight, {d}, x.options());
+  return kernels_of(x).rms_norm(x, weight, eps);
+}
+
+RmsNormGradients rms_norm_backward(const torch::Tensor& x, const torch::Tensor& weight,
+                                   const torch::Tensor& inverse_rms, torch::Tensor& grad_normed) {
+  const int64_t n_rows = x.size(0), d = x.size(-1);
+  require("rms_norm_backward: x", x, {n_rows, d}, x.options());
+  require("rms_norm_backward: weight", weight, {d}, x.options());
+  require("rms_norm_backward: inverse_rms", inverse_rms, {n_rows}, x.options().dtype(sum_type(x)));
+  require("rms_norm_backward: grad_normed", grad_normed, {n_rows, d}, x.options());
+  return kernels_of(x).rms_norm_backward(x, weight, inverse_rms, grad_normed);
+}
+
+torch::Tensor swiglu(const torch::Tensor& gate_up) {
+  const int64_t n_rows = gate_up.size(0), d_ff = gate_up.size(-1) / 2;
+  require("swiglu: gate_up", gate_up, {n_rows, 2 * d_ff}, gate_up.options());
+  return kernels_of(gate_up).swiglu(gate_up);
+}
+
+torch::Tensor swiglu_backward(const torch::Tensor& gate_up, torch::Tensor& grad) {
+  const int64_t n_rows = gate_up.size(0), d_ff = gate_up.size(-1) / 2;
+  require("swiglu_backward: gate_up", gate_up, {n_rows, 2 * d_ff}, gate_up.options());
+  require("swiglu_backward: grad", grad, {n_rows, d_ff}, gate_up.options());
+  return kernels_of(gate_up).swiglu_backward(gate_up, grad);
+}
+
+torch::Tensor cross_entropy_(torch::Tensor& logits, const torch::Tensor& targets,
+                             double gradient_scale) {
+  require("cross_entropy_: logits", logits, {logits.size(0), logits.size(-1)}, logits.options());
+  require_targets("cross_entropy_: targets", logits, targets);
+  return kernels_of(logits).cross_entropy_(logits, targets, gradient_scale);
+}
+
+torch::Tensor distillation_(torch::Tensor& logits, const torch::Tensor& teacher_logits,
+                            const torch::Tensor& targets, const Distillation& distillation,
+                            double gradient_scale) {
+  const std::array<int64_t, 2> shape{logits.size(0), logits.size(-1)};
+  require("distillation_: logits", logits, shape, logits.options());
+  require("distillation_: teacher_logits", teacher_logits, shape, logits.options());
+  require_targets("distillation_: targets", logits, targets);
+  return kernels_of(logits).distillation_(logits, teacher_logits, targets, distillation,
+                                          gradient_scale);
+}
+
+void accumulate_(const torch::Tensor& sum, const torch::Tensor& x) {
+  TORCH_CHECK(x.sizes() == sum.sizes() && x.device() == sum.device(), "accumulate_: x is ",
+              x.sizes(), " on ", x.device(), ", sum ", sum.sizes(), " on ", sum.device());
+  kernels_of(sum).accumulate_(sum, x);
+}
+
+double sum_of_squares(const torch::Tensor& x) {
+  require("sum_of_squares: x", x, {x.numel()}, x.options().dtype(torch::kFloat32));
+  return kernels_of(x).sum_of_squares(x);
+}
+
+void adamw_(const torch::Tensor& parameters, const torch::Tensor& gradient,
+            const torch::Tensor& first_moment, const torch::Tensor& second_moment,
+            const torch::Tensor& copy, const AdamWStep& step) {
+  const auto float32 = parameters.options().dtype(torch::kFloat32);
+  const std::array<int64_t, 1> shape{parameters.numel()};
+  require("adamw_: parameters", parameters, shape, float32);
+  require("adamw_: gradient", gradient, shape, float32);
+  require("adamw_: first_moment", first_moment, shape, float32);
+  require("adamw_: second_moment", second_moment, shape, float32);
+  if (copy.defined()) require("adamw_: copy", copy, shape, float32.dtype(torch::kBFloat16));
+  kernels_of(parameters).adamw_(parameters, gradient, first_moment, second_moment, copy, step);
+}
+
+void rotate_(const torch::Tensor& heads, const torch::Tensor& cos, const torch::Tensor& sin,
+             int direction) {
+  const int64_t n_position = heads.size(1), half = cos.size(-1);
+  const auto wide = heads.options().dtype(sum_type(heads));
+  require("rotate_: cos", cos, {n_position, half}, wide);
+  require("rotate_: sin", sin, {n_position, half}, wide);
+  TORCH_CHECK(heads.dim() == 4 && heads.stride(3) == 1 && 2 * half <= heads.size(3),
+              "rotate_: heads are ", heads.sizes(), " with strides ", heads.strides(),
+              " but angles ", cos.sizes());
+  kernels_of(heads).rotate_(heads, cos, sin, direction);
+}
+
+torch::Tensor decode_attention(const torch::Tensor& queries, const torch::Tensor& keys,
+                               const torch::Tensor& values, int64_t past) {
+  TORCH_CHECK(queries.dim() == 4 && keys.dim() == 4, "decode_attention: queries are ",
+              queries.sizes(), ", keys ", keys.sizes());
+  const int64_t n_head = queries.size(2), n_kv_head = keys.size(1), capacity = keys.size(2);
+  const std::array<int64_t, 4> cached{queries.size(0), n_kv_head, capacity, queries.size(3)};
+  require("decode_attention: keys", keys, cached, queries.options());
+  require("decode_attention: values", values, cached, queries.options());
+  TORCH_CHECK(n_kv_head > 0 && n_head % n_kv_head == 0, "decode_attention: ", n_head,
+              " query heads over ", n_kv_head, " K/V heads");
+  TORCH_CHECK(past >= 0 && past + queries.size(1) <= capacity,
+              "decode_attention: ", queries.size(1), " positions after ", past, " in a cache of ",
+              capacity);
+  return kernels_of(queries).decode_attention(queries, keys, values, past);
+}
+
+}  // namespace regroup::kernels

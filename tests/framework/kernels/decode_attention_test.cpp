@@ -1,0 +1,49 @@
+#include <torch/types.h>
+
+#include "framework/kernels/kernel_table.h"
+#include "tests/support/catch_torch.h"
+#include "tests/support/numerical_gradient.h"
+
+namespace regroup {
+namespace {
+
+using testing::seeded_randn;
+using torch::Tensor;
+
+TEST_CASE("the decode attention kernel computes its formula in every number format", "[kernels]") {
+  const auto type = GENERATE(torch::kFloat32, torch::kBFloat16, torch::kFloat64);
+  const int64_t n_kv_head = GENERATE(1, 2, 6), positions = GENERATE(1, 3), past = GENERATE(0, 4);
+  const auto all_heads = seeded_randn({2, positions, 8, 5}).to(type);
+  const auto queries = all_heads.narrow(2, 0, 6);  // strided, as in the output of the projection
+  const auto keys = seeded_randn({2, n_kv_head, 7, 5}, 2).to(type),
+             values = seeded_randn({2, n_kv_head, 7, 5}, 3).to(type);
+  const auto expected = kernels::formulas::table().decode_attention(
+      queries.to(torch::kFloat64), keys.to(torch::kFloat64), values.to(torch::kFloat64), past);
+  const auto found = kernels::decode_attention(queries, keys, values, past);
+  const double tolerance = type == torch::kFloat64   ? 1e-12
+                           : type == torch::kFloat32 ? 1e-5
+                                                     : 1.0 / 64;
+  CHECK(found.scalar_type() == type);
+  CHECK_THAT(found.to(torch::kFloat64), AllClose(expected, tolerance, tolerance));
+}
+
+TEST_CASE("decode attention refuses a cache that does not match the queries", "[kernels]") {
+  const auto queries = torch::zeros({2, 1, 6, 4});
+  const auto attend = [&](const Tensor& keys, const Tensor& values, int64_t past) {
+    kernels::decode_attention(queries, keys, values, past);
+  };
+  const auto cache = torch::zeros({2, 3, 7, 4});
+  CHECK_THROWS_WITH(attend(torch::zeros({2, 3, 7, 5}), cache, 0),
+                    Contains("decode_attention: keys") && Contains("[2, 3, 7, 5]"));
+  CHECK_THROWS_WITH(attend(torch::zeros({1, 3, 7, 4}), cache, 0), Contains("[1, 3, 7, 4]"));
+  CHECK_THROWS_WITH(attend(cache, torch::zeros({2, 3, 6, 4}), 0),
+                    Contains("decode_attention: values"));
+  CHECK_THROWS_WITH(attend(cache.to(torch::kBFloat16), cache, 0), Contains("BFloat16"));
+  CHECK_THROWS_WITH(attend(cache.transpose(1, 2), cache, 0), Contains("contiguous"));
+  CHECK_THROWS_WITH(attend(torch::zeros({2, 4, 7, 4}), torch::zeros({2, 4, 7, 4}), 0),
+                    Contains("6 query heads over 4 K/V heads"));
+  CHECK_THROWS_WITH(attend(cache, cache, 7), Contains("1 positions after 7 in a cache of 7"));
+}
+
+}  // namespace
+}  // namespace regroup
