@@ -302,7 +302,7 @@ void write_checksums(const fs::path& folder, const std::vector<std::string>& lin
 TrainState load_checkpoint(const fs::path& folder, const RunIdentity& identity, Decoder& model,
                            AdamW& optimizer, World& world) {
   TrainState state;
-  world.together([&] { state = read_checkpoint(folder, identity, model, optimizer, world); });
+  world.all_or_throw([&] { state = read_checkpoint(folder, identity, model, optimizer, world); });
   return state;
 }
 

@@ -22,7 +22,7 @@ RunResult pretrain(const TrainConfig& config, const std::string& resolved_config
   const auto steps = configured_steps(config);
   if (!steps)
     throw request_error("[train]", "neither steps nor tokens is given", "Say how long to train.");
-  world.first_alone([&] { check_run_start(start); });
+  world.on_rank_0([&] { check_run_start(start); });
   const auto options = use_machine(config, world);
   const auto data = open_run_data(config);
   const auto architecture = decoder_config(config, data.train.vocab_size());

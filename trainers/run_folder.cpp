@@ -54,7 +54,7 @@ RunFolder::RunFolder(const RunStart& start, const std::string& config, World& wo
       replaced_(path_.parent_path() / (".regroup-tmp-replaced-" + path_.filename().string())),
       resume_(start.resume) {
   // Every rank uses rank 0's list: a network file system may show another rank an older one.
-  const auto names = world.told_by_first([&] {
+  const auto names = world.broadcast_string([&] {
     check_run_start(start);
     start_run(config);
     std::string found;
@@ -80,7 +80,7 @@ void RunFolder::start_run(const std::string& config) {
 
 RunFolder::~RunFolder() {
   std::error_code ignored;
-  if (!world_.is_first() || !fs::exists(replaced_, ignored)) return;
+  if (!world_.is_rank_0() || !fs::exists(replaced_, ignored)) return;
   if (fs::exists(path_ / kCheckpoints / kLatestLink, ignored)) {
     note(c10::str("the run that this one replaces is kept in ", replaced_.string(),
                   " until this one is complete"));
@@ -94,7 +94,7 @@ fs::path RunFolder::final_folder() const { return path_ / kFinal; }
 fs::path RunFolder::converted_folder() const { return path_ / kConverted; }
 
 void RunFolder::write_config(const std::string& config) const {
-  if (world_.is_first()) write_file_atomically(path_ / kRunConfig, config);
+  if (world_.is_rank_0()) write_file_atomically(path_ / kRunConfig, config);
 }
 
 /// An incomplete forced run is dropped: the run kept aside is still the one before it.
@@ -117,7 +117,7 @@ void RunFolder::load_checkpoint(const std::function<void(const fs::path&)>& load
   for (size_t i = 0; i < found.size(); ++i) {
     try {
       load(found[i]);
-      if (i == 0 || !world_.is_first()) return;
+      if (i == 0 || !world_.is_rank_0()) return;
       for (size_t damaged = 0; damaged < i; ++damaged) set_aside_damaged(found[damaged]);
       point_latest_at(path_ / kCheckpoints, found[i].filename());
       return;
@@ -140,7 +140,7 @@ void RunFolder::set_aside_damaged(const fs::path& checkpoint) const {
 }
 
 std::unique_ptr<AtomicFolder> RunFolder::folder_to_fill(const fs::path& target) const {
-  return world_.size() > 1 ? std::make_unique<AtomicFolder>(target, world_.meeting())
+  return world_.size() > 1 ? std::make_unique<AtomicFolder>(target, world_.launch_id())
                            : std::make_unique<AtomicFolder>(target);
 }
 
@@ -149,24 +149,26 @@ void RunFolder::save_checkpoint(int64_t step, int64_t keep, const Fill& fill) co
   const auto writing = folder_to_fill(checkpoints / checkpoint_name(step));
   auto& folder = *writing;
   const auto lines = checksum_lines(folder.path(), fill(folder.path()));
-  world_.collect(checkpoint_name(step), lines, [&](const std::vector<std::string>& all_lines) {
-    write_checksums(folder.path(), all_lines);
-    folder.commit_replacing();
-    point_latest_at(checkpoints, checkpoint_name(step));
-    const auto found = checkpoints_of(path_);
-    for (size_t i = static_cast<size_t>(keep); i < found.size(); ++i) fs::remove_all(found[i]);
-  });
+  world_.gather_strings(checkpoint_name(step), lines,
+                        [&](const std::vector<std::string>& all_lines) {
+                          write_checksums(folder.path(), all_lines);
+                          folder.commit_replacing();
+                          point_latest_at(checkpoints, checkpoint_name(step));
+                          const auto found = checkpoints_of(path_);
+                          for (size_t i = static_cast<size_t>(keep); i < found.size(); ++i)
+                            fs::remove_all(found[i]);
+                        });
 }
 
 void RunFolder::write_final(const Fill& fill) const {
   const auto writing = folder_to_fill(final_folder());
   auto& folder = *writing;
   fill(folder.path());
-  world_.collect(kFinal, "", [&](const auto&) { folder.commit_replacing(); });
+  world_.gather_strings(kFinal, "", [&](const auto&) { folder.commit_replacing(); });
 }
 
 void RunFolder::finish() {
-  if (world_.is_first()) fs::remove_all(replaced_);
+  if (world_.is_rank_0()) fs::remove_all(replaced_);
 }
 
 }  // namespace regroup

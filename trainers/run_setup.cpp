@@ -124,7 +124,7 @@ RunIdentity run_identity(const TrainConfig& config, const DecoderConfig& model, 
 
 TrainingOutcome train_to_the_end(Decoder model, RunFolder& run, const TrainingJob& job,
                                  World& world) {
-  world.require_alike(job.identity);
+  world.require_equal(job.identity);
   const auto outcome = train(model, run, job, world);
   if (outcome.interrupted) return outcome;
   auto description = job.description;

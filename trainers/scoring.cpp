@@ -163,7 +163,7 @@ Tensor score_tokens(Decoder& model, const TokenSplit& split, const ScoringWindow
           log_probabilities.narrow(0, begin + 1 + skipped, length - skipped).copy_(-counted);
         }
       });
-  world.add_up(log_probabilities);  // one rank has each token
+  world.all_reduce(log_probabilities);  // one rank has each token
   return log_probabilities;
 }
 

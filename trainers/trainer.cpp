@@ -83,7 +83,7 @@ class Trainer {
 
   TrainingOutcome run() {
     const StopSignals signals;
-    world_.telling([this] { train(); });
+    world_.report_failure_of([this] { train(); });
     return outcome_;
   }
 
@@ -91,7 +91,7 @@ class Trainer {
   void train() {
     if (run_.resumes()) load();
     run_.write_config(job_.resolved_config);  // the checkpoint accepts it
-    if (world_.is_first()) {
+    if (world_.is_rank_0()) {
       metrics_.emplace(MetricsLog::resume(run_.metrics_file(), state_.step));
       progress_.emplace(progress_options());
     }
@@ -196,7 +196,7 @@ class Trainer {
   /// Updates the progress line, and appends to metrics.jsonl every log.every steps.
   void log(const StepResult& result) {
     outcome_.loss = result.loss;
-    if (!world_.is_first()) return;
+    if (!world_.is_rank_0()) return;
     progress_->update(state_.step, static_cast<double>(tokens_since_start_),
                       {"loss " + fixed(result.loss, 4)},
                       {"MFU " + fixed(100 * pace() * flops_per_token_ / peak_flops_, 0) + " %"});
@@ -247,7 +247,7 @@ class Trainer {
     const double loss = window_loss(model_, *val_windows_, job_.config.eval.batches,
                                     job_.config.train.micro_batch, world_);
     outcome_.val_loss = loss;
-    if (!world_.is_first()) return;
+    if (!world_.is_rank_0()) return;
     metrics_->append({{"step", state_.step}, {"tokens", state_.tokens}, {"val_loss", loss}});
     note(c10::str("step ", state_.step, ": validation loss ", fixed(loss, 4)));
     begin_pace();  // evaluation does not count

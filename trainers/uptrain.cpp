@@ -107,7 +107,7 @@ fs::path starting_folder(const TrainConfig& config, const std::optional<Conversi
   if (!conversion) return config.uptrain.from;
   const auto folder = run.converted_folder();
   std::optional<AtomicFolder> writing;  // of the first process
-  const fs::path unfinished = world.told_by_first([&] {
+  const fs::path unfinished = world.broadcast_string([&] {
     if (fs::exists(folder) && conversion->made(ModelFolder::open(folder))) return std::string();
     if (run.resumes()) {
       throw request_error(run.path().string(),
@@ -117,8 +117,8 @@ fs::path starting_folder(const TrainConfig& config, const std::optional<Conversi
     return writing.emplace(folder).path().string();
   });
   if (unfinished.empty()) return folder;
-  world.telling([&] { conversion->write(unfinished, world); });
-  world.first_alone([&] { writing->commit_replacing(); });
+  world.report_failure_of([&] { conversion->write(unfinished, world); });
+  world.on_rank_0([&] { writing->commit_replacing(); });
   return folder;
 }
 
@@ -140,7 +140,7 @@ nlohmann::ordered_json evaluate_run(const TrainConfig& config, const RunFolder& 
   if (!config.eval.choices.empty()) request.choices = config.eval.choices;
   request.options = options;
   auto evaluation = evaluate(request, world);
-  if (!world.is_first()) return evaluation;
+  if (!world.is_rank_0()) return evaluation;
   write_json_file(run.evaluation_file(), evaluation);
   if (world.size() > 1) torch::set_num_threads(static_cast<int>(threads_alone(config)));
   try {
@@ -158,7 +158,7 @@ nlohmann::ordered_json evaluate_run(const TrainConfig& config, const RunFolder& 
 RunResult uptrain(const TrainConfig& config, const std::string& resolved_config,
                   const RunStart& start, World& world) {
   check_request(config);
-  world.first_alone([&] { check_run_start(start); });
+  world.on_rank_0([&] { check_run_start(start); });
   const auto options = use_machine(config, world);
   const auto original =
       ModelFolder::open(converts_now(config) ? config.convert.from : config.uptrain.original);

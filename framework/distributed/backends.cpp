@@ -25,8 +25,8 @@ constexpr bool kHasNccl = true;
 constexpr bool kHasNccl = false;
 #endif
 
-/// The address of this machine's interface that faces the given host: that of a datagram socket
-/// connected to it, for which nothing is sent. Empty where it can't be told.
+/// The address of this machine's interface towards the host: that of a datagram socket connected to
+/// it, which sends nothing. Empty where it is unknown.
 std::string address_facing(const std::string& host) {
   addrinfo hints{};
   hints.ai_socktype = SOCK_DGRAM;
@@ -45,7 +45,7 @@ std::string address_facing(const std::string& host) {
   return known ? name : "";
 }
 
-/// The first address of this machine that others can reach; empty where there is none.
+/// The first address of this machine that other machines can reach; empty where there is none.
 std::string outward_address() {
   ifaddrs* found = nullptr;
   if (getifaddrs(&found) != 0) return "";
@@ -94,7 +94,7 @@ const EnumNames<BackendKind>& backend_kinds() {
 void check_backend(BackendKind kind, c10::Device device) {
   if (!takes_nccl(kind, device)) return;
   if (!kHasNccl) {
-    throw request_error("dist.backend", "nccl is asked for, but this build has no NCCL",
+    throw request_error("dist.backend", "nccl is not part of this build",
                         "Take gloo, or build on PyTorch's CUDA flavour (tools/setup.sh --cuda).");
   }
   if (!device.is_cuda()) {

@@ -1,5 +1,5 @@
-// framework/distributed/backends.h: the seam to c10d's engines. What differs between Gloo and NCCL
-// stands in the source behind this header and nowhere else.
+// framework/distributed/backends.h: c10d's engines. The differences between Gloo and NCCL are in
+// this header's source and nowhere else.
 #pragma once
 
 #include <c10/core/Device.h>
@@ -16,20 +16,20 @@ namespace regroup {
 
 enum class BackendKind { kAuto, kNccl, kGloo };
 
-/// By the names of configs.
+/// By their names in configs.
 const EnumNames<BackendKind>& backend_kinds();
 
-/// Throws a request Error where NCCL is asked for and this build or the device has none.
+/// Throws a request Error where kind needs NCCL and this build or the device does not support it.
 void check_backend(BackendKind kind, c10::Device device);
 
-/// What a group of processes is and how it meets. Keys in the store must be the group's own.
+/// A group of processes and its rendezvous. The keys of store must be unique to the group.
 struct GroupPlace {
   c10::intrusive_ptr<c10d::Store> store;
   int rank, size;
   std::chrono::milliseconds timeout;  // of a collective
 };
 
-/// Gloo, over the address of this node by which it reaches the launch's.
+/// Gloo, listening at the address by which this node reaches the launch's address.
 c10::intrusive_ptr<c10d::Backend> make_gloo(const GroupPlace& place, const Launch& launch);
 
 /// The engine for tensors on this device: kAuto is NCCL on GPUs and Gloo on CPUs.

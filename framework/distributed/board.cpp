@@ -15,7 +15,7 @@ namespace {
 
 using std::chrono::milliseconds;
 
-constexpr milliseconds kRenewal{500};   // of a notice
+constexpr milliseconds kRenewal{500};   // between renewals of a notice
 constexpr milliseconds kSilence{3000};  // after which a process counts as gone
 
 std::string host_name() {
@@ -40,14 +40,14 @@ Board::StorePointer connect(const Launch& launch, bool serve, milliseconds timeo
   } catch (const c10::Error& error) {
     const std::string reason = error.what_without_backtrace();
     throw Error(c10::str("rank ", launch.rank, ", ", launch.address, ":", launch.port),
-                (serve ? "can't serve the processes there: " : "can't reach the first process: ") +
+                (serve ? "cannot serve the store there: " : "cannot reach the store of rank 0: ") +
                     reason.substr(0, reason.find('\n')),
                 "Check MASTER_ADDR and MASTER_PORT, that the port is free, and that every process "
                 "was started.");
   }
 }
 
-/// What a call of the store gives; where the store is gone that is a PeerFailure.
+/// Returns the result of call; throws PeerFailure where the store is gone.
 template <typename Call>
 auto through_store(const Call& call) {
   try {
@@ -66,8 +66,11 @@ std::string ranks_text(const std::vector<int>& ranks) {
 }
 
 std::string Board::Notice::to_text() const {
-  nlohmann::json json{
-      {"renewals", renewals}, {"host", host}, {"process", process}, {"told", told}, {"left", left}};
+  nlohmann::json json{{"renewals", renewals},
+                      {"host", host},
+                      {"process", process},
+                      {"reported", reported},
+                      {"left", left}};
   if (failure) {
     json["failure"] = {{"message", failure->message},
                        {"exit_code", static_cast<int>(failure->exit_code)},
@@ -79,7 +82,7 @@ std::string Board::Notice::to_text() const {
 Board::Notice Board::Notice::from_text(const std::string& text) {
   const auto json = nlohmann::json::parse(text);
   Notice notice{json.at("renewals"), json.at("host"), json.at("process"), {},
-                json.at("told"),     json.at("left")};
+                json.at("reported"), json.at("left")};
   if (json.contains("failure")) {
     const auto& failure = json.at("failure");
     notice.failure = {failure.at("message"),
@@ -100,14 +103,14 @@ bool Board::View::is_broken() const {
 
 Board::Board(const Launch& launch, milliseconds timeout)
     : launch_(launch),
-      store_(connect(launch, launch.is_first() && !launch.agent_listens, timeout)),
+      store_(connect(launch, launch.is_rank_0() && !launch.agent_listens, timeout)),
       posts_(connect(launch, false, timeout)),
       notices_(connect(launch, false, timeout)) {
   own_.host = host_name();
   own_.process = getpid();
   through_store([&] { join(timeout); });
   notices_->setTimeout(kSilence);
-  thread_ = std::thread([this] { keep(); });
+  thread_ = std::thread([this] { renew_until_stopped(); });
 }
 
 Board::~Board() {
@@ -148,13 +151,13 @@ Board::View Board::fresh_view() {
   return view();
 }
 
-/// Posts and reads now.
+/// Makes the thread post and read now, and waits for it.
 void Board::renew(std::unique_lock<std::mutex>& lock) {
   const int64_t wanted = own_.renewals + 1;
   renew_now_ = true;
   changed_.notify_all();
   if (Clock::now() - heard_ > kSilence) return;
-  changed_.wait_for(lock, kPosting, [&] { return posted_ >= wanted; });
+  changed_.wait_for(lock, kPostTimeout, [&] { return posted_ >= wanted; });
 }
 
 std::string Board::post_key(int rank, const std::string& name) const {
@@ -178,37 +181,37 @@ std::optional<std::string> Board::posted(int rank, const std::string& name) cons
   });
 }
 
-/// Finds the processes of this start. Those of an earlier one may have left keys in the store of
-/// an elastic launcher, whose own count of starts differs between nodes: so the first process
-/// accepts each other by a number that it has just made up, and tells it where this start meets.
+/// Finds the processes of this launch. Earlier launches may have left keys in the store of an
+/// elastic launcher, and its count of restarts may differ between nodes. So each process posts a
+/// random number, and rank 0 answers that number with the id of this launch.
 void Board::join(milliseconds timeout) {
   const auto until = Clock::now() + timeout;
   const auto number = c10::str(std::random_device()(), "-", own_.process);
   notices_->set(join_key(launch_.rank), bytes_of(number));
-  if (launch_.is_first()) enter(number);
+  if (launch_.is_rank_0()) enter(number);
   while (Clock::now() < until) {
-    if (launch_.is_first()) {
-      accept_others();
-    } else if (meeting_.empty() && notices_->check({accept_key(number)})) {
+    if (launch_.is_rank_0()) {
+      accept_ranks();
+    } else if (launch_id_.empty() && notices_->check({accept_key(number)})) {
       enter(text_at(accept_key(number)));
     }
-    if (!meeting_.empty() && notices_->check(keys_)) return read();
+    if (!launch_id_.empty() && notices_->check(keys_)) return read();
     std::this_thread::sleep_for(kPoll);
   }
   refuse_absent();
 }
 
-void Board::enter(const std::string& meeting) {
-  meeting_ = meeting;
+void Board::enter(const std::string& launch_id) {
+  launch_id_ = launch_id;
   for (int rank = 0; rank < launch_.size; ++rank) keys_.push_back(key(c10::str("notice/", rank)));
   notices_->set(keys_[static_cast<size_t>(launch_.rank)], bytes_of(own_.to_text()));
 }
 
-void Board::accept_others() {
+void Board::accept_ranks() {
   for (int rank = 1; rank < launch_.size; ++rank) {
     if (!notices_->check({join_key(rank)})) continue;
     const auto number = text_at(join_key(rank));
-    if (accepted_.insert(number).second) notices_->set(accept_key(number), bytes_of(meeting_));
+    if (accepted_.insert(number).second) notices_->set(accept_key(number), bytes_of(launch_id_));
   }
 }
 
@@ -217,18 +220,19 @@ std::string Board::text_at(const std::string& name) const {
   return {value.begin(), value.end()};
 }
 
-/// The lowest of those that came says who did not.
+/// The lowest rank that has joined throws the Error that names the missing ranks.
 void Board::refuse_absent() const {
   std::vector<int> absent;
   for (int rank = 0; rank < launch_.size; ++rank) {
-    const auto rank_key = meeting_.empty() ? join_key(rank) : keys_[static_cast<size_t>(rank)];
-    const bool is_mute_first = meeting_.empty() && rank == 0;
-    if (is_mute_first || !notices_->check({rank_key})) absent.push_back(rank);
+    const auto rank_key = launch_id_.empty() ? join_key(rank) : keys_[static_cast<size_t>(rank)];
+    const bool is_silent_rank_0 = launch_id_.empty() && rank == 0;
+    if (is_silent_rank_0 || !notices_->check({rank_key})) absent.push_back(rank);
   }
-  int speaking = 0;
-  while (std::find(absent.begin(), absent.end(), speaking) != absent.end()) ++speaking;
-  if (speaking != launch_.rank) throw PeerFailure(ranks_text(absent) + " did not come");
-  std::this_thread::sleep_for(kFarewell);  // others look for themselves, in the store served here
+  int reporter = 0;
+  while (std::find(absent.begin(), absent.end(), reporter) != absent.end()) ++reporter;
+  if (reporter != launch_.rank) throw PeerFailure(ranks_text(absent) + " did not come");
+  std::this_thread::sleep_for(
+      kServeAfterExit);  // other ranks read the store that this process serves
   throw Error("start", ranks_text(absent) + " did not come",
               c10::str("All ", launch_.size,
                        " processes must be started, each with its own RANK, and reach ",
@@ -247,8 +251,7 @@ void Board::read() {
   }
 }
 
-/// The thread's work.
-void Board::keep() {
+void Board::renew_until_stopped() {
   std::unique_lock lock(mutex_);
   while (true) {
     const bool last = stopping_;
@@ -262,7 +265,7 @@ void Board::keep() {
       read();
       is_posted = true;
     } catch (const std::exception&) {
-      std::this_thread::sleep_for(kPoll);  // view() notices how long nothing was heard
+      std::this_thread::sleep_for(kPoll);  // view() measures how long the store has been silent
     }
     lock.lock();
     if (is_posted) posted_ = number;

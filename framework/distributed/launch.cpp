@@ -12,7 +12,7 @@ namespace {
 
 constexpr int64_t kMostProcesses = 1 << 20;
 
-/// Integers and texts of the environment, with errors that name the variable.
+/// Integers and strings of the environment, with errors that name the variable.
 class Variables {
  public:
   explicit Variables(const Environment& environment) : environment_(environment) {}
@@ -31,13 +31,14 @@ class Variables {
     }
     throw request_error(
         name, c10::str("is \"", *text, "\", expected an integer from ", least, " to ", most),
-        "The launcher sets it; where a script does, set it there.");
+        "The launcher sets it, or the script that starts the processes.");
   }
 
   int required(const char* name, int64_t least, int64_t most) const {
     const auto value = integer(name, least, most);
     if (value) return static_cast<int>(*value);
-    throw request_error(name, "is not set, though other variables tell of several processes",
+    throw request_error(name,
+                        "is not set, though other variables show that there are several processes",
                         "Set RANK, WORLD_SIZE and LOCAL_RANK for every process, or start them with "
                         "torchrun, mpirun or srun.");
   }
@@ -46,7 +47,7 @@ class Variables {
   const Environment& environment_;
 };
 
-/// How one launcher names what we ask.
+/// A launcher's names for these variables.
 struct Names {
   const char *rank, *size, *local_rank, *local_size;
 };
@@ -88,7 +89,8 @@ Launch read_open_mpi(const Variables& variables) {
   return launch;
 }
 
-/// Slurm says how many processes each node has as "4(x2),3"; ours is SLURM_NODEID's.
+/// Slurm lists the number of processes of each node as "4(x2),3"; SLURM_NODEID is this node's
+/// index.
 int slurm_local_size(const Variables& variables, const Launch& launch) {
   const auto counts = variables.text("SLURM_STEP_TASKS_PER_NODE");
   if (!counts) return launch.size;
@@ -109,8 +111,8 @@ int slurm_local_size(const Variables& variables, const Launch& launch) {
     next = end + 1;
   }
   throw request_error("SLURM_STEP_TASKS_PER_NODE",
-                      c10::str("is \"", *counts, "\", which does not say what node ",
-                               variables.text("SLURM_NODEID").value_or("0"), " has"),
+                      c10::str("is \"", *counts, "\", which does not list node ",
+                               variables.text("SLURM_NODEID").value_or("0")),
                       "srun sets it; start the processes with srun.");
 }
 
@@ -136,7 +138,8 @@ Launch read_slurm(const Variables& variables) {
   return launch;
 }
 
-/// True in a step that srun started; a batch script has the job's variables, but is one process.
+/// True in a step that srun started. A batch script has the job's variables but is a single
+/// process.
 bool is_slurm_step(const Variables& variables) {
   constexpr int64_t kFirstSpecialStep = 0xfffffff0;  // batch, extern, interactive
   if (!variables.has("SLURM_STEP_NUM_TASKS") || !variables.has("SLURM_PROCID")) return false;

@@ -12,12 +12,12 @@ namespace {
 
 using Clock = Board::Clock;
 
-constexpr Board::milliseconds kSettling{4000};  // the longest that settle() looks around
-constexpr Board::milliseconds kTelling{900};    // the longest that a speaker is waited for
-constexpr size_t kMostOfMessage = 2500;
+constexpr Board::milliseconds kDiagnosis{4000};  // the longest that diagnose() waits for notices
+constexpr Board::milliseconds kReportWait{900};  // the longest wait for the reporter
+constexpr size_t kMostOfMessage = 2500;          // characters
 
-/// c10d logs stack traces of connections that break, and NCCL's watchdog aborts the process;
-/// settle() says what they come to. What the user has set stays.
+/// Keeps c10d from logging a stack trace for each broken connection, and NCCL's watchdog from
+/// aborting the process: diagnose() explains the cause. Variables that the user has set stay.
 void silence_engine() {
   setenv("TORCH_CPP_LOG_LEVEL", "FATAL", /*overwrite=*/0);
   setenv("TORCH_NCCL_ASYNC_ERROR_HANDLING", "0", /*overwrite=*/0);
@@ -33,7 +33,7 @@ int lowest_left(const Board::View& view) {
   return 0;
 }
 
-/// Whether is_so(rank, its notice) holds for every process.
+/// True if is_so(rank, notice) holds for every rank.
 template <typename IsSo>
 bool all_ranks(const Board::View& view, const IsSo& is_so) {
   int rank = 0;
@@ -41,18 +41,18 @@ bool all_ranks(const Board::View& view, const IsSo& is_so) {
                      [&](const Board::Seen& peer) { return is_so(rank++, peer.notice); });
 }
 
-bool is_own(const std::optional<Failure>& failure) { return failure && !failure->is_of_peer; }
+bool is_cause(const std::optional<Failure>& failure) { return failure && !failure->is_of_peer; }
 
-/// All processes, of themselves: a request that none could carry out.
+/// True where every process failed by itself: a request that none of them could fulfil.
 bool all_failed(const Board::View& view) {
-  return all_ranks(view, [](int, const auto& notice) { return is_own(notice.failure); });
+  return all_ranks(view, [](int, const auto& notice) { return is_cause(notice.failure); });
 }
 
-/// The lowest rank with a failure of its own: the one to show.
+/// The lowest rank that failed by itself: the failure to show.
 std::optional<int> first_failed(const Board::View& view) {
   for (size_t rank = 0; rank < view.peers.size(); ++rank) {
     const auto& failure = view.peers[rank].notice.failure;
-    if (is_own(failure)) return static_cast<int>(rank);
+    if (is_cause(failure)) return static_cast<int>(rank);
   }
   return std::nullopt;
 }
@@ -70,7 +70,7 @@ std::string gone_text(const Board::View& view, const std::string& symptom) {
                   "--max-restarts does it by itself.");
 }
 
-/// What happened, by all notices and this process's own failure.
+/// own: the failure of this process.
 Verdict verdict_on(const Board::View& view, const Failure& own) {
   Verdict verdict{own.message, own.exit_code};
   const auto failed = first_failed(view);
@@ -86,7 +86,7 @@ Verdict verdict_on(const Board::View& view, const Failure& own) {
         c10::str("the processes lost touch, though all of them are alive: ", own.message,
                  ". A step may take longer than dist.timeout_s, or the network drops connections.");
   }
-  verdict.speaker = lowest_left(view);
+  verdict.reporter = lowest_left(view);
   return verdict;
 }
 
@@ -98,44 +98,44 @@ Peers::Peers(const Launch& launch, std::chrono::seconds timeout) : launch_(launc
 }
 
 Peers::~Peers() {
-  guard_ = {};
+  watcher_ = {};
   leave();
 }
 
-void Peers::guard(std::chrono::seconds patience, std::function<void(const Verdict&)> end) {
-  guard_ = std::jthread([this, patience, end = std::move(end)](const std::stop_token& stop) {
+void Peers::watch(std::chrono::seconds patience, std::function<void(const Verdict&)> end) {
+  watcher_ = std::jthread([this, patience, end = std::move(end)](const std::stop_token& stop) {
     auto sound_at = Clock::now();
-    while (!stop.stop_requested() && !is_settling_) {
+    while (!stop.stop_requested() && !is_diagnosing_) {
       if (!board_->view().is_broken()) sound_at = Clock::now();
       if (Clock::now() - sound_at > patience) {
-        if (is_settling_.exchange(true)) return;
-        end(look_around({"it does not come back", ExitCode::kFailed, /*is_of_peer=*/true}));
+        if (is_diagnosing_.exchange(true)) return;
+        end(find_cause({"it does not come back", ExitCode::kFailed, /*is_of_peer=*/true}));
       }
       std::this_thread::sleep_for(Board::kPoll);
     }
   });
 }
 
-bool Peers::is_to_tell(const Verdict& verdict) const {
-  const auto until = Clock::now() + kTelling;
-  const auto someone_told = [&] {
+bool Peers::should_report(const Verdict& verdict) const {
+  const auto until = Clock::now() + kReportWait;
+  const auto is_reported = [&] {
     const auto view = board_->fresh_view();
     return std::any_of(view.peers.begin(), view.peers.end(),
-                       [](const Board::Seen& peer) { return peer.notice.told; });
+                       [](const Board::Seen& peer) { return peer.notice.reported; });
   };
-  if (verdict.speaker == launch_.rank) return !someone_told();
-  while (!someone_told() && Clock::now() < until) std::this_thread::sleep_for(Board::kPoll);
+  if (verdict.reporter == launch_.rank) return !is_reported();
+  while (!is_reported() && Clock::now() < until) std::this_thread::sleep_for(Board::kPoll);
   return false;
 }
 
-void Peers::told() {
-  board_->change([](auto& notice) { notice.told = true; });
+void Peers::mark_reported() {
+  board_->change([](auto& notice) { notice.reported = true; });
 }
 
 void Peers::leave() {
   board_->change([](auto& notice) { notice.left = true; });
-  const auto until = Clock::now() + Board::kFarewell;
-  const bool serves = launch_.is_first() && !launch_.agent_listens;
+  const auto until = Clock::now() + Board::kServeAfterExit;
+  const bool serves = launch_.is_rank_0() && !launch_.agent_listens;
   while (serves && Clock::now() < until) {
     const auto view = board_->view();
     const auto is_done = [&](int rank, const auto& notice) {
@@ -146,7 +146,7 @@ void Peers::leave() {
   }
 }
 
-const std::string& Peers::meeting() const { return board_->meeting(); }
+const std::string& Peers::launch_id() const { return board_->launch_id(); }
 
 c10::intrusive_ptr<c10d::Store> Peers::store(const std::string& group) const {
   return board_->store(group);
@@ -170,7 +170,7 @@ std::string Peers::await(int rank, const std::string& name) const {
   }
 }
 
-void Peers::require_alike(const std::string& name,
+void Peers::require_equal(const std::string& name,
                           const std::map<std::string, std::string>& values) {
   using Values = std::map<std::string, std::string>;
   post(name, nlohmann::json(values).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
@@ -190,20 +190,21 @@ void Peers::require_alike(const std::string& name,
                           ExitCode::kBadRequest);
 }
 
-void Peers::tell(const Failure& failure) {
-  auto told = failure;
-  if (told.message.size() > kMostOfMessage) told.message.resize(kMostOfMessage);
-  board_->change([&](auto& notice) { notice.failure = told; });
+void Peers::report_failure(const Failure& failure) {
+  auto shortened = failure;
+  if (shortened.message.size() > kMostOfMessage) shortened.message.resize(kMostOfMessage);
+  board_->change([&](auto& notice) { notice.failure = shortened; });
 }
 
-Verdict Peers::settle(const Failure& failure) {
-  while (is_settling_.exchange(true)) std::this_thread::sleep_for(kSettling);  // the guard ends it
-  return look_around(failure);
+Verdict Peers::diagnose(const Failure& failure) {
+  while (is_diagnosing_.exchange(true))
+    std::this_thread::sleep_for(kDiagnosis);  // the watcher ends the process
+  return find_cause(failure);
 }
 
-Verdict Peers::look_around(const Failure& failure) {
-  tell(failure);
-  const auto until = Clock::now() + kSettling;
+Verdict Peers::find_cause(const Failure& failure) {
+  report_failure(failure);
+  const auto until = Clock::now() + kDiagnosis;
   auto view = board_->fresh_view();
   const auto is_settled = [&] {
     return all_ranks(view, [&](int rank, const auto& notice) {
@@ -215,9 +216,9 @@ Verdict Peers::look_around(const Failure& failure) {
     view = board_->fresh_view();
   }
   auto verdict = verdict_on(view, failure);
-  // Others that wait in a collective do not know until this process ends.
-  const bool others_wait = view.store_answers && !is_settled();
-  if (others_wait && !failure.is_of_peer) verdict.speaker = launch_.rank;
+  // Processes that wait in a collective learn of the failure only when this process exits.
+  const bool some_wait = view.store_answers && !is_settled();
+  if (some_wait && !failure.is_of_peer) verdict.reporter = launch_.rank;
   return verdict;
 }
 

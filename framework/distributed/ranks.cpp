@@ -10,12 +10,12 @@ namespace {
 
 using torch::Tensor;
 
-/// Moving numbers needs no arithmetic, so the engines need not know their dtype.
+/// A collective that only moves data works on any dtype, also on those that an engine lacks.
 Tensor as_bytes(const Tensor& tensor) { return tensor.view(torch::kUInt8); }
 
 int64_t bytes(const Tensor& tensor) { return static_cast<int64_t>(tensor.nbytes()); }
 
-/// An engine's message without its source line and its advice: "Connection closed by peer ...".
+/// An engine's message without source line and advice: "Connection closed by peer ...".
 std::string reason_in(const std::string& message) {
   const auto begin = message.starts_with("[/") ? message.find("] ") + 2 : 0;
   const auto end = message.find_first_of("\n", begin);
@@ -23,14 +23,14 @@ std::string reason_in(const std::string& message) {
   return text.substr(0, text.find(". "));
 }
 
-/// Starts or waits, with every failure of the engine as a PeerFailure.
+/// Calls an engine; turns each of its exceptions into PeerFailure.
 template <typename Call>
 auto guarded(const Call& call) {
   try {
     return call();
   } catch (const c10::Error& error) {
     throw PeerFailure(reason_in(error.what_without_backtrace()));
-  } catch (const std::exception& error) {  // Gloo's own
+  } catch (const std::exception& error) {  // Gloo's exceptions
     throw PeerFailure(reason_in(error.what()));
   }
 }
@@ -45,14 +45,14 @@ void Pending::wait() {
   tensors_.clear();
 }
 
-bool Ranks::takes_messages(const Tensor& tensor) const {
+bool Ranks::uses_messages(const Tensor& tensor) const {
   return backend_->getBackendName() == "gloo" && tensor.is_cpu();
 }
 
-Pending Ranks::gather(const Tensor& whole, const Tensor& part) {
+Pending Ranks::all_gather(const Tensor& whole, const Tensor& part) {
   sent_bytes_ += bytes(part) * (size() - 1);
   auto to = as_bytes(whole), from = as_bytes(part);
-  if (takes_messages(part)) {
+  if (uses_messages(part)) {
     const auto own = to.chunk(size())[static_cast<size_t>(rank())];
     if (own.const_data_ptr() != from.const_data_ptr()) own.copy_(from);
     return messages(to, std::vector<Tensor>(static_cast<size_t>(size()), from));
@@ -60,10 +60,10 @@ Pending Ranks::gather(const Tensor& whole, const Tensor& part) {
   return guarded([&] { return Pending({backend_->_allgather_base(to, from)}, {to, from}); });
 }
 
-Pending Ranks::exchange(const Tensor& received, const Tensor& sent) {
+Pending Ranks::all_to_all(const Tensor& received, const Tensor& sent) {
   sent_bytes_ += bytes(sent) / size() * (size() - 1);
   auto to = as_bytes(received), from = as_bytes(sent);
-  if (takes_messages(sent)) return messages(to, from.chunk(size()));
+  if (uses_messages(sent)) return messages(to, from.chunk(size()));
   return guarded([&] {
     std::vector<int64_t> even;
     return Pending({backend_->alltoall_base(to, from, even, even)}, {to, from});
@@ -88,7 +88,7 @@ Pending Ranks::messages(const Tensor& received, std::vector<Tensor> sent) {
   return {std::move(works), std::move(sent)};
 }
 
-Pending Ranks::sum(const Tensor& tensor) {
+Pending Ranks::all_reduce(const Tensor& tensor) {
   sent_bytes_ += 2 * bytes(tensor) / size() * (size() - 1);
   std::vector<Tensor> tensors{tensor};
   return guarded([&] { return Pending({backend_->allreduce(tensors)}, tensors); });

@@ -11,19 +11,19 @@ namespace {
 
 using torch::Tensor;
 
-/// That of a rank, where x holds as much for each of n.
+/// This rank's slot of x, which has one for each rank.
 Tensor piece(const Tensor& x, const Ranks& ranks) {
   return x.chunk(ranks.size())[static_cast<size_t>(ranks.rank())];
 }
 
-/// own += what the other ranks sent, in the order of ranks, in own's precision or in `dtype` where
-/// that is narrower.
-void add_others(const Tensor& own, const Tensor& received, const Ranks& ranks,
-                torch::ScalarType dtype) {
-  auto others = received.chunk(ranks.size());
-  others.erase(others.begin() + ranks.rank());
+/// own += the slots that the other ranks sent, in the order of ranks, in own's precision or in
+/// `dtype` where that is narrower.
+void add_received(const Tensor& own, const Tensor& received, const Ranks& ranks,
+                  torch::ScalarType dtype) {
+  auto slots = received.chunk(ranks.size());
+  slots.erase(slots.begin() + ranks.rank());
   const auto sum = dtype == torch::kFloat32 ? own : own.to(dtype);
-  for (const auto& other : others) kernels::accumulate_(sum, other);
+  for (const auto& slot : slots) kernels::accumulate_(sum, slot);
   if (!sum.is_same(own)) own.copy_(sum);
 }
 
@@ -66,7 +66,7 @@ void Sharing::set_gradient(size_t block, const Tensor& gradient) {
 void Sharing::publish(size_t block) {
   if (!replicas_) return;
   auto& of = blocks_[block];
-  of.publication = replicas_->gather(of.part, own_stretch(of.part));
+  of.publication = replicas_->all_gather(of.part, own_stretch(of.part));
 }
 
 void Sharing::begin_pass(bool sums_up) {
@@ -76,10 +76,10 @@ void Sharing::begin_pass(bool sums_up) {
 }
 
 Sharing::Prefetched Sharing::start_gather(size_t block) {
-  settle(block);
+  wait_published(block);
   const auto& part = blocks_[block].part;
   const auto whole = torch::empty({shards_->size() * part.numel()}, part.options());
-  return {block, whole, shards_->gather(whole, part)};
+  return {block, whole, shards_->all_gather(whole, part)};
 }
 
 void Sharing::drop_prefetched() {
@@ -89,7 +89,7 @@ void Sharing::drop_prefetched() {
 
 Tensor Sharing::whole(size_t block) {
   if (!shards_) {
-    settle(block);
+    wait_published(block);
     return blocks_[block].part;
   }
   if (prefetched_ && prefetched_->block != block) drop_prefetched();
@@ -109,7 +109,7 @@ Tensor Sharing::gradient_buffer(size_t block) {
   auto& of = blocks_[block];
   if (!shards_) return of.gradient;
   if (!of.unreduced.defined()) {
-    finish_shard_sum();  // so that its unreduced gradient is not there beside this one
+    finish_shard_sum();  // frees its unreduced gradient before the next is allocated
     of.unreduced = torch::zeros({shards_->size() * of.gradient.numel()}, of.gradient.options());
   }
   return of.unreduced;
@@ -118,7 +118,7 @@ Tensor Sharing::gradient_buffer(size_t block) {
 Sharing::Reduction Sharing::start_exchange(Ranks& ranks, size_t block, const Tensor& sent) const {
   const auto travelling = sent.scalar_type() == torch::kFloat64 ? sent : sent.to(wire_);
   const auto received = torch::empty_like(travelling);
-  return {block, piece(sent, ranks), received, ranks.exchange(received, travelling)};
+  return {block, piece(sent, ranks), received, ranks.all_to_all(received, travelling)};
 }
 
 void Sharing::reduce(size_t block) {
@@ -131,7 +131,7 @@ void Sharing::finish_shard_sum() {
   if (!shard_sum_) return;
   auto& [block, own, received, exchange] = *shard_sum_;
   exchange.wait();
-  add_others(own, received, *shards_, sums_);
+  add_received(own, received, *shards_, sums_);
   kernels::accumulate_(blocks_[block].gradient, own);
   const size_t summed = block;
   shard_sum_.reset();
@@ -147,7 +147,7 @@ void Sharing::start_replica_sum(size_t block) {
 void Sharing::finish_replica_sum() {
   if (!replica_sum_) return;
   replica_sum_->exchange.wait();
-  add_others(replica_sum_->own, replica_sum_->received, *replicas_, sums_);
+  add_received(replica_sum_->own, replica_sum_->received, *replicas_, sums_);
   replica_sum_.reset();
 }
 
@@ -155,7 +155,7 @@ void Sharing::finish() {
   finish_shard_sum();
   finish_replica_sum();
   drop_prefetched();
-  for (size_t block = 0; block < blocks_.size(); ++block) settle(block);
+  for (size_t block = 0; block < blocks_.size(); ++block) wait_published(block);
 }
 
 }  // namespace regroup

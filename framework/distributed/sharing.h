@@ -1,8 +1,8 @@
 // framework/distributed/sharing.h: how the blocks of a model are divided over processes. One mesh
-// of shards times replicas covers all strategies: a block's values and gradients are divided over
-// the shards (ZeRO-3, Rajbhandari et al. 2020), each part is held alike by the replicas, and of a
-// part each replica sums the gradient and updates the values of its own stretch (ZeRO-1), which it
-// then publishes. Layers and trainer see none of it.
+// of shards times replicas covers all strategies. The shards divide a block's values and gradients
+// into parts (ZeRO-3, Rajbhandari et al. 2020). The replicas hold copies of a part and divide it
+// into stretches (ZeRO-1): each replica sums the gradient of its stretch, updates the values, and
+// publishes them to the other replicas. Layers and trainer do not see any of this.
 #pragma once
 
 #include <torch/types.h>
@@ -22,62 +22,60 @@ struct Range {
   int64_t size() const { return end - begin; }
 };
 
-/// Elements of every process's part of a block, padding included, so that shards and replicas
-/// divide it evenly.
+/// Elements of a part of a block, padded so that shards and replicas divide the block evenly.
 int64_t part_size(int64_t numel, int64_t shards, int64_t replicas);
 
 class Sharing {
  public:
-  /// Either group may be null: one shard, or one replica. wire: dtype in which gradients travel;
-  /// sums: dtype in which they are added up.
+  /// shards, replicas: null for one shard, or one replica. wire: dtype in which gradients travel.
+  /// sums: dtype in which they are summed.
   Sharing(std::shared_ptr<Ranks> shards, std::shared_ptr<Ranks> replicas, torch::ScalarType wire,
           torch::ScalarType sums);
 
-  /// Elements of every process's part of a block, padding included.
+  /// Elements of a part of a block, padding included.
   int64_t part_size(int64_t numel) const {
     return regroup::part_size(numel, n_shards(), n_replicas());
   }
-  /// Those of this process's part that are the block's; the part begins at element `begin`.
+  /// The block's elements in this process's part, without padding; the part starts at `begin`.
   Range held(int64_t numel) const;
-  /// Those of them that are of its own stretch.
+  /// The block's elements in this process's stretch, which it updates.
   Range own(int64_t numel) const;
 
-  /// Takes up the next block by its part, [part_size]; gives its number.
+  /// Registers a block. part: this process's shard, [part_size]. Returns the block's index.
   size_t add(const torch::Tensor& part);
-  /// gradient: [part_size], the sum that reduce() adds to. When all is summed, that of all
-  /// processes stands in the own stretch.
+  /// gradient: [part_size], to which reduce() adds. After finish(), this process's stretch of it
+  /// holds the sum over all processes.
   void set_gradient(size_t block, const torch::Tensor& gradient);
 
-  /// This process has updated its own stretch of a block's part: the replicas exchange what each
-  /// has.
+  /// Starts to exchange the updated stretches of a block's part between the replicas.
   void publish(size_t block);
-  /// Returns when what replicas published of a block has arrived in its part.
-  void settle(size_t block) { blocks_[block].publication.wait(); }
+  /// Returns when the stretches that the replicas published have arrived in the block's part.
+  void wait_published(size_t block) { blocks_[block].publication.wait(); }
 
-  /// A forward pass begins, with its backward where there is one. sums_up: its gradients complete
-  /// the step's, so replicas add theirs up.
+  /// Starts a forward pass and its backward. sums_up: this is the last pass of the step, after
+  /// which the replicas sum their gradients.
   void begin_pass(bool sums_up);
-  /// All parts of a block in order, [shards * part_size]: the part itself with one shard. While it
-  /// is used, the block that followed it in the pass before is on its way.
+  /// All parts of a block in order, [shards * part_size]; with one shard, the part itself.
+  /// Prefetches the block that followed it in the previous pass.
   torch::Tensor whole(size_t block);
 
-  /// Where the pass's gradient of a block is to be added up, in its dtype: [shards * part_size].
+  /// The buffer for this pass's gradient of a block: [shards * part_size], in the gradient's dtype.
   torch::Tensor gradient_buffer(size_t block);
-  /// The buffer is complete: what has to travel starts to.
+  /// Starts to sum the completed buffer over the shards, and in the last pass over the replicas.
   void reduce(size_t block);
-  /// Returns when all that travels has arrived: gradients are summed, publications are here.
+  /// Returns when all gradients are summed and all published values have arrived.
   void finish();
 
  private:
   struct Block {
     torch::Tensor part, gradient;
-    torch::Tensor unreduced;  // with several shards, from the first gradient to its exchange
+    torch::Tensor unreduced;  // with several shards, from the first gradient until it is sent
     Pending publication;
   };
-  /// A sum over a group that is under way: exchange, then add.
+  /// A sum over a group that was started: exchange, then add.
   struct Reduction {
     size_t block;
-    torch::Tensor own, received;  // own: this process's share of what it sent, where others' go
+    torch::Tensor own, received;  // own: this rank's slot of what it sent, to which it adds
     Pending exchange;
   };
   struct Prefetched {

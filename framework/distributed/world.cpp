@@ -10,7 +10,7 @@
 namespace regroup {
 namespace {
 
-/// How the processes form shards and replicas: rank = replica * shards + shard.
+/// rank = replica * shards + shard.
 struct Mesh {
   int shards, replicas;
 };
@@ -69,7 +69,7 @@ std::vector<double> World::sum(const std::vector<double>& numbers) {
   if (!peers_) return numbers;
   const auto part = torch::tensor(numbers, torch::kFloat64);
   const auto all = torch::empty({size() * part.numel()}, torch::kFloat64);
-  control_->gather(all, part).wait();
+  control_->all_gather(all, part).wait();
   std::vector<double> sums(numbers.size(), 0);
   const auto* next = all.const_data_ptr<double>();
   for (int rank = 0; rank < size(); ++rank) {
@@ -78,15 +78,15 @@ std::vector<double> World::sum(const std::vector<double>& numbers) {
   return sums;
 }
 
-void World::add_up(const torch::Tensor& tensor) {
-  if (peers_) control_->sum(tensor).wait();
+void World::all_reduce(const torch::Tensor& tensor) {
+  if (peers_) control_->all_reduce(tensor).wait();
 }
 
 void World::broadcast(const torch::Tensor& tensor, int from) {
   if (peers_) control_->broadcast(tensor, from).wait();
 }
 
-void World::together(const std::function<void()>& work) {
+void World::all_or_throw(const std::function<void()>& work) {
   if (!peers_) return work();
   std::optional<Error> failure;
   try {
@@ -100,49 +100,50 @@ void World::together(const std::function<void()>& work) {
   const auto name = next_name("error");
   const auto first = std::find(all.begin(), all.end(), 1);
   if (first == all.end()) return;
-  const int culprit = static_cast<int>(first - all.begin());
-  if (culprit == rank())
+  const int failed_rank = static_cast<int>(first - all.begin());
+  if (failed_rank == rank())
     peers_->post(name, nlohmann::json{{"message", failure->what()},
                                       {"exit_code", static_cast<int>(failure->exit_code())}}
                            .dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
   if (failure) throw *failure;
-  const auto told = nlohmann::json::parse(peers_->await(culprit, name));
-  throw Error(c10::str("rank ", culprit), told.at("message"), "The others stop with it.",
-              static_cast<ExitCode>(told.at("exit_code").get<int>()));
+  const auto reported = nlohmann::json::parse(peers_->await(failed_rank, name));
+  throw Error(c10::str("rank ", failed_rank), reported.at("message"),
+              "The other processes stop too.",
+              static_cast<ExitCode>(reported.at("exit_code").get<int>()));
 }
 
-void World::telling(const std::function<void()>& work) {
+void World::report_failure_of(const std::function<void()>& work) {
   try {
     work();
   } catch (...) {
-    if (peers_) peers_->tell(describe_failure(std::current_exception()));
+    if (peers_) peers_->report_failure(describe_failure(std::current_exception()));
     throw;
   }
 }
 
-void World::first_alone(const std::function<void()>& work) {
-  told_by_first([&] {
+void World::on_rank_0(const std::function<void()>& work) {
+  broadcast_string([&] {
     work();
     return std::string();
   });
 }
 
-std::string World::told_by_first(const std::function<std::string()>& work) {
-  const auto name = next_name("told");
-  if (!is_first()) return peers_->await(0, name);
+std::string World::broadcast_string(const std::function<std::string()>& work) {
+  const auto name = next_name("string");
+  if (!is_rank_0()) return peers_->await(0, name);
   const auto text = work();
   if (peers_) peers_->post(name, text);
   return text;
 }
 
-void World::require_alike(const std::map<std::string, std::string>& values) {
-  if (peers_) peers_->require_alike(next_name("values"), values);
+void World::require_equal(const std::map<std::string, std::string>& values) {
+  if (peers_) peers_->require_equal(next_name("values"), values);
 }
 
-void World::collect(const std::string& name, const std::string& text,
-                    const std::function<void(const std::vector<std::string>&)>& use) {
+void World::gather_strings(const std::string& name, const std::string& text,
+                           const std::function<void(const std::vector<std::string>&)>& use) {
   if (!peers_) return use({text});
-  if (!is_first()) {
+  if (!is_rank_0()) {
     peers_->post(name, text);
     peers_->await(0, name);
     return peers_->withdraw(name);

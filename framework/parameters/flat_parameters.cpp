@@ -41,7 +41,7 @@ struct FlatParameters::Storage {
   Tensor gradient_buffer() const { return sharing ? sharing->gradient_buffer(block) : gradient; }
   /// This process's part, with all that was published of it.
   const Tensor& settled() const {
-    if (sharing) sharing->settle(block);
+    if (sharing) sharing->wait_published(block);
     return values;
   }
 };

@@ -120,8 +120,8 @@ InputMoments CalibrationPass::input_moments() const {
     const auto products = attention_products(layer, stream, angles_, token_scale(stream));
     attended += x.t().matmul(products.matmul(x));
   }
-  world_.add_up(seen);
-  world_.add_up(attended);
+  world_.all_reduce(seen);
+  world_.all_reduce(attended);
   const auto normalised = [&](const Tensor& sum) { return sum / sum.diagonal().mean(); };
   return {normalised(seen), normalised(attended)};
 }

@@ -309,7 +309,7 @@ double Conversion::flops() const {
 }
 
 ConversionReport Conversion::write(const fs::path& folder, World& all) const {
-  if (!text_ && !all.is_first()) return {};
+  if (!text_ && !all.is_rank_0()) return {};
   World alone;
   auto& world = text_ ? all : alone;  // without text there is nothing to divide
   std::optional<CalibrationText> mine;
@@ -318,10 +318,10 @@ ConversionReport Conversion::write(const fs::path& folder, World& all) const {
   const auto config = plan_.kv_budget ? choose_heads(source_, plan_, text, folder, world)
                                       : converted_config(source_.config(), plan_.n_kv_head);
   ModelDescription description{&source_.family(), config, source_.dtype(), {}, source_.text()};
-  world.first_alone([&] { description.provenance = provenance(); });  // hashes the whole source
+  world.on_rank_0([&] { description.provenance = provenance(); });  // hashes the whole source
   std::optional<LayerConverter> converter(std::in_place, source_, plan_, config, text, folder,
                                           world);
-  if (world.is_first()) {
+  if (world.is_rank_0()) {
     write_model(folder, description, converted_parameters(source_, config, *converter),
                 kDefaultShardBytes);
   } else {

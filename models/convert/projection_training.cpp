@@ -116,7 +116,7 @@ void train_projections(FlatParameters& block, const AttentionTask& task) {
     trained.front().zero_gradient();
     if (!queries.empty())
       add_gradient(trained.front(), layer, task.angles, window[0], window[1], queries);
-    task.world.add_up(trained.front().gradient());
+    task.world.all_reduce(trained.front().gradient());
     optimizer.step(schedule.at(step + 1), 1.0);
   }
   projections.original.copy_(master);

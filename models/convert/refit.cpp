@@ -63,8 +63,8 @@ RefitOutcome solve_output(FlatParameters& block, const AttentionTask& task) {
     const auto residual = targets - layer.after_attention(heads, x);
     (chunk.held_out ? held_out : fit).add(heads * scale, residual * scale);
   }
-  fit.add_up(task.world);
-  held_out.add_up(task.world);
+  fit.all_reduce(task.world);
+  held_out.all_reduce(task.world);
   const auto refit = refit_output(fit, held_out);
   block.parameter(index_of(block, ".attention.o_proj.weight")).add_(refit.change);
   return {held_out.mean_error(torch::zeros_like(refit.change)), held_out.mean_error(refit.change),
@@ -104,9 +104,9 @@ void RegressionSums::add(const Tensor& heads, const Tensor& residual) {
   n_tokens += heads.size(0);
 }
 
-void RegressionSums::add_up(World& world) {
-  world.add_up(heads_moment);
-  world.add_up(product);
+void RegressionSums::all_reduce(World& world) {
+  world.all_reduce(heads_moment);
+  world.all_reduce(product);
   const auto sums = world.sum({residual_square, static_cast<double>(n_tokens)});
   residual_square = sums[0];
   n_tokens = static_cast<int64_t>(sums[1]);

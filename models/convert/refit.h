@@ -61,7 +61,7 @@ class RegressionSums {
   /// heads: [N, m], residual: [N, d], float32.
   void add(const torch::Tensor& heads, const torch::Tensor& residual);
   /// The sums of all processes.
-  void add_up(World& world);
+  void all_reduce(World& world);
   /// Mean ||r - change a||² of a token. change: [d, m].
   double mean_error(const torch::Tensor& change) const;
 

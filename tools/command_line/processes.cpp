@@ -10,57 +10,58 @@
 namespace regroup {
 namespace {
 
-constexpr std::chrono::seconds kJoining{300};  // where the command line does not say
+constexpr std::chrono::seconds kJoinTimeout{300};  // when the command line could not be parsed
 
-/// One process tells what happened.
+/// Prints the verdict in one of the processes, and ends this one.
 [[noreturn]] void end_by(const Verdict& verdict, Peers& peers) {
-  if (peers.is_to_tell(verdict)) {
+  if (peers.should_report(verdict)) {
     print_failure(verdict.message, verdict.exit_code);
-    peers.told();
+    peers.mark_reported();
   }
   peers.leave();
-  // No destructors: what they wait for may never come.
+  // Without destructors, because these may wait for processes that are gone.
   std::_Exit(static_cast<int>(verdict.exit_code));
 }
 
 ExitCode run_among_peers(const Launch& launch,
-                         const std::function<std::optional<Together>()>& parse,
+                         const std::function<std::optional<ProcessOptions>()>& parse,
                          const std::function<ExitCode(World&)>& work) {
-  std::optional<Together> together;
+  std::optional<ProcessOptions> options;
   std::exception_ptr problem;
   try {
-    together = parse();
-    if (!together) return ExitCode::kDone;
+    options = parse();
+    if (!options) return ExitCode::kDone;
   } catch (...) {
-    problem = std::current_exception();  // all are likely to have it, and one is to say so
+    problem = std::current_exception();  // probably on all processes; the peers decide which one
+                                         // prints it
   }
-  if (!launch.is_first()) console().set_verbosity(Verbosity::kNothing);
-  const auto timeout = together ? std::chrono::seconds(together->dist.timeout_s) : kJoining;
+  if (!launch.is_rank_0()) console().set_verbosity(Verbosity::kNothing);
+  const auto timeout = options ? std::chrono::seconds(options->dist.timeout_s) : kJoinTimeout;
   std::optional<Peers> joined;
   try {
     joined.emplace(launch, timeout);
   } catch (const PeerFailure&) {
-    return ExitCode::kFailed;  // another process says so
+    return ExitCode::kFailed;  // another process prints why
   }
   auto& peers = *joined;
-  World world;  // outlives what fails: taking down its groups would wait for those who are gone
+  World world;  // outside the try: destroying its groups would wait for processes that are gone
   try {
     if (problem) std::rethrow_exception(problem);
-    peers.guard(timeout, [&](const Verdict& verdict) { end_by(verdict, peers); });
-    together->request["program"] =
+    peers.watch(timeout, [&](const Verdict& verdict) { end_by(verdict, peers); });
+    options->settings["program"] =
         c10::str("Regroup ", REGROUP_VERSION, ", LibTorch ", TORCH_VERSION);
-    peers.require_alike("request", together->request);
-    world = World(peers, together->dist, together->device);
+    peers.require_equal("settings", options->settings);
+    world = World(peers, options->dist, options->device);
     return work(world);
   } catch (...) {
-    end_by(peers.settle(describe_failure(std::current_exception())), peers);
+    end_by(peers.diagnose(describe_failure(std::current_exception())), peers);
   }
 }
 
 }  // namespace
 
-ExitCode run_together(const std::function<std::optional<Together>()>& parse,
-                      const std::function<ExitCode(World&)>& work) {
+ExitCode run_on_all_ranks(const std::function<std::optional<ProcessOptions>()>& parse,
+                          const std::function<ExitCode(World&)>& work) {
   if (const auto launch = read_launch()) return run_among_peers(*launch, parse, work);
   if (!parse()) return ExitCode::kDone;
   World alone;

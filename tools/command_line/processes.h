@@ -1,5 +1,4 @@
-// tools/command_line/processes.h: a verb that a launcher may have started several times, as one
-// program.
+// tools/command_line/processes.h: runs a verb in one process, or in all that a launcher started.
 #pragma once
 
 #include <torch/types.h>
@@ -14,17 +13,17 @@
 
 namespace regroup {
 
-/// What a verb asks of its processes.
-struct Together {
+/// How the processes of a verb work together.
+struct ProcessOptions {
   DistOptions dist;
   torch::Device device;
-  std::map<std::string, std::string> request;  // in words; the same on all, or it is refused
+  std::map<std::string, std::string> settings;  // must be equal on all processes
 };
 
-/// Calls parse, which reads the command line and gives nothing where it only asks for help, then
-/// work: in a world of one, or together with the processes that the launcher started. Of several
-/// only the first speaks, and when it goes wrong on any, the lowest that is left says so for all.
-ExitCode run_together(const std::function<std::optional<Together>()>& parse,
-                      const std::function<ExitCode(World&)>& work);
+/// Calls parse, which reads the command line and returns nothing where that only asks for help, and
+/// then work, in a World of the processes that the launcher started or of this one. Only rank 0
+/// prints progress. When any process fails, the lowest rank that is alive prints why.
+ExitCode run_on_all_ranks(const std::function<std::optional<ProcessOptions>()>& parse,
+                          const std::function<ExitCode(World&)>& work);
 
 }  // namespace regroup

@@ -120,14 +120,15 @@ struct TrainBench {
   std::optional<int64_t> seq_len;
   double seconds = 10;
 
-  std::optional<Together> parse(const std::vector<std::string>& arguments) {
+  std::optional<ProcessOptions> parse(const std::vector<std::string>& arguments) {
     options.declare_on(line);
     line.add("batch", &batch, "sequences of a step", at_least(1));
     line.add("seq-len", &seq_len,
              "tokens of a sequence (default: data.seq_len, at most max_seq_len)", at_least(1));
     line.add("seconds", &seconds, "how long to measure", above(0));
     if (!line.parse(arguments)) return std::nullopt;
-    return Together{options.config.dist, device_kind(options.config), options.schema.values()};
+    return ProcessOptions{options.config.dist, device_kind(options.config),
+                          options.schema.values()};
   }
 
   ExitCode run(World& world) {
@@ -150,7 +151,7 @@ struct TrainBench {
          world.size() > 1 ? Json(name_of(strategies(), options.config.dist.strategy)) : Json()},
         {"sent_bytes", speed.sent_bytes}};
     add_setting(model, options, batch, json);
-    if (!world.is_first()) return ExitCode::kDone;
+    if (!world.is_rank_0()) return ExitCode::kDone;
     report(c10::str("training ", human_count(speed.tokens_per_s), " tokens/s, ",
                     fixed(speed.step_s, 4), " s a step, MFU ", fixed(100 * speed.mfu, 0), " %"),
            json, options);
@@ -160,8 +161,8 @@ struct TrainBench {
 
 ExitCode bench_train(const std::vector<std::string>& arguments) {
   TrainBench bench;
-  return run_together([&] { return bench.parse(arguments); },
-                      [&](World& world) { return bench.run(world); });
+  return run_on_all_ranks([&] { return bench.parse(arguments); },
+                          [&](World& world) { return bench.run(world); });
 }
 
 ExitCode bench_decode(const std::vector<std::string>& arguments) {

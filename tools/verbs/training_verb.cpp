@@ -72,7 +72,7 @@ ExitCode run_in(World& world, TrainingRun run, const TrainingRequest& request) {
     note("interrupted; a checkpoint was saved. Continue with --resume.");
     return ExitCode::kInterrupted;
   }
-  if (world.is_first()) give_results(request, result);
+  if (world.is_rank_0()) give_results(request, result);
   return ExitCode::kDone;
 }
 
@@ -81,13 +81,13 @@ ExitCode run_in(World& world, TrainingRun run, const TrainingRequest& request) {
 ExitCode run_training(const VerbHelp& help, TrainingRun run,
                       const std::vector<std::string>& arguments) {
   std::optional<TrainingRequest> request;
-  const auto parse = [&]() -> std::optional<Together> {
+  const auto parse = [&]() -> std::optional<ProcessOptions> {
     request.emplace(help, arguments);
     if (request->only_help) return std::nullopt;
     const auto& config = request->config;
-    return Together{config.dist, device_kind(config), request->schema.values()};
+    return ProcessOptions{config.dist, device_kind(config), request->schema.values()};
   };
-  return run_together(parse, [&](World& world) { return run_in(world, run, *request); });
+  return run_on_all_ranks(parse, [&](World& world) { return run_in(world, run, *request); });
 }
 
 }  // namespace regroup
