@@ -166,20 +166,6 @@ at::Tensor storable(const at::Tensor& tensor) {
 
 }  // namespace
 
-Hdf5Handle& Hdf5Handle::operator=(Hdf5Handle&& other) noexcept {
-  if (this == &other) return *this;
-  reset();
-  id_ = std::exchange(other.id_, -1);
-  close_ = std::exchange(other.close_, nullptr);
-  return *this;
-}
-
-void Hdf5Handle::reset() {
-  if (id_ < 0) return;
-  const LibraryLock lock;
-  close_(std::exchange(id_, -1));
-}
-
 at::Tensor Hdf5Dataset::read() const { return read_rows(0, n_rows(shape_)); }
 
 at::Tensor Hdf5Dataset::read_rows(int64_t begin, int64_t count) const {

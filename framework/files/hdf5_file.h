@@ -13,32 +13,14 @@
 #include <vector>
 
 #include "framework/files/atomic_write.h"
+#include "framework/files/hdf5_handle.h"
 
 namespace regroup {
 
-/// An HDF5 identifier that closes itself. HDF5 1.10 is not safe to call from several threads, so
-/// this header's classes take one process-wide lock around every call.
-class Hdf5Handle {
- public:
-  using Id = int64_t;  // hid_t, so that this header needs no HDF5 header
-  using Close = int (*)(Id);
-  Hdf5Handle() = default;
-  Hdf5Handle(Id id, Close close) : id_(id), close_(close) {}
-  Hdf5Handle(Hdf5Handle&& other) noexcept { *this = std::move(other); }
-  Hdf5Handle& operator=(Hdf5Handle&& other) noexcept;
-  ~Hdf5Handle() { reset(); }
+// HDF5 1.10 is not thread safe, so every function of these classes takes one process-wide lock.
 
-  Id id() const { return id_; }
-  Id release() { return std::exchange(id_, -1); }
-  void reset();
-
- private:
-  Id id_ = -1;
-  Close close_ = nullptr;
-};
-
-/// A dataset whose shape and storage were checked when it was opened: sizes are never trusted
-/// before they have been compared with the bytes that the file holds.
+/// A dataset whose shape and storage were checked when it was opened: its size is compared with the
+/// bytes that the file holds.
 class Hdf5Dataset {
  public:
   const std::string& name() const { return name_; }
@@ -66,12 +48,12 @@ class Hdf5Dataset {
 /// unsigned integers of their bits, with their dtype in the attribute "torch_dtype".
 class Hdf5File {
  public:
-  /// Opens for reading, without HDF5's file locks. Throws Error when the file is missing, is no
-  /// HDF5 file, or is truncated.
+  /// Opens for reading, without HDF5's file locks. Throws Error when the file is missing, truncated
+  /// or not an HDF5 file.
   static Hdf5File open(const std::filesystem::path& file);
   /// Starts a file under a temporary name beside its target; close() puts it in place.
   static Hdf5File create(const std::filesystem::path& file);
-  /// Flushes, fsyncs and renames a created file; without it the file is dropped.
+  /// Flushes, fsyncs and renames a created file, which otherwise is deleted.
   void close();
 
   std::string where() const { return where_; }
@@ -79,8 +61,8 @@ class Hdf5File {
   /// The names of a group's members, sorted; the group must exist.
   std::vector<std::string> members(const std::string& group) const;
 
-  /// Opens a dataset. Throws Error when it is absent, is of a kind that holds no numbers, keeps its
-  /// data outside the file, or claims more elements than its stored bytes can hold.
+  /// Opens a dataset. Throws Error when it is absent, does not hold numbers, keeps its data outside
+  /// the file, or claims more elements than its stored bytes can hold.
   Hdf5Dataset dataset(const std::string& name) const;
   /// dataset(name).read().
   at::Tensor read(const std::string& name) const { return dataset(name).read(); }
@@ -89,8 +71,8 @@ class Hdf5File {
   /// device.
   void write(const std::string& name, const at::Tensor& tensor);
 
-  /// Attributes of a group or dataset. Reading gives nothing where the attribute is absent and
-  /// throws Error where it is of another kind.
+  /// Attributes of a group or dataset. Reading returns nullopt where the attribute is absent and
+  /// throws Error where it has another type.
   std::optional<int64_t> integer_attribute(const std::string& object,
                                            const std::string& name) const;
   std::optional<std::string> string_attribute(const std::string& object,

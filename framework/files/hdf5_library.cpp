@@ -40,3 +40,21 @@ Hdf5Handle property_list(hid_t kind) {
 }
 
 }  // namespace regroup::hdf5
+
+namespace regroup {
+
+Hdf5Handle& Hdf5Handle::operator=(Hdf5Handle&& other) noexcept {
+  if (this == &other) return *this;
+  reset();
+  id_ = std::exchange(other.id_, -1);
+  close_ = std::exchange(other.close_, nullptr);
+  return *this;
+}
+
+void Hdf5Handle::reset() {
+  if (id_ < 0) return;
+  const hdf5::LibraryLock lock;
+  close_(std::exchange(id_, -1));
+}
+
+}  // namespace regroup

@@ -1,5 +1,5 @@
-// framework/files/hdf5_library.h: what the HDF5 sources share: the lock, errors, small handles. Not
-// for others.
+// framework/files/hdf5_library.h: the lock, errors and handles of the sources that call HDF5; not
+// for other files.
 #pragma once
 
 #include <hdf5.h>
@@ -8,13 +8,13 @@
 #include <string>
 #include <type_traits>
 
-#include "framework/files/hdf5_file.h"
+#include "framework/files/hdf5_handle.h"
 
 namespace regroup::hdf5 {
 
 static_assert(std::is_same_v<hid_t, Hdf5Handle::Id>);
 
-/// Holds the library for one call; HDF5's own printing of errors, a setting of each thread, is off.
+/// Locks the library for one call, and switches off its error output in this thread.
 class LibraryLock {
  public:
   LibraryLock();
@@ -23,10 +23,10 @@ class LibraryLock {
   std::lock_guard<std::recursive_mutex> lock_;
 };
 
-/// Throws Error "where: cannot `action`: the library's innermost complaint".
+/// Throws Error "where: cannot `action`: the library's innermost error".
 [[noreturn]] void fail(const std::string& where, const std::string& action);
 
-/// For identifiers and status codes alike, which are negative on failure.
+/// Returns result, an identifier or a status code. Throws, as fail, where it is negative.
 template <typename T>
 T check(T result, const std::string& where, const std::string& action) {
   if (result < 0) fail(where, action);
@@ -35,7 +35,7 @@ T check(T result, const std::string& where, const std::string& action) {
 
 Hdf5Handle property_list(hid_t kind);
 
-/// "file: object", as errors name it.
+/// "file: object", for errors.
 inline std::string located(const std::string& file, const std::string& object) {
   return file + ": " + object;
 }

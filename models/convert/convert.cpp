@@ -2,11 +2,10 @@
 
 #include <torch/types.h>
 
-#include <cmath>
-#include <numeric>
-
 #include "framework/errors/error.h"
 #include "framework/progress/progress.h"
+#include "models/convert/kv_budget.h"
+#include "models/convert/layer_pooling.h"
 #include "models/convert/method_check.h"
 #include "models/convert/methods.h"
 #include "models/convert/projection_training.h"
@@ -18,52 +17,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-LayerProjections layer_projections(const ModelFolder& source, int64_t layer) {
-  const auto& config = source.config();
-  const auto projection = [&](const char* name) {
-    const auto parameter = c10::str("layers.", layer, ".attention.", name, ".weight");
-    const auto values = source.parameter(parameter);
-    if (!values.isfinite().all().item<bool>()) {
-      throw Error(source.path().string(),
-                  c10::str("tensor ", source.family().file_name(parameter),
-                           " holds numbers that are not finite"),
-                  "The file is damaged, or its training diverged.");
-    }
-    return values;
-  };
-  return {{config.n_head, config.n_kv_head[static_cast<size_t>(layer)], config.head_dim},
-          config.head_dim,
-          projection("q_proj"),
-          projection("k_proj"),
-          projection("v_proj"),
-          projection("o_proj")};
-}
-
-/// How a plan groups and pools the heads of a layer.
-class LayerPooling {
- public:
-  explicit LayerPooling(const ConversionPlan& plan)
-      : method_(conversion_method(plan.method)), grouping_(plan.grouping), seed_(plan.seed) {}
-
-  MethodContext context(int64_t layer, const CalibrationPass* pass) const {
-    const bool informed = pass && (method_.uses_moments || grouping_ == Grouping::kSimilar);
-    return {informed ? pass->input_moments() : InputMoments(), seed_, layer};
-  }
-  Partition partition(const LayerProjections& layer, int64_t n_kv_head,
-                      const MethodContext& context) const {
-    return grouping_ == Grouping::kSimilar ? similar_heads(layer, n_kv_head, method_, context)
-                                           : neighbouring_heads(layer.shape.n_kv_head, n_kv_head);
-  }
-  const ConversionMethod& method() const { return method_; }
-
- private:
-  const ConversionMethod& method_;
-  Grouping grouping_;
-  uint64_t seed_;
-};
-
-/// Converts layers in order, each when the first of its projections is asked for, and keeps it for
-/// the others.
+/// Converts layers in order, each when one of its projections is needed, and keeps the latest.
 class LayerConverter {
  public:
   LayerConverter(const ModelFolder& source, const ConversionPlan& plan, const DecoderConfig& target,
@@ -71,7 +25,7 @@ class LayerConverter {
       : source_(source),
         plan_(plan),
         world_(world),
-        pooling_(plan),
+        pooling_(plan.method, plan.grouping, plan.seed),
         target_(target),
         progress_({.label = "convert", .total = target.n_layer, .round = "layer"}) {
     if (text) pass_.emplace(source, *text, scratch, world);
@@ -110,7 +64,7 @@ class LayerConverter {
     progress_.update(index + 1);
   }
 
-  /// All processes go on with the first one's basis: machines that differ may find another.
+  /// Every process continues with rank 0's result: other machines may find another basis.
   void share(Partition& groups, LayerProjections& pooled) {
     for (auto& group : groups) {
       const auto heads = torch::tensor(group);
@@ -134,7 +88,7 @@ class LayerConverter {
   ConversionReport report_;
 };
 
-/// Where a parameter is one of the projections, the converted one; else the source's.
+/// The converted values of an attention projection; the source's values of another parameter.
 std::function<torch::Tensor()> parameter_values(const ModelFolder& source,
                                                 LayerConverter& converter, const std::string& name,
                                                 int64_t layer) {
@@ -159,27 +113,6 @@ std::vector<ParameterSource> converted_parameters(const ModelFolder& source,
   return parameters;
 }
 
-int64_t total(const std::vector<int64_t>& heads) {
-  return std::accumulate(heads.begin(), heads.end(), int64_t{0});
-}
-
-int64_t budget_heads(const ModelFolder& source, double kv_budget) {
-  const auto heads = static_cast<double>(total(source.config().n_kv_head));
-  return static_cast<int64_t>(std::floor(kv_budget * heads + 1e-9));
-}
-
-void check_budget(const ModelFolder& source, double kv_budget) {
-  const auto& config = source.config();
-  if (budget_heads(source, kv_budget) >= config.n_layer) return;
-  throw request_error(
-      "kv_budget",
-      c10::str(kv_budget, " of the K/V bytes is less than one K/V head in each of the ",
-               config.n_layer, " layers"),
-      c10::str("The least that can be kept is ",
-               static_cast<double>(config.n_layer) / static_cast<double>(total(config.n_kv_head)),
-               "."));
-}
-
 void check_needs_of_text(const ConversionPlan& plan) {
   if (!plan.calibration.empty()) return;
   const char* needs = plan.refit != RefitKind::kNone ? "refit"
@@ -191,45 +124,7 @@ void check_needs_of_text(const ConversionPlan& plan) {
                       "Give a token file: calibration = FILE.h5 (--calibration FILE.h5).");
 }
 
-/// K/V heads a layer that lose least within a budget.
-DecoderConfig choose_heads(const ModelFolder& source, const ConversionPlan& plan,
-                           const CalibrationText* text, const fs::path& scratch, World& world) {
-  const LayerPooling pooling(plan);
-  std::optional<CalibrationPass> pass;
-  if (text) pass.emplace(source, *text, scratch, world);
-  ProgressLine progress(
-      {.label = "choosing heads", .total = source.config().n_layer, .round = "layer"});
-  std::vector<std::vector<HeadChoice>> layers;
-  for (int64_t index = 0; index < source.config().n_layer; ++index) {
-    const auto layer = layer_projections(source, index);
-    const auto context = pooling.context(index, pass ? &*pass : nullptr);
-    std::vector<HeadChoice> choices;
-    for (int64_t heads = 1; heads < layer.shape.n_kv_head; ++heads) {
-      if (layer.shape.n_kv_head % heads != 0) continue;
-      const auto partition = pooling.partition(layer, heads, context);
-      const double error =
-          pass ? pass->layer_error(pool_layer(layer, partition, pooling.method(), context),
-                                   partition)
-                     .stream
-               : relative_pooling_error(layer, partition, pooling.method(), context);
-      choices.push_back({heads, error});
-    }
-    choices.push_back({layer.shape.n_kv_head, 0});
-    layers.push_back(std::move(choices));
-    if (pass) pass->advance();
-    progress.update(index + 1);
-  }
-  return converted_config(source.config(),
-                          best_allocation(layers, budget_heads(source, *plan.kv_budget)));
-}
-
 }  // namespace
-
-const EnumNames<Grouping>& groupings() {
-  static const EnumNames<Grouping> names{{"neighbours", Grouping::kNeighbours},
-                                         {"similar", Grouping::kSimilar}};
-  return names;
-}
 
 bool ConversionPlan::gains_from_text() const {
   return conversion_method(method).uses_moments || grouping == Grouping::kSimilar ||
@@ -252,12 +147,13 @@ DecoderConfig converted_config(const DecoderConfig& source, const std::vector<in
 Conversion::Conversion(const ModelFolder& source, ConversionPlan plan)
     : source_(source), plan_(std::move(plan)) {
   if (plan_.kv_budget.has_value() == !plan_.n_kv_head.empty()) {
-    throw request_error("n_kv_head and kv_budget", "exactly one of them must be given",
-                        "Say how many K/V heads to keep, N or N,N,... one a layer, or a share of "
-                        "the K/V bytes.");
+    throw request_error(
+        "n_kv_head and kv_budget", "exactly one of them must be given",
+        "Give the number of K/V heads to keep, N or N,N,... (one per layer), or a share of "
+        "the K/V bytes.");
   }
   if (plan_.kv_budget) {
-    check_budget(source, *plan_.kv_budget);
+    check_budget(source.config(), *plan_.kv_budget);
   } else {
     converted_config(source.config(), plan_.n_kv_head);
   }
@@ -315,8 +211,12 @@ ConversionReport Conversion::write(const fs::path& folder, World& all) const {
   std::optional<CalibrationText> mine;
   if (text_) mine = share_of(*text_, world.rank(), world.size());
   const auto* text = mine ? &*mine : nullptr;
-  const auto config = plan_.kv_budget ? choose_heads(source_, plan_, text, folder, world)
-                                      : converted_config(source_.config(), plan_.n_kv_head);
+  const auto n_kv_head =
+      plan_.kv_budget
+          ? heads_within_budget(source_, *plan_.kv_budget,
+                                {plan_.method, plan_.grouping, plan_.seed}, text, folder, world)
+          : plan_.n_kv_head;
+  const auto config = converted_config(source_.config(), n_kv_head);
   ModelDescription description{&source_.family(), config, source_.dtype(), {}, source_.text()};
   world.on_rank_0([&] { description.provenance = provenance(); });  // hashes the whole source
   std::optional<LayerConverter> converter(std::in_place, source_, plan_, config, text, folder,
@@ -328,8 +228,8 @@ ConversionReport Conversion::write(const fs::path& folder, World& all) const {
     converter->layer(config.n_layer - 1);
   }
   auto report = converter->finish();
-  converter.reset();  // its working data may lie in the folder
-  world.sum({0});     // all have checked all of their text
+  converter.reset();  // its scratch files may lie in the folder
+  world.sum({0});     // waits until every process is done with its text
   report.calibration_tokens = text_ ? text_->n_tokens() : 0;
   return report;
 }

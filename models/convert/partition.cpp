@@ -11,7 +11,7 @@ namespace {
 using Members = std::vector<int64_t>;
 using Loss = std::function<double(const Members&)>;
 
-constexpr int64_t kMostMembers = 16;   // of an exact search: it keeps a number for each subset
+constexpr int64_t kMostMembers = 16;   // of an exact search, which keeps a number for each subset
 constexpr double kMostGroups = 4000;   // that an exact search evaluates
 constexpr double kNoticeable = 1e-12;  // gain of an exchange, as a share of the sum
 
@@ -28,7 +28,8 @@ Members members_of(uint32_t mask) {
   return members;
 }
 
-/// Every way to divide what is left takes one group that holds the lowest member left.
+/// Recursion: the lowest unassigned head must be in some group, so try every group that contains
+/// it.
 class ExactSearch {
  public:
   ExactSearch(int64_t n, int64_t group_size, const Loss& loss)
@@ -100,8 +101,8 @@ std::vector<std::vector<double>> pair_losses(int64_t n, const Loss& loss) {
   return losses;
 }
 
-/// Exchanges members between groups, best exchange first, while that lowers the sum of pair losses
-/// within groups.
+/// Exchanges two members of different groups, the best exchange first, while that lowers the sum of
+/// pair losses within groups.
 Partition exchanged(Partition partition, int64_t n, const Loss& loss) {
   const auto pairs = pair_losses(n, loss);
   const auto pair = [&](int64_t a, int64_t b) {
@@ -165,37 +166,6 @@ Partition best_partition(const Partition& start, const Loss& loss) {
     return ExactSearch(n, group_size, loss).best();
   const auto found = sorted(exchanged(start, n, loss));
   return total_loss(found, loss) < total_loss(start, loss) ? found : start;
-}
-
-std::vector<int64_t> best_allocation(const std::vector<std::vector<HeadChoice>>& layers,
-                                     int64_t budget) {
-  constexpr double kNever = std::numeric_limits<double>::infinity();
-  if (budget < 0) return {};
-  const auto width = static_cast<size_t>(budget) + 1;
-  // least[l][b]: the least error of layers l and after with b heads left; taken: layer l's choice.
-  std::vector<std::vector<double>> least(layers.size() + 1, std::vector<double>(width, 0));
-  std::vector<std::vector<int64_t>> taken(layers.size(), std::vector<int64_t>(width, 0));
-  for (size_t layer = layers.size(); layer-- > 0;) {
-    for (size_t left = 0; left < width; ++left) {
-      least[layer][left] = kNever;
-      for (const auto& choice : layers[layer]) {
-        if (choice.n_kv_head > static_cast<int64_t>(left)) continue;
-        const double error =
-            choice.error + least[layer + 1][left - static_cast<size_t>(choice.n_kv_head)];
-        if (error >= least[layer][left]) continue;
-        least[layer][left] = error;
-        taken[layer][left] = choice.n_kv_head;
-      }
-    }
-  }
-  if (least[0][width - 1] == kNever) return {};
-  std::vector<int64_t> allocation;
-  size_t left = width - 1;
-  for (size_t layer = 0; layer < layers.size(); ++layer) {
-    allocation.push_back(taken[layer][left]);
-    left -= static_cast<size_t>(allocation.back());
-  }
-  return allocation;
 }
 
 }  // namespace regroup

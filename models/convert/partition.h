@@ -1,5 +1,4 @@
-// models/convert/partition.h: searches over ways to divide things: heads into groups, and a budget
-// of heads among layers.
+// models/convert/partition.h: searches for the best way to divide heads into groups.
 #pragma once
 
 #include <cstdint>
@@ -8,26 +7,15 @@
 
 namespace regroup {
 
-/// Groups of equal size that hold 0 .. n - 1 once each.
+/// Groups of equal size that together hold each of 0 .. n - 1 once.
 using Partition = std::vector<std::vector<int64_t>>;
 
-/// The partition into groups as large as start's with the least sum of loss(group). Exact by
-/// dynamic programming over subsets where there are few enough groups to evaluate; else pairs are
-/// exchanged between groups while that lowers the sum of the losses of all pairs within groups, and
-/// the result is taken where it beats start. Groups are sorted by their first member, members
-/// within.
+/// The partition with the least sum of loss(group), in groups as large as start's. Exact (dynamic
+/// programming over subsets) where there are few enough groups to evaluate. Otherwise members of
+/// different groups are exchanged while that lowers the sum of the losses of all pairs within
+/// groups, and the result is returned if it is better than start. Groups are sorted by their first
+/// member, and members within a group.
 Partition best_partition(const Partition& start,
                          const std::function<double(const std::vector<int64_t>&)>& loss);
-
-/// One of a layer's choices: so many K/V heads at this error.
-struct HeadChoice {
-  int64_t n_kv_head;
-  double error;
-};
-
-/// One choice a layer, with the least sum of errors of all that keep at most `budget` heads in
-/// total (dynamic programming over layers); empty where even the least of each is more.
-std::vector<int64_t> best_allocation(const std::vector<std::vector<HeadChoice>>& layers,
-                                     int64_t budget);
 
 }  // namespace regroup

@@ -21,7 +21,7 @@ constexpr double kWarmupShare = 0.08;
 
 enum ProjectionOperand : size_t { kQkv, kOutput };
 
-/// A block of the attention projections alone, which stand one after the other in a layer's block.
+/// A block of the attention projections alone, which are adjacent in a layer's block.
 struct Projections {
   FlatParameters copy;
   Tensor original;  // the layer's values, [numel], a view
@@ -42,8 +42,8 @@ Projections projections_of(const FlatParameters& layer, torch::ScalarType dtype)
   return {copy, original};
 }
 
-/// The residual stream before the layer and its target, [2, T, d], of a window counted over all
-/// processes, of which each holds every size-th.
+/// The residual stream before the layer and its target, [2, T, d]. window: an index over all
+/// processes; process r of n holds the windows r, r + n, ...
 Tensor window_of_all(const AttentionTask& task, int64_t window) {
   const int size = task.world.size(), owner = static_cast<int>(window % size);
   const TextChunk chunk{window / size, 1, /*held_out=*/false};
@@ -56,7 +56,7 @@ Tensor window_of_all(const AttentionTask& task, int64_t window) {
   return rows;
 }
 
-/// Every size-th block of a window's queries.
+/// This process's share of a window's query blocks.
 std::vector<QueryBlock> share_of_queries(const AttentionTask& task) {
   std::vector<QueryBlock> share;
   const auto blocks = query_blocks(task.text.positions());
@@ -72,7 +72,8 @@ Tensor rows_of_blocks(const Tensor& rows, const std::vector<QueryBlock>& blocks)
   return torch::cat(parts);
 }
 
-/// Adds half the gradient of ||error||² / ||target||² at these queries. x, targets: [T, d].
+/// Adds half the gradient of ||error||² / ||target||² at these queries to the block's gradient. x,
+/// targets: [T, d].
 void add_gradient(const FlatParameters& projections, const DecoderLayer& layer,
                   const RopeAngles& angles, const Tensor& x, const Tensor& targets,
                   const std::vector<QueryBlock>& queries) {

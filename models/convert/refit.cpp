@@ -4,6 +4,7 @@
 #include <torch/utils.h>
 
 #include "models/convert/projection_training.h"
+#include "models/decoder_layer.h"
 
 namespace regroup {
 namespace {
@@ -43,14 +44,14 @@ double held_out_error(const FlatParameters& block, const AttentionTask& task) {
   return sums[0] / sums[1];
 }
 
-/// Trains the projections; where the held-out error, `before`, is not less for it, they stay.
+/// Trains the projections; restores them unless the held-out error falls below `before`.
 void train_if_better(FlatParameters& block, const AttentionTask& task, double before) {
   const auto pooled = block.flat().clone();
   train_projections(block, task);
   if (!(held_out_error(block, task) < before)) block.flat().copy_(pooled);
 }
 
-/// Solves the output projection anew.
+/// Re-fits the output projection by ridge regression.
 RefitOutcome solve_output(FlatParameters& block, const AttentionTask& task) {
   const int64_t m = task.config.n_head * task.config.head_dim, d = task.config.d_model;
   RegressionSums fit(m, d), held_out(m, d);
@@ -72,10 +73,6 @@ RefitOutcome solve_output(FlatParameters& block, const AttentionTask& task) {
 }
 
 }  // namespace
-
-Tensor token_scale(const Tensor& stream) {
-  return stream.square().sum(1, /*keepdim=*/true).sqrt().clamp_min(1e-30).reciprocal();
-}
 
 const EnumNames<RefitKind>& refit_kinds() {
   static const EnumNames<RefitKind> kinds{
@@ -129,7 +126,8 @@ OutputRefit refit_output(const RegressionSums& fit, const RegressionSums& held_o
   for (const double strength : kStrengths) {
     const auto regularised = fit.heads_moment + strength * mean_square * identity;
     const auto [root, failed] = torch::linalg_cholesky_ex(regularised);
-    if (failed.item<int>() != 0) continue;  // too small a strength for what the text spans
+    if (failed.item<int>() != 0)
+      continue;  // singular: the text spans too few directions for this strength
     refits.push_back({torch::cholesky_solve(fit.product, root).t(), strength});
     gains.push_back(before - held_out.mean_error(refits.back().change));
   }
