@@ -1,5 +1,5 @@
-// framework/data/batches.h: which window of tokens stands where in training; depends on seed and
-// position only.
+// framework/data/batches.h: the order in which training sees the windows of a split; depends only
+// on seed and position.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -12,15 +12,14 @@
 
 namespace regroup {
 
-/// Cuts a split into windows of seq_len + 1 tokens, window i beginning at token i * seq_len, so
-/// that every token but the first is predicted once, and puts them in a new order every epoch.
-/// Sequence p of a run (counted over all steps and processes) is in epoch p / n_windows; its window
-/// depends on the seed and p alone, so a run resumes at any number of processes with the same data.
-/// One thread at a time.
+/// Cuts a split into windows of seq_len + 1 tokens and shuffles them anew every epoch. Window i
+/// starts at token i * seq_len, so every token except the first is predicted once. Sequence p of a
+/// run (counted over all steps and processes) is in epoch p / n_windows. Its window depends only on
+/// the seed and p, so a run resumes at any number of processes with the same data. Not thread safe.
 class Batches {
  public:
-  /// The split must outlive this. Without a seed the windows stay in the file's order. Throws Error
-  /// when the split is shorter than one window.
+  /// split must outlive this. Without a seed the windows stay in the order of the file. Throws
+  /// Error where the split is shorter than one window.
   Batches(const TokenSplit& split, int64_t seq_len, std::optional<uint64_t> shuffle_seed);
 
   int64_t n_windows() const { return n_windows_; }
@@ -38,7 +37,7 @@ class Batches {
   int64_t seq_len_;
   int64_t n_windows_;
   std::optional<uint64_t> shuffle_seed_;
-  int64_t epoch_ = -1;          // whose order is kept
+  int64_t epoch_ = -1;          // of order_
   std::vector<int64_t> order_;  // of epoch_: place in the epoch to window
 };
 

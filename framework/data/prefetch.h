@@ -13,8 +13,8 @@
 
 namespace regroup {
 
-/// Calls `produce` ahead of the consumer, on one thread of its own and in order, and keeps at most
-/// `depth` results. The destructor waits for a call that is under way and drops what is left.
+/// Calls `produce` ahead of the consumer, in order in one thread, and keeps at most `depth`
+/// results. The destructor waits for a call in progress and drops the remaining results.
 class Prefetch {
  public:
   Prefetch(std::function<at::Tensor()> produce, size_t depth);
@@ -22,8 +22,8 @@ class Prefetch {
   Prefetch(const Prefetch&) = delete;
   Prefetch& operator=(const Prefetch&) = delete;
 
-  /// The next result, waiting for it if need be. An exception from `produce` is thrown here in its
-  /// place, and again at every later call.
+  /// Waits for the next result. Where `produce` threw, throws its exception instead, and again at
+  /// every later call.
   at::Tensor next();
 
  private:
@@ -31,12 +31,12 @@ class Prefetch {
 
   std::function<at::Tensor()> produce_;
   size_t depth_;
-  std::mutex mutex_;  // guards what follows
+  std::mutex mutex_;  // guards the members below
   std::condition_variable changed_;
   std::deque<at::Tensor> ready_;
   std::exception_ptr failure_;
   bool stopping_ = false;
-  std::thread thread_;  // last, so that it starts when all else is there
+  std::thread thread_;  // the last member, so that it starts after the others
 };
 
 }  // namespace regroup

@@ -1,4 +1,4 @@
-// framework/errors/error.h: the one error type for anything a user can cause, and the program's
+// framework/errors/error.h: the error type for everything that a user can cause, and the program's
 // exit codes.
 #pragma once
 
@@ -15,7 +15,7 @@ enum class ExitCode : int {
   kInterrupted = 130  // SIGINT or SIGTERM, after a checkpoint was saved
 };
 
-/// A problem that a user can cause and mend. The message is one line: "where: what. What to do."
+/// A problem that a user can cause and fix. The message is one line: "where: what. What to do."
 class Error : public std::runtime_error {
  public:
   /// where: the file, key or tensor; what: the problem with its numbers; what_to_do: a sentence.
@@ -32,7 +32,7 @@ class Error : public std::runtime_error {
 Error request_error(const std::string& where, const std::string& what,
                     const std::string& what_to_do);
 
-/// Collects complaints so that a user sees all of them at once.
+/// Collects problems so that a user sees all of them at once.
 class Complaints {
  public:
   void add(const std::string& complaint) { complaints_.push_back(complaint); }

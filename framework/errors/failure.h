@@ -1,5 +1,4 @@
-// framework/errors/failure.h: what a failure looks like to the user: one short block on stderr,
-// whatever was thrown.
+// framework/errors/failure.h: turns any exception into one short block on stderr.
 #pragma once
 
 #include <c10/util/Exception.h>
@@ -12,27 +11,26 @@
 
 namespace regroup {
 
-/// A collective, or waiting for a peer, did not come to its end. Who is to blame is what
-/// Peers::settle finds out.
+/// A collective or a wait failed because of another process; Peers::diagnose works out which one.
 class PeerFailure : public std::runtime_error {
  public:
   using std::runtime_error::runtime_error;
 };
 
-/// How a process ended that could not go on.
+/// Why a process ends.
 struct Failure {
   std::string message;
   ExitCode exit_code = ExitCode::kFailed;
-  bool is_of_peer = false;  // a PeerFailure: another process is to blame
+  bool is_of_peer = false;  // a PeerFailure: another process is the cause
 };
 
-/// Of this machine or a GPU.
+/// True for the error of an allocation, on the CPU or a GPU.
 bool is_out_of_memory(const c10::Error& error);
 
-/// In the words of the block on stderr, with what to do where that is known.
+/// The message for an exception, with advice where there is some.
 Failure describe_failure(std::exception_ptr problem);
 
-/// "regroup: error: ..." on stderr; gives the exit code.
+/// Prints "regroup: error: ..." on stderr and returns the exit code.
 ExitCode print_failure(const std::string& message, ExitCode code);
 
 }  // namespace regroup

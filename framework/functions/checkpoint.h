@@ -1,5 +1,5 @@
-// framework/functions/checkpoint.h: activation checkpointing (Chen et al. 2016): keep a function's
-// input, compute the inside anew in backward.
+// framework/functions/checkpoint.h: activation checkpointing (Chen et al. 2016): saves a function's
+// input and recomputes its activations in backward.
 #pragma once
 
 #include <torch/types.h>
@@ -8,8 +8,8 @@
 
 namespace regroup {
 
-/// function(x), saving nothing but x. function must be deterministic; gradients of what it captures
-/// are left where its own backward leaves them (parameters accumulate into their buffers).
+/// function(x), saving only x. function must be deterministic. Tensors that it captures get their
+/// gradients when backward runs it again (parameters accumulate into their buffers).
 torch::Tensor checkpoint(const std::function<torch::Tensor(const torch::Tensor&)>& function,
                          const torch::Tensor& x);
 

@@ -25,11 +25,11 @@ void check_targets(const Tensor& targets, const Tensor& hidden) {
               targets.sizes(), " for hidden ", hidden.sizes());
 }
 
-/// What turns a chunk's logits, of rows first .. first + n - 1, into their losses, and leaves the
-/// gradient of scale times their sum in them.
+/// Returns the losses of a chunk of logits, rows first .. first + n - 1, and overwrites the logits
+/// with the gradient of scale times the sum of the losses.
 using RowLosses = std::function<Tensor(Tensor& logits, int64_t first, int64_t n_rows)>;
 
-/// The loss of all rows and its gradients, while a chunk's logits are at hand.
+/// The loss of all rows and its gradients, computed chunk by chunk.
 struct LinearLoss : Function<LinearLoss> {
   static Tensor forward(AutogradContext* context, const Tensor& hidden, const Tensor& weight,
                         const RowLosses& row_losses, double scale) {

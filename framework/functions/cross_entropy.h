@@ -1,7 +1,8 @@
-// framework/functions/cross_entropy.h: the output projection and the loss in one, a chunk of rows
-// at a time, so that the logits of a batch ([N, vocab_size], the largest tensor of a small model's
-// step) are never held. hidden and weight share dtype (float32, bfloat16 or float64) and device;
-// what does not fit together, and a target of vocab_size or above, is refused with c10::Error.
+// framework/functions/cross_entropy.h: output projection and loss in one function, a chunk of rows
+// at a time, so that the logits of a whole batch ([N, vocab_size], the largest tensor of a small
+// model's step) never exist. hidden and weight must have the same dtype (float32, bfloat16 or
+// float64) and device. Shapes or dtypes that do not match, and targets of vocab_size or more, throw
+// c10::Error.
 #pragma once
 
 #include <torch/types.h>
@@ -14,18 +15,18 @@ namespace regroup {
 
 /// scale * sum over rows of the cross-entropy of softmax(hidden weightᵀ) against targets.
 /// hidden: [N, d], weight: [vocab_size, d], targets: [N] int64, contiguous, negative ones ignored
-/// -> scalar, float32 (float64 for float64). The gradients are made in the forward pass, while a
-/// chunk's logits are at hand.
+/// -> scalar, float32 (float64 for float64). The forward pass computes the gradients
+/// too, while it holds a chunk's logits.
 torch::Tensor linear_cross_entropy(const torch::Tensor& hidden, const torch::Tensor& weight,
                                    const torch::Tensor& targets, double scale);
 
-/// What a model's predictions are made of: hidden [N, d], head [vocab_size, d].
+/// The factors of a model's logits: hidden [N, d], head [vocab_size, d].
 struct Predictions {
   torch::Tensor hidden, head;
 };
 
-/// The same with a teacher, whose logits are made chunk by chunk too, without a graph: scale * sum
-/// over rows of kernels::distillation_. The teacher may differ in d and dtype, not in N and
+/// scale * sum over rows of kernels::distillation_, with the logits of the teacher computed chunk
+/// by chunk as well, without a graph. The teacher may differ in d and dtype, but not in N and
 /// vocabulary.
 torch::Tensor linear_distillation(const torch::Tensor& hidden, const torch::Tensor& weight,
                                   const torch::Tensor& targets, const Predictions& teacher,

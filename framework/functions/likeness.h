@@ -1,5 +1,5 @@
-// framework/functions/likeness.h: how near a model's next-token distributions are to a reference's,
-// a chunk of rows at a time, so that the logits of a batch are never held.
+// framework/functions/likeness.h: how alike the next-token distributions of a model and a reference
+// are, a chunk of rows at a time, so that the logits of a whole batch never exist.
 #pragma once
 
 #include <torch/types.h>
@@ -21,15 +21,15 @@ struct Likeness {
 
 class LikenessMeter {
  public:
-  /// targets: [N] int64, each below vocab_size; the two may differ in d and dtype, not in N and
-  /// vocabulary.
+  /// targets: [N] int64, each below vocab_size. The two models may differ in d and dtype, but not
+  /// in N and vocabulary.
   void add(const Predictions& model, const Predictions& reference, const torch::Tensor& targets);
   int64_t n_tokens() const { return n_tokens_; }
-  /// Sums of losses, reference losses, agreements and KL, and the number of tokens: what meters of
-  /// several processes add up.
+  /// Sums of losses, reference losses, agreements and KL, and the number of tokens, for adding over
+  /// processes.
   std::vector<double> sums() const;
   void set_sums(const std::vector<double>& sums);
-  /// Of all tokens so far; zeros where there were none.
+  /// Means over all tokens so far; zeros where there were none.
   Likeness mean() const;
 
  private:

@@ -16,9 +16,9 @@ using torch::autograd::AutogradContext;
 using torch::autograd::Function;
 using torch::autograd::variable_list;
 
-// A prologue is the function before the linear map. forward gives its output and what backward
-// needs beside the inputs; backward takes the gradient of the output, whose memory it may use, and
-// gives the gradients of x and of the prologue's own weight, and the output once more.
+// A prologue is the function before the linear map. Its forward returns the output and whatever
+// backward needs besides the inputs. Its backward takes the gradient of the output, whose memory it
+// may reuse, and returns the gradients of x and of the prologue's weight, and the output again.
 struct Prologue {
   struct Forward {
     Tensor output, statistic;
@@ -74,7 +74,7 @@ struct PrologueLinear : Function<PrologueLinear<P>> {
     const Tensor &x = saved[0], &prologue_weight = saved[1], &weight = saved[2],
                  &statistic = saved[3];
     const auto grad = grads[0].contiguous();
-    // Where the input is data and nothing lies before the map, no one asks for its gradient.
+    // The input needs no gradient where it is data and there is no prologue.
     const bool passes_on = context->needs_input_grad(0) || !std::is_same_v<P, NoPrologue>;
     const auto prologue =
         P::backward(x, prologue_weight, statistic, passes_on ? matmul_nn(grad, weight) : Tensor());

@@ -1,7 +1,7 @@
-// framework/functions/linear.h: linear maps with the cheap function before them fused in. Only the
-// input of that function is saved; its output, the larger part of a block's activations, is
-// computed anew in backward. The tensors of one call share dtype (float32, bfloat16 or float64) and
-// device; what does not fit together is refused with c10::Error.
+// framework/functions/linear.h: linear maps fused with the cheap function before them. Only the
+// input of that function is saved; backward recomputes its output, which is the larger part of a
+// block's activations. The tensors of one call must have the same dtype (float32, bfloat16 or
+// float64) and device; shapes or dtypes that do not match throw c10::Error.
 #pragma once
 
 #include <torch/types.h>
@@ -24,7 +24,7 @@ torch::Tensor rms_norm_linear(const torch::Tensor& x, const torch::Tensor& norm_
 torch::Tensor swiglu_linear(const torch::Tensor& gate_up, const torch::Tensor& weight,
                             const torch::Tensor& residual = {});
 
-/// Root-mean-square norm alone. x: [N, d], weight: [d], contiguous -> [N, d].
+/// Root-mean-square norm without a linear map. x: [N, d], weight: [d], contiguous -> [N, d].
 torch::Tensor rms_norm(const torch::Tensor& x, const torch::Tensor& weight, double eps);
 
 }  // namespace regroup

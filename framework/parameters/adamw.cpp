@@ -7,7 +7,7 @@
 namespace regroup {
 namespace {
 
-/// A run of neighbouring elements of a block's own values with the same weight decay.
+/// Adjacent elements with the same weight decay, counted from own().begin.
 struct Segment {
   int64_t begin, end;
   bool weight_decay;

@@ -33,20 +33,20 @@ std::vector<Tensor> views(const Tensor& flat, const Shapes& shapes,
 
 struct FlatParameters::Storage {
   std::shared_ptr<Sharing> sharing;  // null: one process
-  size_t block = 0;                  // the sharing's number for it
-  Tensor values, gradient;           // of this process's part, with the sharing's padding
-  Tensor anchor;                     // what gather()'s graph hangs on
-  int uses = 0;                      // gathers of this pass whose gradients are yet to come
+  size_t block = 0;                  // its index in the sharing
+  Tensor values, gradient;           // of this process's part, padding included
+  Tensor anchor;                     // an input that makes autograd record gather()
+  int uses = 0;                      // gathers of this pass whose gradients are still to come
 
   Tensor gradient_buffer() const { return sharing ? sharing->gradient_buffer(block) : gradient; }
-  /// This process's part, with all that was published of it.
+  /// This process's part, after all published values have arrived.
   const Tensor& settled() const {
     if (sharing) sharing->wait_published(block);
     return values;
   }
 };
 
-/// Gives views of the whole block; backward adds their gradients to its buffer.
+/// Returns views of the whole block. Backward adds their gradients to the block's buffer.
 struct FlatParameters::Gather : Function<Gather> {
   struct Kept : torch::CustomClassHolder {
     explicit Kept(std::shared_ptr<Storage> storage_) : storage(std::move(storage_)) {}

@@ -1,6 +1,6 @@
 // framework/parameters/flat_parameters.h: the parameters of one block of a model in one flat
-// tensor. Modules receive views; gradients sum up in one flat float32 buffer; an optimizer, a file
-// or a communication sees one array a block. Several processes may divide it
+// tensor. Modules receive views of it, gradients are summed in one flat float32 buffer, and an
+// optimizer, a file or a collective sees one array per block. Several processes may divide it
 // (distributed/sharing.h).
 #pragma once
 
@@ -23,26 +23,24 @@ struct ParameterSpec {
   bool weight_decay;  // matrices yes, norm gains no
 };
 
-/// What a module computes with: the next n_parameters parameters one below the other as one matrix
-/// (the q, k and v projections are one GEMM), or a single parameter. Parameters of one operand
-/// agree in all axes but the first.
+/// An operand of a module: the next n_parameters parameters, stacked along the first axis (the q, k
+/// and v projections are one GEMM). Parameters of one operand must agree in all other axes.
 struct OperandSpec {
   int64_t n_parameters;
 };
 
-/// The tensors are handles: a copy shares values and gradients with what it was copied from.
+/// A handle: copies share values and gradients.
 class FlatParameters {
  public:
-  /// Parameters lie in the order given, their values yet to be written. With a sharing this process
-  /// holds its part of them. Throws c10::Error unless the operands, in order, take up every
-  /// parameter once.
+  /// Parameters in the given order, uninitialised. With a sharing, this process holds its part of
+  /// them. Throws c10::Error unless the operands, in order, cover every parameter once.
   FlatParameters(const std::vector<ParameterSpec>& parameters,
                  const std::vector<OperandSpec>& operands, torch::TensorOptions options,
                  std::shared_ptr<Sharing> sharing = nullptr);
 
-  /// Views for computing, one an OperandSpec: [sum of first axes, other axes]. Where there is a
-  /// gradient buffer and autograd is on, their gradients are added to gradient(), summed over the
-  /// processes as the sharing says. With several shards all processes call it alike.
+  /// A view for each OperandSpec: [sum of first axes, other axes]. Where there is a gradient buffer
+  /// and autograd is on, backward adds their gradients to gradient(), which the sharing sums over
+  /// the processes. With several shards, every process must call it.
   std::vector<torch::Tensor> gather() const;
 
   const std::vector<ParameterSpec>& parameters() const { return parameters_; }
@@ -51,29 +49,29 @@ class FlatParameters {
   int64_t numel() const { return numel_; }
 
   torch::ScalarType dtype() const;
-  /// The elements that this process holds: all of them, but for a sharing with several shards.
+  /// The elements that this process holds: all, or with several shards its part.
   Range held() const;
-  /// Those of them that this process is to update: all, but for replicas, which divide them.
+  /// The elements of held() that this process updates: all, or with several replicas its stretch.
   Range own() const;
-  /// Their values, without a graph: [own().size()].
+  /// The values of own(), without a graph: [own().size()].
   torch::Tensor own_values() const;
-  /// Own values were updated: others who hold them receive them before they use them next. All
-  /// processes call it alike.
+  /// Starts to send the updated values of own() to the replicas, which wait for them at their next
+  /// use. Every process must call it.
   void publish();
-  /// Writes a parameter's values as far as this process holds them. values: of its shape.
+  /// Writes the elements of a parameter that this process holds. values: in the parameter's shape.
   void assign(size_t index, const torch::Tensor& values);
-  /// All values, without a graph: [numel]. With several shards all processes call it alike.
+  /// All values, without a graph: [numel]. With several shards, every process must call it.
   torch::Tensor flat() const;
-  /// A parameter's values as a view of its shape, without a graph. Throws std::out_of_range, and
-  /// c10::Error where this process does not hold them all.
+  /// A view of a parameter's values, in its shape, without a graph. Throws std::out_of_range for a
+  /// bad index, and c10::Error where this process does not hold the whole block.
   torch::Tensor parameter(size_t index) const;
 
-  /// Makes the gradient buffer, of zeros; without it the parameters are frozen and gather() builds
-  /// no graph.
+  /// Creates the gradient buffer, filled with zeros. Without it the parameters are frozen and
+  /// gather() builds no graph.
   void enable_gradient();
   bool has_gradient() const;
-  /// [own().size()], float32 (float64 for float64): the sum of the gradients since zero_gradient(),
-  /// of all processes when the sharing is finished. Undefined without a buffer.
+  /// The sum of the gradients of own() since zero_gradient(): [own().size()] float32 (float64 for
+  /// float64). After Sharing::finish(), the sum over all processes. Undefined without a buffer.
   torch::Tensor gradient() const;
   void zero_gradient();
 
@@ -91,8 +89,7 @@ class FlatParameters {
   std::shared_ptr<Storage> storage_;
 };
 
-/// Fills the parameters with their initialisation; each from its own generator, seeded by seed and
-/// name alone.
+/// Initialises the parameters, each with a generator that is seeded by seed and name only.
 void initialize(FlatParameters& block, uint64_t seed);
 
 }  // namespace regroup

@@ -1,4 +1,5 @@
-// framework/process/background_task.h: one piece of work at a time, beside the loop that starts it.
+// framework/process/background_task.h: one task at a time in a thread, beside the loop that starts
+// it.
 #pragma once
 
 #include <functional>
@@ -9,16 +10,16 @@ namespace regroup {
 class BackgroundTask {
  public:
   BackgroundTask() = default;
-  /// Waits for the work; what it throws is lost, so call wait() before.
+  /// Waits for the task. Drops an exception from it, so call wait() before.
   ~BackgroundTask();
   BackgroundTask(const BackgroundTask&) = delete;
   BackgroundTask& operator=(const BackgroundTask&) = delete;
 
-  /// Waits for the work before, then starts this on a thread of its own.
+  /// Waits for the previous task, then starts this one in a new thread.
   void start(std::function<void()> work);
-  /// Returns when the work is done, at once where there is none. Throws what the work threw.
+  /// Waits for the task, if there is one, and rethrows its exception.
   void wait();
-  /// The same where the work is done by now; else returns at once.
+  /// As wait() where the task is done; otherwise returns at once.
   void check();
 
  private:

@@ -14,7 +14,7 @@ std::atomic<time_t> first_signal_at{0};  // 0: none yet
 static_assert(std::atomic<time_t>::is_always_lock_free, "a signal handler may not wait");
 constexpr time_t kEchoSeconds = 2;
 
-/// Only async-signal-safe calls.
+/// Must call only async-signal-safe functions.
 void on_signal(int) {
   timespec now{};
   clock_gettime(CLOCK_MONOTONIC, &now);

@@ -1,4 +1,4 @@
-// framework/process/signals.h: SIGINT and SIGTERM as a wish to stop, which a loop reads between
+// framework/process/signals.h: SIGINT and SIGTERM as a request to stop, which a loop checks between
 // steps.
 #pragma once
 
@@ -6,14 +6,14 @@
 
 namespace regroup {
 
-/// While it lives, the first SIGINT or SIGTERM only sets stop_requested(). A later one, two seconds
-/// or more after the first, ends the process at once with exit code 130; an earlier one is taken
-/// for an echo, since launchers such as torchrun pass on to their processes what the terminal has
-/// already sent them.
+/// During its lifetime, the first SIGINT or SIGTERM only sets stop_requested(). A second one ends
+/// the process at once with exit code 130 if it comes at least two seconds later; an earlier one is
+/// ignored, because launchers such as torchrun forward signals that the terminal has already sent
+/// to their processes.
 class StopSignals {
  public:
   StopSignals();
-  /// Restores what the signals did before.
+  /// Restores the previous signal handlers.
   ~StopSignals();
   StopSignals(const StopSignals&) = delete;
   StopSignals& operator=(const StopSignals&) = delete;
@@ -23,7 +23,7 @@ class StopSignals {
   struct sigaction before_term_ {};
 };
 
-/// True once a stop was asked for within the present StopSignals.
+/// True after a signal during the lifetime of the current StopSignals.
 bool stop_requested();
 
 }  // namespace regroup

@@ -1,4 +1,4 @@
-// framework/progress/console.h: lines on stderr, with at most one live line below them.
+// framework/progress/console.h: lines on stderr, with at most one live line at the bottom.
 #pragma once
 
 #include <mutex>
@@ -9,22 +9,21 @@ namespace regroup {
 enum class Verbosity { kAll, kWarnings, kNothing };
 
 /// Writes to one file descriptor from any thread. On a terminal the live line is redrawn in place,
-/// and lines written meanwhile go above it. A closed pipe is not an error: the work goes on
-/// unheard.
+/// and other lines go above it. A closed pipe is not an error: the output is dropped.
 class Console {
  public:
   Console(int descriptor, bool is_terminal) : descriptor_(descriptor), is_terminal_(is_terminal) {}
 
   bool is_terminal() const { return is_terminal_; }
-  /// kWarnings silences note() and progress, kNothing warn() too.
+  /// kWarnings silences note() and progress; kNothing also silences warn().
   void set_verbosity(Verbosity verbosity);
   bool shows_progress();
 
   void note(const std::string& text);
   void warn(const std::string& text);
-  /// Redraws the live line, cut to the terminal's width; only for terminals.
+  /// Redraws the live line, cut to the terminal's width. Only for terminals.
   void live(const std::string& text);
-  /// Leaves the live line standing and starts a new one below.
+  /// Keeps the live line on screen and starts a new one below it.
   void end_live();
 
  private:
@@ -40,7 +39,7 @@ class Console {
 /// The console on stderr.
 Console& console();
 
-/// A line on stderr for people who follow the work; --quiet silences it.
+/// A line on stderr that --quiet silences.
 void note(const std::string& text);
 
 /// "warning: ..." on stderr.

@@ -42,7 +42,7 @@ std::string json_line(const MetricFields& fields) {
   return line + "}\n";
 }
 
-/// The step of a whole line; nothing for a torn one.
+/// The step of a complete line; nullopt for a torn one.
 std::optional<int64_t> step_of(const std::string& line) {
   const auto record = nlohmann::json::parse(line, nullptr, /*allow_exceptions=*/false);
   if (!record.is_object()) return std::nullopt;
@@ -55,7 +55,7 @@ std::string lines_up_to(const std::string& text, int64_t last_step) {
   std::string kept;
   std::istringstream lines(text);
   for (std::string line; std::getline(lines, line);) {
-    const bool ends = !lines.eof();  // a line that was cut short lacks its end
+    const bool ends = !lines.eof();  // a torn line has no newline
     const auto step = step_of(line);
     if (ends && step && *step <= last_step) kept += line + "\n";
   }

@@ -1,5 +1,5 @@
-// framework/progress/metrics_log.h: metrics.jsonl, one JSON object a line, each line written whole
-// or not at all.
+// framework/progress/metrics_log.h: metrics.jsonl, one JSON object per line. Each line is written
+// whole or not at all.
 #pragma once
 
 #include <cstdint>
@@ -14,21 +14,21 @@
 namespace regroup {
 
 using MetricValue = std::variant<int64_t, double, std::string>;
-/// The fields of one line, in the order in which they are written.
+/// The fields of one line, in the order of the file.
 using MetricFields = std::vector<std::pair<std::string, MetricValue>>;
 
-/// Appends lines to a file. Numbers read back exactly. JSON has no numbers that are not finite:
-/// they are written as the strings "NaN", "Infinity" and "-Infinity", which Python's float() reads.
+/// Appends lines to a file. Numbers read back exactly. JSON has no NaN or infinity: these are
+/// written as the strings "NaN", "Infinity" and "-Infinity", which Python's float() parses.
 class MetricsLog {
  public:
-  /// Opens the file for appending, or makes it. Throws Error with the path and the system's reason.
+  /// Opens the file for appending, or creates it. Throws Error with the path and the system's
+  /// reason.
   explicit MetricsLog(const std::filesystem::path& file);
-  /// The same for a run that continues from a checkpoint at `last_step`: lines past it, lines
-  /// without a step and torn lines are first taken out (by writing the file anew beside and
-  /// renaming it).
+  /// As the constructor, for a run that continues from a checkpoint at `last_step`: first removes
+  /// later lines, lines without a step and torn lines (rewrites the file beside it and renames it).
   static MetricsLog resume(const std::filesystem::path& file, int64_t last_step);
 
-  /// One write of one line. Throws Error when the line did not fit on the disk.
+  /// Writes one line in one write. Throws Error when the disk has no room for it.
   void append(const MetricFields& fields);
 
  private:

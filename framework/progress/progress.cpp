@@ -12,7 +12,7 @@ namespace {
 
 constexpr double kMemorySeconds = 15;
 constexpr double kRedrawSeconds = 0.1;       // on a terminal
-constexpr double kFirstPlainSeconds = 1;     // between plain lines: doubled each time up to
+constexpr double kFirstPlainSeconds = 1;     // between plain lines; doubles up to
 constexpr double kLongestPlainSeconds = 30;  // this
 
 }  // namespace

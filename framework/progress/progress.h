@@ -1,5 +1,4 @@
-// framework/progress/progress.h: how far a loop is, its pace and its remaining time, for people who
-// wait for it.
+// framework/progress/progress.h: shows how far a loop is, its pace and its remaining time.
 #pragma once
 
 #include <cstdint>
@@ -12,15 +11,15 @@
 
 namespace regroup {
 
-/// Seconds on a clock that never goes back.
+/// Seconds on a monotonic clock.
 double steady_seconds();
 
-/// Progress per second, recent seconds weighing most (exponential, time constant 15 s).
+/// Progress per second, exponentially weighted: recent seconds count most (time constant 15 s).
 class RateMeter {
  public:
-  /// `total`: the amount done since any fixed moment, at `seconds`; both never decrease.
+  /// total: the amount done at `seconds`, since any fixed moment. Neither may decrease.
   void update(double total, double seconds);
-  /// 0 until two updates at different times were seen.
+  /// 0 until there were two updates at different times.
   double per_second() const { return weight_ > 0 ? sum_ / weight_ : 0; }
 
  private:
@@ -34,15 +33,14 @@ class RateMeter {
 struct ProgressOptions {
   std::string label;       // "pretrain"
   int64_t total = 0;       // rounds of the loop; 0 where unknown
-  std::string round = {};  // what a round is: "step"; empty where `unit` says it all
-  std::string unit = {};   // what the pace counts: "tokens", "B"; empty shows no pace
-  int64_t start = 0;       // rounds that an earlier process did
+  std::string round = {};  // the name of a round: "step"; empty where `unit` is enough
+  std::string unit = {};   // the pace's unit: "tokens", "B"; empty: no pace is shown
+  int64_t start = 0;       // rounds done by an earlier process
 };
 
 /// One live line on a terminal:
 ///   pretrain: step 120/4000 · loss 5.1234 · 12.3 k tokens/s · MFU 41 % · 5 min 20 s left
-/// Elsewhere the same as a plain line at the first update, then after 1, 2, 4, ... 30 s, and at the
-/// end.
+/// Without a terminal, a plain line at the first update, after 1, 2, 4, ... 30 s, and at the end.
 class ProgressLine {
  public:
   explicit ProgressLine(ProgressOptions options, Console& output = console(),
@@ -51,15 +49,15 @@ class ProgressLine {
   ProgressLine(const ProgressLine&) = delete;
   ProgressLine& operator=(const ProgressLine&) = delete;
 
-  /// done: rounds finished, `start` included; amount: `unit`s finished since construction; fields
-  /// stand before the pace, after_pace behind it ("MFU 41 %").
+  /// done: rounds finished, including `start`. amount: `unit`s finished since construction. fields:
+  /// shown before the pace; after_pace: shown after it ("MFU 41 %").
   void update(int64_t done, double amount, const std::vector<std::string>& fields = {},
               const std::vector<std::string>& after_pace = {});
-  /// The same for loops whose rounds are what the pace counts.
+  /// For loops whose pace counts rounds.
   void update(int64_t done);
-  /// True when update() would draw something now: lets a loop read a loss off the device only then.
+  /// True if update() would draw now, so that a loop copies a loss from the device only then.
   bool is_due() const;
-  /// Draws the last state and ends the line; the destructor does it too.
+  /// Draws the last state and ends the line. The destructor calls it.
   void finish();
 
  private:

@@ -20,8 +20,8 @@ po::options_description described(const std::vector<const Setting*>& known) {
   return description;
 }
 
-/// An option with the words up to the next one, or words that stand before every option. Each is
-/// parsed on its own, so that one mistake does not hide the next.
+/// An option with the words up to the next option, or the words before the first option. Each is
+/// parsed separately, so that one mistake does not hide the next.
 std::vector<std::vector<std::string>> split_at_options(const std::vector<std::string>& arguments) {
   std::vector<std::vector<std::string>> pieces;
   bool options_ended = false;
@@ -51,7 +51,7 @@ std::string unknown_option(const std::string& name, const std::vector<const Sett
   return "--" + abbreviated(name) + ": unknown option" + did_you_mean("--" + name, names);
 }
 
-/// Boost's reading of an option with its words, or of words alone.
+/// Parses one such piece with Boost.
 void tokenize(const std::vector<std::string>& piece, const po::options_description& description,
               const std::string& implied, Arguments* result) {
   namespace style = po::command_line_style;

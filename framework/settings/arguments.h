@@ -1,5 +1,5 @@
-// framework/settings/arguments.h: a command line cut into options and values, every mistake in it
-// collected.
+// framework/settings/arguments.h: splits a command line into options and values, and collects every
+// mistake in it.
 #pragma once
 
 #include <string>
@@ -19,9 +19,9 @@ struct Arguments {
   std::vector<std::string> positional;
 };
 
-/// Reads `--name=value`, `--name value` and, for settings that allow it, `--name` alone; after `--`
-/// all is positional. Names are never abbreviated. Unknown options (with the nearest known one),
-/// missing and unwanted values are added to `complaints`.
+/// Reads `--name=value`, `--name value` and, for settings that allow it, `--name` alone; every word
+/// after `--` is positional. Names cannot be abbreviated. Adds to `complaints`: unknown options,
+/// with the nearest known one, and missing or superfluous values.
 Arguments parse_arguments(const std::vector<std::string>& arguments,
                           const std::vector<const Setting*>& known, Complaints* complaints);
 

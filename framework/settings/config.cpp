@@ -37,7 +37,7 @@ std::string read_config_text(const std::filesystem::path& file) {
   return text;
 }
 
-/// "[name]" with anything that Boost takes for a section's line; empty for other lines.
+/// The name in a line that Boost reads as a section's, "[name]"; empty for other lines.
 std::string section_line(std::string line) {
   line.resize(std::min(line.find('#'), line.size()));
   const size_t first = line.find_first_not_of(" \t\r");
@@ -46,7 +46,7 @@ std::string section_line(std::string line) {
   return is_section ? line.substr(first, last - first + 1) : "";
 }
 
-/// What an INI file cannot hold as a value: Boost ends a value at '#' and at the line's end.
+/// False for a value that an INI file cannot hold: Boost ends a value at '#' and at the line's end.
 bool fits_in_ini(const std::string& value) {
   return value.find_first_of("#\n\r") == std::string::npos;
 }

@@ -1,5 +1,5 @@
-// framework/settings/config.h: the keys of a config, read strictly from an INI file and from the
-// command line.
+// framework/settings/config.h: the keys of a config, which are read from an INI file and the
+// command line; unknown keys and bad values are errors.
 #pragma once
 
 #include <filesystem>
@@ -25,36 +25,36 @@ namespace regroup {
 ///   schema.finish();
 class ConfigSchema {
  public:
-  /// A key, by any overload of setting() in framework/settings/settings.h: a name, a variable that
-  /// holds the default, help, and limits or choices. Keys of one section are added one after the
-  /// other.
+  /// Adds a key with the arguments of any overload of setting() in framework/settings/settings.h: a
+  /// name, a variable that holds the default, help, and limits or choices. The keys of a section
+  /// must be added one after the other.
   template <class... Rest>
   Setting& add(std::string name, Rest&&... rest) {
     return settings_.emplace_back(setting(std::move(name), std::forward<Rest>(rest)...));
   }
 
-  /// A rule about several keys: `problem` returns what is wrong with their values, or nothing. It
-  /// is asked when the config is complete, unless one of `keys` was itself refused.
+  /// Adds a rule about several keys: `problem` returns what is wrong with their values, or nullopt.
+  /// finish() calls it unless one of `keys` was refused.
   void add_rule(std::vector<std::string> keys, std::function<std::string()> problem);
 
   /// Reads `key = value` lines below `[section]` lines; `#` starts a comment.
   void parse_file(const std::filesystem::path& file);
-  /// Sets one key, as the command line's `--section.key=value` does.
+  /// Sets one key, for `--section.key=value` on the command line.
   void override_key(const std::string& name, const std::string& value);
 
-  /// Applies the rules, then throws one request error with every mistake found since construction,
-  /// if there is any. `where` and `what_to_do` are the error's.
+  /// Applies the rules. Throws one request error with every mistake since construction, if there is
+  /// any. where, what_to_do: of that error.
   void finish(const std::string& where = "config",
               const std::string& what_to_do = "Mend the config and start again.");
-  /// The mistakes so far; finish() reports what others add here as well.
+  /// The mistakes so far. The caller may add to them; finish() reports all.
   Complaints& complaints() { return complaints_; }
 
   const std::vector<Setting>& settings() const { return settings_; }
   /// Every key with its default, by section, for --help.
   std::string describe() const;
-  /// Every key with its present value, as an INI file that reads back to the same values.
+  /// Every key with its current value, as an INI file that parses to the same values.
   std::string to_ini() const;
-  /// The present values by name, as to_ini prints them.
+  /// The current values by name, as to_ini prints them.
   std::map<std::string, std::string> values() const;
 
  private:
@@ -72,7 +72,7 @@ class ConfigSchema {
   std::vector<Setting> settings_;
   std::vector<Rule> rules_;
   Complaints complaints_;
-  std::map<std::string, std::string> origins_;  // of the keys that were set
+  std::map<std::string, std::string> origins_;  // where each key was set
   std::set<std::string> refused_;
 };
 

@@ -19,7 +19,7 @@ std::string trimmed(const std::string& text) {
   return text.substr(first, text.find_last_not_of(blanks) - first + 1);
 }
 
-/// The whole text as a number of type T, or nothing.
+/// The whole text as a number of type T, or nullopt.
 template <class T>
 std::optional<T> whole_number_text(const std::string& text) {
   T value{};

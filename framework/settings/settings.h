@@ -1,5 +1,5 @@
-// framework/settings/settings.h: named, typed values that a user sets as text: parsed strictly,
-// printed back exactly.
+// framework/settings/settings.h: named, typed values that a user sets as text. Parsing is strict,
+// and printing is exact.
 #pragma once
 
 #include <c10/util/Exception.h>
@@ -32,11 +32,11 @@ struct ByteCount {
   bool operator==(const ByteCount&) const = default;
 };
 
-/// The names that the values of an enum go by, in the order in which help lists them.
+/// The names of an enum's values, in the order in which help lists them.
 template <class E>
 using EnumNames = std::vector<std::pair<std::string, E>>;
 
-/// The name of a value. Throws c10::Error where it has none.
+/// The name of a value. Throws c10::Error for a value without a name.
 template <class E>
 std::string name_of(const EnumNames<E>& names, E value) {
   for (const auto& [name, named] : names) {
@@ -45,65 +45,64 @@ std::string name_of(const EnumNames<E>& names, E value) {
   TORCH_CHECK(false, "a value of an enum without a name");
 }
 
-/// A value with a name, whose text form is checked when it is set.
+/// A named variable of the caller that is set from text.
 struct Setting {
   enum class Takes { kValue, kOptionalValue, kNothing };
 
   std::string name;        // "optim.lr" in a config, "max-new-tokens" on a command line
-  std::string value_name;  // what help shows for the value: "N", "FILE", "cosine|linear"
+  std::string value_name;  // the value in help: "N", "FILE", "cosine|linear"
   std::string help;
   Takes takes = Takes::kValue;
-  std::string implied;  // the value of an option that is given without one
+  std::string implied;  // the value of an option that is given without a value
   bool repeatable = false;
   bool is_required = false;
-  /// Sets the target. Returns what was expected when the text is not that; the target is unchanged
-  /// then.
+  /// Sets the target. For text that it cannot parse, returns what it expected and leaves the target
+  /// unchanged.
   std::function<std::optional<std::string>(const std::string& text)> assign;
-  /// The target's present value, such that assign() reads it back exactly; empty when it has none.
+  /// The target's value as text that assign() reads back exactly; empty when it has none.
   std::function<std::string()> print;
 
   Setting& required();
   /// The option may be given without a value, and then means `value`.
   Setting& without_value_means(const std::string& value);
-  /// Replaces what help shows for the value.
+  /// Replaces value_name.
   Setting& shown_as(const std::string& shown);
 };
 
-/// Settings over a variable of the caller's, which holds the default and must outlive the setting.
-/// Whole numbers, finite decimals: the whole text must parse and lie within the limits.
+/// Settings over a variable of the caller, which holds the default and must outlive the setting.
+/// Integers and finite decimals: the whole text must be a number within the limits.
 Setting setting(std::string name, int64_t* target, std::string help, Limits limits = {});
 Setting setting(std::string name, double* target, std::string help, Limits limits = {});
-/// N or N,N,...; each within the limits. Empty text is an empty list.
+/// N or N,N,..., each within the limits. Empty text is an empty list.
 Setting setting(std::string name, std::vector<int64_t>* target, std::string help,
                 Limits limits = {});
 /// true or false (also yes, no, on, off, 1, 0).
 Setting setting(std::string name, bool* target, std::string help);
 Setting setting(std::string name, std::string* target, std::string help);
-/// Any of `choices`, spelled exactly.
+/// One of `choices`, spelled exactly.
 Setting setting(std::string name, std::string* target, std::string help,
                 std::vector<std::string> choices);
-/// Made absolute from the working directory; empty text is an empty path.
+/// A path, made absolute from the working directory. Empty text is an empty path.
 Setting setting(std::string name, std::filesystem::path* target, std::string help);
 Setting setting(std::string name, ByteCount* target, std::string help);
-/// Optional values: empty text means none.
+/// Optional values: empty text sets nullopt.
 Setting setting(std::string name, std::optional<int64_t>* target, std::string help,
                 Limits limits = {});
 Setting setting(std::string name, std::optional<double>* target, std::string help,
                 Limits limits = {});
 Setting setting(std::string name, std::optional<std::string>* target, std::string help);
 Setting setting(std::string name, std::optional<std::filesystem::path>* target, std::string help);
-/// May be given several times; each time adds a path.
+/// A list of paths: each assignment adds one.
 Setting setting(std::string name, std::vector<std::filesystem::path>* target, std::string help);
 
 /// An option without a value, which sets `target` to true.
 Setting flag(std::string name, bool* target, std::string help);
 
-/// One of `choices`: `choose` is called with the index of the chosen one, `chosen` tells the
-/// present one.
+/// One of `choices`: assigning calls `choose` with its index; `chosen` returns the current index.
 Setting choice(std::string name, std::string help, std::vector<std::string> choices,
                std::function<void(size_t)> choose, std::function<std::string()> chosen);
 
-/// An enum by the names of its values.
+/// An enum, by the names of its values.
 template <class E>
 requires std::is_enum_v<E> Setting setting(std::string name, E* target, std::string help,
                                            EnumNames<E> names) {
@@ -114,7 +113,7 @@ requires std::is_enum_v<E> Setting setting(std::string name, E* target, std::str
   return choice(std::move(name), std::move(help), std::move(choices), choose, chosen);
 }
 
-/// The shortest text that reads back as exactly this number.
+/// The shortest text that parses to exactly this number.
 std::string print_number(double value);
 
 /// The setting of that name, or null.

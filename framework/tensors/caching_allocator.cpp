@@ -12,18 +12,18 @@ namespace regroup {
 namespace {
 
 constexpr size_t kHugePage = size_t{2} << 20;
-/// What is mapped may exceed the most that was ever in use by this factor: tensors of unlike sizes
-/// take turns within a step, and mapping anew each time is what is to be saved.
+/// The mapped bytes may exceed the largest number of bytes in use by this factor, because a step
+/// uses tensors of different sizes in turn, and mapping them each time is slow.
 constexpr double kSlack = 1.15;
 
 size_t rounded_up(size_t size, size_t step) { return (size + step - 1) / step * step; }
 
-/// Eight classes of sizes to a factor of two: at most an eighth is wasted.
+/// Eight size classes per factor of two, so at most an eighth is wasted.
 size_t size_class(size_t size) {
   return rounded_up(size, std::max(kHugePage / 16, std::bit_floor(size) / 8));
 }
 
-/// Pages from the system, at a huge page's boundary.
+/// Maps pages from the system, aligned to a huge page.
 void* map(size_t size) {
   const size_t asked = size + kHugePage;
   TORCH_CHECK_WITH(OutOfMemoryError, asked > size, size, " bytes more are needed");
@@ -83,14 +83,14 @@ void CachingAllocator::unmap(std::multimap<size_t, void*>::iterator unused) {
 }
 
 void CachingAllocator::free_data(void* data) {
-  // Only what starts at a huge page's boundary can be ours: the others need no lookup.
+  // Only addresses aligned to a huge page can belong to this allocator; others need no lookup.
   const bool may_be_ours = reinterpret_cast<uintptr_t>(data) % kHugePage == 0;
   auto& allocator = instance();
   if (may_be_ours && allocator.put_back(data)) return;
   allocator.small_->raw_deleter()(data);
 }
 
-/// False where the data were not taken here.
+/// Returns false where the data do not belong to this allocator.
 bool CachingAllocator::put_back(void* data) {
   const std::lock_guard lock(mutex_);
   const auto found = in_use_.find(data);

@@ -1,7 +1,7 @@
-// framework/tensors/caching_allocator.h: large CPU tensors keep their pages when they are freed,
-// for the next tensor of about that size. A training step asks for the same sizes in the same order
-// again and again; the C library's heap, which has no such lists, breaks into gaps under that and
-// grows to nearly twice what is in use at once.
+// framework/tensors/caching_allocator.h: keeps the pages of a freed large CPU tensor for the next
+// tensor of about that size. A training step allocates the same sizes in the same order again and
+// again; the C library's heap, which keeps no lists by size, fragments under that and grows to
+// nearly twice the bytes in use.
 #pragma once
 
 #include <c10/core/Allocator.h>
@@ -17,20 +17,20 @@ class CachingAllocator : public c10::Allocator {
  public:
   /// Sizes below this go to LibTorch's own allocator.
   static constexpr size_t kSmallest = size_t{1} << 20;
-  /// The one of this process; never destroyed, for tensors of static lifetime.
+  /// The instance of this process. It is never destroyed, because static tensors may outlive it.
   static CachingAllocator& instance();
 
-  /// Throws c10::OutOfMemoryError where the system gives no more.
+  /// Throws c10::OutOfMemoryError where the system has no more memory.
   c10::DataPtr allocate(size_t n_bytes) override;
   c10::DeleterFnPtr raw_deleter() const override { return &free_data; }
   void copy_data(void* to, const void* from, size_t n_bytes) const override {
     default_copy_data(to, from, n_bytes);
   }
 
-  /// Bytes that tensors hold, and bytes taken from the system; large tensors only.
+  /// Bytes that large tensors hold, and bytes mapped from the system for them.
   size_t used_bytes() const;
   size_t mapped_bytes() const;
-  /// Gives all memory that no tensor holds back to the system.
+  /// Returns all memory that no tensor holds to the system.
   void release_unused();
 
  private:
@@ -43,7 +43,7 @@ class CachingAllocator : public c10::Allocator {
 
   c10::Allocator* const small_;
   mutable std::mutex mutex_;
-  std::unordered_map<void*, size_t> in_use_;  // sizes
+  std::unordered_map<void*, size_t> in_use_;  // size of each
   std::multimap<size_t, void*> unused_;       // by size
   size_t used_ = 0, mapped_ = 0, most_used_ = 0;
 };

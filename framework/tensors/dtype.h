@@ -1,4 +1,4 @@
-// framework/tensors/dtype.h: one table of element types: torch dtype, safetensors tag, names in
+// framework/tensors/dtype.h: the table of element types: torch dtype, safetensors tag, and names in
 // configs and on screen.
 #pragma once
 
@@ -15,20 +15,19 @@ struct Dtype {
   c10::ScalarType type;
   std::string_view safetensors_tag;  // "BF16"
   std::string_view hf_name;          // "bfloat16", as in Hugging Face's config.json
-  std::string_view short_name;       // "bf16", as in our options and tables
+  std::string_view short_name;       // "bf16", as in Regroup's options and tables
 };
 
-/// The row of a torch dtype. Throws Error for a dtype that no file of ours can hold.
+/// The row of a torch dtype. Throws Error for a dtype that the table does not have.
 const Dtype& dtype_info(c10::ScalarType type);
 
-/// The torch dtype of a safetensors tag such as "BF16"; nothing when the tag is unknown.
+/// The torch dtype of a safetensors tag such as "BF16"; nullopt when the tag is unknown.
 std::optional<c10::ScalarType> dtype_from_safetensors(std::string_view tag);
 
-/// The torch dtype of a name in either spelling ("bf16" or "bfloat16", "torch.bfloat16" too);
-/// nothing when the name is unknown.
+/// The torch dtype of a name: "bf16", "bfloat16" or "torch.bfloat16"; nullopt when it is unknown.
 std::optional<c10::ScalarType> dtype_from_name(std::string_view name);
 
-/// The safetensors tags that we read, for messages: "BOOL, U8, ...".
+/// All safetensors tags of the table, for messages: "BOOL, U8, ...".
 std::string known_safetensors_tags();
 
 }  // namespace regroup

@@ -12,7 +12,7 @@ namespace regroup {
 void keep_memory_between_steps() {
   constexpr int kLargestOnHeap = 64 << 20;
   constexpr int kGrowthBytes = 4 << 20;
-  mallopt(M_MMAP_THRESHOLD, kLargestOnHeap);  // what libraries ask for by themselves stays too
+  mallopt(M_MMAP_THRESHOLD, kLargestOnHeap);  // also keeps the memory that libraries free
   mallopt(M_TRIM_THRESHOLD, std::numeric_limits<int>::max());
   mallopt(M_TOP_PAD, kGrowthBytes);
   c10::SetCPUAllocator(&CachingAllocator::instance(), /*priority=*/1);

@@ -17,15 +17,15 @@ uint64_t mixed(uint64_t x) {
   return x ^ (x >> 31);
 }
 
-/// SplitMix64 (Steele, Lea and Flood 2014). The standard library's distributions and std::shuffle
-/// differ between implementations; this does not.
+/// SplitMix64 (Steele, Lea and Flood 2014), because the standard library's distributions and
+/// std::shuffle differ between implementations.
 class SplitMix64 {
  public:
   explicit SplitMix64(uint64_t state) : state_(state) {}
 
   uint64_t next() { return mixed(state_ += kGoldenRatio); }
 
-  /// 0 .. bound - 1, all equally likely: draws below 2^64 mod bound are thrown away.
+  /// Uniform in 0 .. bound - 1: rejects draws below 2^64 mod bound.
   uint64_t below(uint64_t bound) {
     const uint64_t surplus = (0 - bound) % bound;
     uint64_t draw = next();
@@ -50,7 +50,7 @@ at::Generator seeded_generator(uint64_t seed, std::string_view purpose) {
 }
 
 std::vector<int64_t> seeded_permutation(int64_t n, uint64_t seed, uint64_t stream) {
-  // Mixed before they meet, so that neighbouring seeds and streams have nothing in common.
+  // Both are mixed before they are combined, so that neighbouring seeds and streams are unrelated.
   SplitMix64 random(SplitMix64(seed).next() ^ SplitMix64(~stream).next());
   std::vector<int64_t> order(static_cast<size_t>(n));
   std::iota(order.begin(), order.end(), 0);

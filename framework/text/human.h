@@ -1,4 +1,4 @@
-// framework/text/human.h: numbers and quoted text as people read them.
+// framework/text/human.h: numbers and quoted text in a form for people.
 #pragma once
 
 #include <cstddef>
@@ -17,14 +17,14 @@ std::string human_bytes(double bytes);
 /// "0.4 s", "12 s", "3 min 05 s", "2 h 10 min", "3 d 04 h".
 std::string human_duration(double seconds);
 
-/// value with that many digits after the point, "3.1416" for (pi, 4).
+/// value with `digits` digits after the point: "3.1416" for (pi, 4).
 std::string fixed(double value, int digits);
 
-/// The text, or its first bytes and "..." when it is longer: user input inside a message.
+/// The text, or its first bytes and "..." where it is longer: for user input in a message.
 std::string abbreviated(const std::string& text, size_t most_bytes = 200);
 
-/// Columns padded to their widest cell; the first is text, the others numbers. Rows are equally
-/// long, the first one heads.
+/// A table with columns padded to their widest cell. The first column is text, the rest are
+/// numbers. The first row is the header; all rows have the same number of cells.
 std::string aligned_table(const std::vector<std::vector<std::string>>& rows);
 
 }  // namespace regroup

@@ -35,7 +35,7 @@ std::string last_part(const std::string& name) { return name.substr(name.rfind('
 }  // namespace
 
 std::string nearest_name(const std::string& name, const std::vector<std::string>& known) {
-  constexpr size_t kLongestName = 64;  // what is longer is not a misspelling
+  constexpr size_t kLongestName = 64;  // a longer name is not a misspelling
   const std::string wanted = lower_case(name.substr(0, kLongestName));
   std::string nearest;
   size_t fewest_edits = std::numeric_limits<size_t>::max();

@@ -1,4 +1,4 @@
-// framework/text/nearest_name.h: which known name a misspelled one was probably meant to be.
+// framework/text/nearest_name.h: the known name that a misspelled one probably means.
 #pragma once
 
 #include <string>
@@ -11,7 +11,7 @@ namespace regroup {
 /// Empty when `known` is empty.
 std::string nearest_name(const std::string& name, const std::vector<std::string>& known);
 
-/// " (did you mean X?)" with the nearest known name, or nothing when there is none.
+/// " (did you mean X?)" with the nearest known name; empty when there is none.
 std::string did_you_mean(const std::string& name, const std::vector<std::string>& known);
 
 }  // namespace regroup
