@@ -1,5 +1,5 @@
-// The method align: heads are turned towards each other, which leaves the model's function
-// unchanged, then averaged.
+// The method align: rotates heads towards each other, which does not change the model's function,
+// and then averages them.
 #include <torch/types.h>
 
 #include "models/convert/methods.h"
@@ -18,9 +18,9 @@ Tensor phase(const Tensor& z) {
   return torch::where(size.gt(0), z / size, torch::ones_like(z));
 }
 
-/// The rotation of every head and plane that brings keys together. keys: [n, planes, d]
-/// complex -> [n, planes], of absolute value 1. Each head in turn takes the angle that is best
-/// against the sum of the others.
+/// The rotation of each head and plane that aligns the keys. keys: [n, planes, d] complex
+/// -> [n, planes], of absolute value 1. Each head in turn takes the angle that aligns it best with
+/// the sum of the other heads.
 Tensor key_rotations(const Tensor& keys, const Tensor& second_moment) {
   const auto by_plane = keys.transpose(0, 1);  // [planes, n, d]
   const auto gram =
@@ -41,9 +41,9 @@ Tensor key_rotations(const Tensor& keys, const Tensor& second_moment) {
   return rotations.t();
 }
 
-/// The orthogonal matrix of every head that brings heads together. heads: [n,
-/// dims, d] -> [n, dims, dims]. Each head in turn solves the orthogonal Procrustes problem against
-/// the sum of the others.
+/// The orthogonal matrix of each head that aligns the heads. heads: [n, dims, d] -> [n, dims,
+/// dims]. Each head in turn solves the orthogonal Procrustes problem against the sum of the other
+/// heads.
 Tensor head_rotations(const Tensor& heads, const Tensor& second_moment) {
   const int64_t n = heads.size(0), dims = heads.size(1);
   const auto rows = heads.flatten(0, 1);

@@ -16,7 +16,7 @@ using torch::Tensor;
 
 double square_sum(const Tensor& x) { return x.square().sum(torch::kFloat64).item<double>(); }
 
-/// Attention scores before the softmax, causal ones, of one sequence: [n_head, T, T].
+/// Causal attention scores before the softmax of one sequence: [n_head, T, T].
 Tensor causal_scores(const DecoderLayer& layer, const Tensor& x, const RopeAngles& angles) {
   const auto& [n_head, n_kv_head, head_dim] = layer.shape();
   const auto heads = layer.qkv(x, 1).unflatten(2, {-1, head_dim});
@@ -40,7 +40,7 @@ Tensor attention_products(const DecoderLayer& layer, const Tensor& x, const Rope
   return sum;
 }
 
-/// The original's query heads in the order in which the partition leaves them.
+/// The original's query heads, in the order that the partition gives them.
 Tensor query_order(const Partition& partition, int64_t queries_per_head) {
   std::vector<int64_t> order;
   for (const auto& group : partition) {
@@ -116,7 +116,7 @@ InputMoments CalibrationPass::input_moments() const {
     const auto stream = rows_of(stream_, text_, {window, 1, false});
     const auto x = layer.normed(stream);
     seen += x.t().matmul(x);
-    // sum over heads of (W P x)ᵀ W P x, without any P x.
+    // sum over heads of (W P x)ᵀ W P x, without computing any P x.
     const auto products = attention_products(layer, stream, angles_, token_scale(stream));
     attended += x.t().matmul(products.matmul(x));
   }
@@ -192,12 +192,12 @@ RefitOutcome CalibrationPass::advance_beside(LayerProjections& pooled, RefitKind
   const auto outcome =
       refit_attention(block, {config, index, text_, converted_, targets_, angles_, world_}, refit);
   for (size_t i = 0; i < block.parameters().size(); ++i) {
-    // As the file will hold it, so that the layers after make up for the rounding too.
+    // Rounded as in the file, so that later layers also correct the rounding.
     const auto projection = find_projection(block.parameters()[i].name);
     if (!projection) continue;
     auto& values = pooled.*projection;
     values = block.parameter(i).to(values.scalar_type(), /*non_blocking=*/false, /*copy=*/true);
-    world_.broadcast(values, /*from=*/0);  // machines that differ do in the last bits
+    world_.broadcast(values, /*from=*/0);  // other machines may differ in the last bits
     block.parameter(i).copy_(values);
   }
   const DecoderLayer layer(config, index, block.gather());

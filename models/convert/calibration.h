@@ -1,6 +1,7 @@
-// models/convert/calibration.h: a model run over text block by block, beside what it is converted
-// to. One block's weights are held at a time, and the residual streams of all tokens (on disk when
-// large), so that a model needs not fit into memory. Several processes divide the text.
+// models/convert/calibration.h: runs a model over text layer by layer, together with the model that
+// it is converted to. Holds the weights of one layer and the residual streams of all tokens (on
+// disk when they are large), so the model does not need to fit in memory. Several processes divide
+// the text.
 #pragma once
 
 #include <torch/types.h>
@@ -17,37 +18,36 @@
 
 namespace regroup {
 
-/// How far a layer with fewer heads is from the original's on the same inputs, over held-out text.
+/// The error of a layer with fewer heads on the inputs of the original's layer, over held-out text.
 struct LayerError {
   double scores;   // of all attention scores, ||S' - S|| / ||S||
   double outputs;  // of what attention writes, ||y' - y|| / ||y||
   double stream;   // mean over tokens of ||y' - y||² / ||residual stream after attention||²
 };
 
-/// Without gradients; everything in float32, sums over tokens in float64. All processes of the
-/// world call it alike, each with its share of the text, and get the same.
+/// Computes in float32 without gradients, with sums over tokens in float64. Every process of the
+/// world must make the same calls, each with its share of the text, and gets the same results.
 class CalibrationPass {
  public:
-  /// text: this process's. scratch: a folder for streams too large for memory. source, text and
-  /// world must outlive this.
+  /// text: of this process. scratch: a folder for streams that are too large for memory. source,
+  /// text and world must outlive this.
   CalibrationPass(const ModelFolder& source, const CalibrationText& text,
                   const std::filesystem::path& scratch, World& world);
 
-  /// Of the normed inputs of the layer that comes next, over the text that is not held out; each
-  /// position's attended mean counts in inverse proportion to the square of its residual stream,
-  /// as errors do.
+  /// Moments of the normed inputs of the next layer, over the text that is not held out. Each
+  /// position's attended mean is weighted by 1 / ||residual stream||², as errors are.
   InputMoments input_moments() const;
-  /// Of that layer. partition: which of the original's heads became which of pooled's.
+  /// Error of the next layer. partition[g]: the original K/V heads that were merged into head g.
   LayerError layer_error(const LayerProjections& pooled, const Partition& partition) const;
 
-  /// Moves on to the next layer, the original alone. Throws Error where an activation is not
-  /// finite.
+  /// Runs the next layer of the original only. Throws Error where an activation is not finite.
   void advance();
-  /// The same with the converted model at its side, which sees the text through its own layers so
-  /// far, all of them. Refits the pooled layer; changes only its projections.
+  /// Refits `pooled`, the converted form of the next layer, and runs both models' next layer. The
+  /// converted model's inputs come from its earlier layers, so every layer must be advanced this
+  /// way. Changes only pooled's projections.
   RefitOutcome advance_beside(LayerProjections& pooled, RefitKind refit);
 
-  /// After the last layer: the converted model's predictions beside the original's, held-out text.
+  /// After the last layer: compares the two models' predictions on held-out text.
   Likeness likeness() const;
 
  private:

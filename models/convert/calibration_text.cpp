@@ -15,7 +15,7 @@ constexpr int64_t kTokensPerChunk = 4096;
 constexpr int64_t kWindowsPerHeldOut = 8;
 constexpr uint64_t kOrderSeed = 0;
 
-/// Twice the unknowns of each row that is solved for.
+/// Twice the number of unknowns in each row of the solve.
 int64_t least_tokens(const DecoderConfig& model, int64_t positions) {
   return std::max(2 * std::max(model.d_model, model.n_head * model.head_dim), 2 * positions);
 }

@@ -1,4 +1,4 @@
-// models/convert/calibration_text.h: the text that a conversion looks at.
+// models/convert/calibration_text.h: the text on which a conversion is calibrated.
 #pragma once
 
 #include <torch/types.h>
@@ -12,7 +12,8 @@
 
 namespace regroup {
 
-/// Windows of text, the last n_held_out of which choose and judge what the others fit.
+/// Windows of text. The last n_held_out are held out: methods are fitted to the other windows, and
+/// compared and measured on these.
 struct CalibrationText {
   torch::Tensor tokens;  // [windows, T + 1] int64
   int64_t n_held_out;
@@ -22,27 +23,26 @@ struct CalibrationText {
   int64_t n_tokens() const { return n_windows() * positions(); }
 };
 
-/// What process `rank` of `size` looks at: every size-th window of those that are fitted, from
-/// number rank on, and of those held out. It may have none.
+/// The share of process `rank` of `size`: windows rank, rank + size, ... of those that are fitted,
+/// and likewise of those held out. It may be empty.
 CalibrationText share_of(const CalibrationText& text, int rank, int size);
 
-/// Whole windows of about 4,096 tokens, either all held out or none.
+/// Whole windows of about 4,096 tokens in total, all of them held out or none.
 struct TextChunk {
   int64_t first, n_windows;
   bool held_out;
 };
 std::vector<TextChunk> chunks(const CalibrationText& text);
 
-/// Rows of a [windows * T, ...] tensor that belong to a chunk, as a view.
+/// A view of the rows of a [windows * T, ...] tensor that belong to a chunk.
 torch::Tensor rows_of(const torch::Tensor& tensor, const CalibrationText& text,
                       const TextChunk& chunk);
 
-constexpr int64_t kCalibrationTokens = 32768;  // unless told
+constexpr int64_t kCalibrationTokens = 32768;  // default
 
-/// n_tokens tokens of the split, rounded down to windows of at most 512, from all over it in an
-/// order that is always the same; an eighth is held out. Not told how many: kCalibrationTokens, or
-/// all there are if fewer. Throws Error where there are too few for a stable solve, or fewer than
-/// asked for.
+/// n_tokens tokens of the split, rounded down to windows of at most 512 tokens, from all parts of
+/// it in a fixed order; an eighth of them is held out. Default: kCalibrationTokens, or all if there
+/// are fewer. Throws Error where n_tokens is too small for a stable solve or larger than the split.
 CalibrationText read_calibration_text(const TokenSplit& split, std::optional<int64_t> n_tokens,
                                       const DecoderConfig& model);
 

@@ -5,13 +5,13 @@ namespace {
 
 using torch::Tensor;
 
-/// E[q̂ q̂'* ] E[k̂ k̂'*]* summed over heads: the inner product of two sets of scores. The still dims
-/// of a head count as one form, qᵀ k; each plane is a form of its own, whose real part varies with
-/// the position, hence the half.
+/// E[q̂ q̂'* ] E[k̂ k̂'*]* summed over heads: the inner product of two sets of scores. The dims of a
+/// head that RoPE does not rotate are one form, qᵀ k. Each plane is a separate form, whose real
+/// part varies with the position; this gives the factor one half.
 double score_product(const HeadGroup& a, const HeadGroup& b, const Tensor& second_moment) {
   const auto aq = split_rows(a.q, a.rotary_dim), bq = split_rows(b.q, b.rotary_dim);
   const auto ak = split_rows(a.k, a.rotary_dim), bk = split_rows(b.k, b.rotary_dim);
-  const auto plane_products = [&](const Tensor& x, const Tensor& y) {  // one a plane
+  const auto plane_products = [&](const Tensor& x, const Tensor& y) {  // one per plane
     return weighted_products(x.unsqueeze(-2), y.unsqueeze(-2), second_moment).flatten(-3);
   };
   const auto turned = torch::real(plane_products(aq.planes, bq.planes).conj() *

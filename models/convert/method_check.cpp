@@ -12,9 +12,9 @@ namespace {
 
 using torch::Tensor;
 
-constexpr double kRounding = 1e-5;  // of the pooled scores and outputs, relative
+constexpr double kRounding = 1e-5;  // largest relative error of pooled scores and outputs
 
-/// The larger of the two relative errors of pooling.
+/// The larger of the relative errors of scores and outputs.
 double relative_error(const HeadGroup& group, const ConversionMethod& method,
                       const MethodContext& context) {
   const auto lost = pooling_error(group, method.pool(group, context), context.moments);
@@ -27,7 +27,7 @@ void require_exact(const char* what, double error, const ConversionMethod& metho
   if (error <= kRounding) return;
   throw Error(c10::str("method ", method.name, ", layer ", layer),
               c10::str(what, " with a relative error of ", error, ", not to rounding"),
-              "This is a fault of the method, or the layer's weights are not finite.");
+              "The method has a defect, or the layer's weights are not finite.");
 }
 
 /// A random orthogonal matrix: [n, n] float64.

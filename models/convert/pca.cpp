@@ -1,5 +1,5 @@
-// The method pca: the shared head that loses least of what queries and the output projection see,
-// in closed form.
+// The method pca: the shared head that loses least for queries and the output projection, in closed
+// form.
 #include <torch/types.h>
 
 #include "models/convert/methods.h"
@@ -9,8 +9,7 @@ namespace {
 
 using torch::Tensor;
 
-/// What c must be multiplied with to stand for each head, k_h = factor_h c, and c, a plane at a
-/// time.
+/// For each plane, the shared key c and the factor of each head, k_h = factor_h c.
 struct SharedKey {
   Tensor key;      // [planes, d] complex
   Tensor factors;  // [n, planes] complex
@@ -52,8 +51,7 @@ Roots roots(const Tensor& matrices) {
   return {with(size), with(inverse)};
 }
 
-/// What n heads of a joint space share, and of every head the matrix that makes its own of it:
-/// V_h = maps_h V.
+/// The shared head V of n heads, and the matrix of each head: V_h = maps_h V.
 struct SharedHead {
   Tensor shared;  // [1, dims, d]
   Tensor maps;    // [n, dims, dims]
@@ -71,12 +69,13 @@ SharedHead shared_head(const Tensor& heads, const Tensor& sensitivity,
   const auto shared = basis.t().matmul(stacked);
   const auto maps = weights.inverse.matmul(basis.view({-1, dims, dims}));
   const auto size =
-      shared.norm() / heads.square().sum({1, 2}).mean().sqrt();  // the heads' own size is kept
+      shared.norm() / heads.square().sum({1, 2}).mean().sqrt();  // keeps the size of the heads
   const auto sound = torch::where(size.gt(0), size, torch::ones_like(size));
   return {(shared / sound).unsqueeze(0), maps * sound};
 }
 
-/// Of keys that RoPE leaves alone; their sensitivity is the second moment of the queries.
+/// For dims of keys that RoPE does not rotate; their sensitivity is the second moment of the
+/// queries.
 SharedHead shared_still_key(const Tensor& keys, const Tensor& queries,
                             const Tensor& second_moment) {
   if (keys.size(1) == 0) return {keys.narrow(0, 0, 1), keys.new_zeros({keys.size(0), 0, 0})};

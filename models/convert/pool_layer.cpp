@@ -22,8 +22,8 @@ std::vector<int64_t> all_heads(const LayerProjections& layer) {
   return heads;
 }
 
-/// What pooling any group of a layer loses. Inputs are whitened once: with Σ = L Lᵀ, a product
-/// under Σ of rows a and b is one of a L and b L under the identity.
+/// The loss of pooling any group of a layer. Inputs are whitened once: with Σ = L Lᵀ, the product
+/// of rows a and b under Σ is that of a L and b L under the identity.
 class GroupLoss {
  public:
   GroupLoss(const LayerProjections& layer, const ConversionMethod& method, MethodContext context)
@@ -45,7 +45,7 @@ class GroupLoss {
   static LayerProjections whitened(LayerProjections layer, const InputMoments& moments) {
     const auto whiten = [](Tensor& weight, const Tensor& moment) {
       if (!moment.defined()) return;
-      // A little of the identity keeps a moment that is singular decomposable.
+      // A small multiple of the identity makes a singular moment decomposable.
       const auto mean = moment.diagonal().mean().item<double>();
       const auto identity = torch::eye(moment.size(0), moment.options());
       const auto root = torch::linalg_cholesky(moment + 1e-9 * mean * identity);
@@ -101,7 +101,7 @@ LayerProjections pool_layer(const LayerProjections& layer, const Partition& part
     keys.push_back(pooled.k.flatten(0, 1));
     values.push_back(pooled.v.flatten(0, 1));
     queries.push_back(pooled.q.flatten(0, 2));       // [n * s * head_dim, d]
-    outputs.push_back(pooled.o.mT().flatten(0, 2));  // the same, of columns
+    outputs.push_back(pooled.o.mT().flatten(0, 2));  // the same for columns
   }
   const auto joined = [](const std::vector<Tensor>& parts, const Tensor& like) {
     return torch::cat(parts).to(like.scalar_type());

@@ -1,4 +1,4 @@
-// The simple methods: mean, first, random. They leave queries and output projections alone.
+// The simple methods: mean, first, random. They do not change queries and output projections.
 #include <torch/types.h>
 
 #include "framework/tensors/random.h"

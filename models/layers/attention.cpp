@@ -35,8 +35,8 @@ variable_list split(const Tensor& heads, const AttentionShape& shape) {
           part(shape.n_head + shape.n_kv_head, shape.n_kv_head)};
 }
 
-/// qkv -> rotated queries and keys, and values, without a copy; backward packs their gradients
-/// again.
+/// qkv -> rotated queries, rotated keys, and values, without a copy. Backward packs their gradients
+/// into one tensor.
 struct RotaryQkv : Function<RotaryQkv> {
   static variable_list forward(AutogradContext* context, const Tensor& qkv, const Tensor& cos,
                                const Tensor& sin, int64_t n_head, int64_t n_kv_head,

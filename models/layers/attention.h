@@ -1,4 +1,4 @@
-// models/layers/attention.h: causal self-attention with any number of K/V heads, MHA, GQA and MQA
+// models/layers/attention.h: causal self-attention with any number of K/V heads: MHA, GQA and MQA
 // in one path.
 #pragma once
 
@@ -18,20 +18,21 @@ struct AttentionShape {
   int64_t n_head, n_kv_head, head_dim;
 };
 
-/// Queries, keys and values, [B, heads, T, head_dim] each, of qkv as attention takes it: views of
-/// it, in which queries and keys were rotated.
+/// Rotated queries, rotated keys, and values, each a view of qkv: [B, heads, T, head_dim]. qkv: as
+/// in attention(), rotated in place.
 std::vector<torch::Tensor> rotary_qkv(const torch::Tensor& qkv, const AttentionShape& shape,
                                       const RopeAngles& angles);
 
-/// Attention of B sequences over themselves, position 0 first. qkv: [B, T, (n_head + 2 * n_kv_head)
-/// * head_dim], the query heads first, then key heads, then value heads; consumed: queries and keys
-/// are rotated in place.
-/// -> [B, T, n_head * head_dim]. K and V are not repeated.
+/// Attention of B sequences that start at position 0. qkv: [B, T, (n_head + 2 * n_kv_head) *
+/// head_dim], query heads first, then key heads, then value heads; its queries and keys are rotated
+/// in place.
+/// -> [B, T, n_head * head_dim]. Does not repeat K and V in memory.
 torch::Tensor attention(const torch::Tensor& qkv, const AttentionShape& shape,
                         const RopeAngles& angles);
 
-/// The same for the T positions after those in the cache, which they join; without a graph.
-/// past: positions in the cache before this call; angles are those of the new positions.
+/// As attention(), for T positions that follow those in the cache, without a graph. Stores the new
+/// keys and values in the cache. past: positions in the cache before this call. angles: of the new
+/// positions.
 torch::Tensor cached_attention(const torch::Tensor& qkv, const AttentionShape& shape,
                                const RopeAngles& angles, LayerCache& cache, int64_t past);
 

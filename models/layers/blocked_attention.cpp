@@ -35,7 +35,7 @@ Tensor attention_weights(const GroupedHeads& heads, const QueryBlock& block) {
   const auto scores =
       queries.flatten(2, 3).matmul(keys.mT()).unflatten(2, {queries.size(2), block.count});
   {
-    // Out of the graph: no gradient comes to where the softmax is 0.
+    // Outside the graph, because the gradient is 0 where the softmax is.
     const torch::NoGradGuard no_grad;
     const auto future = torch::full({block.count, block.count}, -INFINITY, scores.options());
     scores.detach().narrow(4, block.first, block.count).add_(future.triu(1));

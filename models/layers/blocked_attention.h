@@ -1,7 +1,8 @@
-// models/layers/blocked_attention.h: attention from its weights, a block of queries at a time with
-// the keys that they see. Where the weights themselves are asked for, and where short sequences are
-// trained on the CPU: in bfloat16 this takes half the time of ATen's, whose weights are computed
-// anew in backward; here they are kept, n_head * T * T numbers a sequence.
+// models/layers/blocked_attention.h: attention computed with its weights, one block of queries at a
+// time. models/convert/ uses it, where the weights themselves are needed and where projections are
+// trained on short sequences on the CPU: in bfloat16 it takes half the time of ATen's attention,
+// which recomputes the weights in backward. Here the graph keeps them: n_head * T * T numbers per
+// sequence.
 #pragma once
 
 #include <torch/types.h>
@@ -19,11 +20,11 @@ struct GroupedHeads {
   torch::Tensor queries, keys, values;
 };
 
-/// qkv: as attention takes it; consumed.
+/// qkv: as in attention(), rotated in place.
 GroupedHeads grouped_heads(const torch::Tensor& qkv, const AttentionShape& shape,
                            const RopeAngles& angles);
 
-/// Queries first .. first + count - 1 and the keys 0 .. first + count - 1.
+/// Queries first .. first + count - 1, which see the keys 0 .. first + count - 1.
 struct QueryBlock {
   int64_t first, count;
   int64_t seen() const { return first + count; }
@@ -34,7 +35,7 @@ std::vector<QueryBlock> query_blocks(int64_t n_positions);
 /// seen].
 torch::Tensor attention_weights(const GroupedHeads& heads, const QueryBlock& block);
 
-/// What attention gives, from the same, at the queries of these blocks, one block after the other.
+/// As attention(), but only for the queries of these blocks: [B, their number, n_head * head_dim].
 torch::Tensor blocked_attention(const torch::Tensor& qkv, const AttentionShape& shape,
                                 const RopeAngles& angles, const std::vector<QueryBlock>& blocks);
 

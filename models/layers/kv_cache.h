@@ -1,5 +1,4 @@
-// models/layers/kv_cache.h: keys and values of past positions, the memory that fewer K/V heads
-// save.
+// models/layers/kv_cache.h: keys and values of past positions. Fewer K/V heads make it smaller.
 #pragma once
 
 #include <torch/types.h>
@@ -18,14 +17,14 @@ struct LayerCache {
 
 class KvCache {
  public:
-  /// Room for capacity positions of a batch of sequences of equal length.
+  /// Allocates `capacity` positions for a batch of sequences of equal length.
   KvCache(const DecoderConfig& config, int64_t batch, int64_t capacity,
           torch::TensorOptions options);
 
   LayerCache& layer(int64_t index) { return layers_[static_cast<size_t>(index)]; }
-  /// Positions held, the same in every layer.
+  /// The number of positions stored, the same in every layer.
   int64_t length() const { return length_; }
-  /// Counts positions that all layers have stored.
+  /// Adds to length(), after all layers have stored the positions.
   void advance(int64_t positions) { length_ += positions; }
 
  private:

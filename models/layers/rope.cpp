@@ -21,7 +21,7 @@ torch::Tensor scaled(const torch::Tensor& frequencies, const RopeScaling& scalin
     case RopeScaling::Kind::kLlama3:
       break;
   }
-  // Long waves are stretched by the factor, short ones kept, those between blended.
+  // Long waves are stretched by the factor, short ones stay, and those between are blended.
   const auto original = static_cast<double>(scaling.original_max_seq_len);
   const auto wavelength = 2 * std::numbers::pi / frequencies;
   const auto blend = ((original / wavelength - scaling.low_freq_factor) /

@@ -1,5 +1,5 @@
-// models/layers/rope.h: rotary position embedding: the angles of a model's positions, and turning
-// heads by them.
+// models/layers/rope.h: rotary position embedding: the angles of a model's positions, and rotation
+// by them.
 #pragma once
 
 #include <torch/types.h>
@@ -8,13 +8,13 @@
 
 namespace regroup {
 
-/// cos and sin of position times frequency for a run of positions: [T, head_dim / 2] float32
+/// cos and sin of position times frequency for T consecutive positions: [T, head_dim / 2] float32
 /// (float64 for float64).
 struct RopeAngles {
   torch::Tensor cos, sin;
 };
 
-/// Su et al. 2021, eq. 15: frequency i is theta^(-2i / head_dim), stretched as RopeScaling says.
+/// Su et al. 2021, eq. 15: frequency i is theta^(-2i / head_dim), scaled by RopeScaling.
 class Rope {
  public:
   explicit Rope(const DecoderConfig& config, torch::TensorOptions options);
@@ -24,7 +24,7 @@ class Rope {
 
  private:
   torch::Tensor frequencies_;  // [head_dim / 2]
-  RopeAngles table_;           // of the positions asked for so far
+  RopeAngles table_;           // of the positions used so far
 };
 
 /// kernels::rotate_ by these angles. heads: [B, T, n_head, head_dim].
