@@ -61,8 +61,8 @@ std::string outward_address() {
   return "";
 }
 
-/// Where other processes of the launch reach this one. On the first node its own name may stand for
-/// the loopback (Debian's 127.0.1.1), which the other nodes can't use.
+/// The address at which other processes of the launch reach this one. On the first node its host
+/// name may resolve to the loopback (Debian's 127.0.1.1), which other nodes cannot use.
 std::string own_address(const Launch& launch) {
   const auto facing = address_facing(launch.address);
   const bool is_loopback = facing.starts_with("127.") || facing == "::1";

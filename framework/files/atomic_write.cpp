@@ -28,8 +28,8 @@ constexpr std::string_view kTemporaryPrefix = ".regroup-tmp-";
               what_to_do);
 }
 
-/// The target without a trailing slash, its symbolic links resolved, so that "beside it" is on the
-/// same file system and a rename replaces the thing itself and not a link to it.
+/// The target without a trailing slash and with symbolic links resolved, so that a file beside it
+/// is on the same file system and a rename replaces the target and not a link to it.
 fs::path resolved(const fs::path& target) {
   std::error_code error;
   fs::path path = fs::weakly_canonical(fs::absolute(target), error);
@@ -46,8 +46,8 @@ void make_parents(const fs::path& path) {
   if (error) fail(path.parent_path(), "make the folder", error.value());
 }
 
-/// A temporary name that no other writer of this process uses; O_EXCL and mkdir refuse a name that
-/// another process took.
+/// A temporary name that is unique in this process; O_EXCL and mkdir refuse a name that another
+/// process uses.
 fs::path temporary_name_beside(const fs::path& target) {
   static std::atomic<int> counter{0};
   const std::string suffix = "-" + std::to_string(getpid()) + "-" + std::to_string(counter++);
@@ -62,7 +62,7 @@ FileDescriptor opened(const fs::path& path, int flags) {
   return descriptor;
 }
 
-/// Some file systems cannot fsync a folder and say EINVAL; they have nothing to flush.
+/// Some file systems cannot fsync a folder and return EINVAL; they have nothing to flush.
 void fsync_path(const fs::path& path) {
   const auto descriptor = opened(path, O_RDONLY);
   if (::fsync(descriptor.value()) != 0 && errno != EINVAL) fail(path, "flush to disk", errno);
@@ -84,9 +84,9 @@ void rename_onto(const fs::path& from, const fs::path& to) {
   }
 }
 
-/// Swaps two folders in one step where the file system can (all common local ones), else by two
-/// renames, the first of which is undone when the second fails. What stood at `to` ends up at
-/// `from`.
+/// Swaps two folders in one step where the file system supports that (all common local ones do);
+/// otherwise by two renames, the first of which is undone when the second fails. The previous `to`
+/// is then at `from`.
 void exchange(const fs::path& from, const fs::path& to) {
   if (::renameat2(AT_FDCWD, from.c_str(), AT_FDCWD, to.c_str(), RENAME_EXCHANGE) == 0) return;
   if (errno != EINVAL && errno != ENOSYS) fail(to, "put the new folder in its place", errno);
@@ -152,10 +152,10 @@ AtomicFolder::AtomicFolder(const fs::path& target) : target_(resolved(target)) {
   if (made != 0) fail(target_, "make a folder beside it", errno);
 }
 
-AtomicFolder::AtomicFolder(const fs::path& target, const std::string& meeting)
+AtomicFolder::AtomicFolder(const fs::path& target, const std::string& launch_id)
     : target_(resolved(target)), is_shared_(true) {
   const auto name =
-      std::string(kTemporaryPrefix) + target_.filename().string() + "-joint-" + meeting;
+      std::string(kTemporaryPrefix) + target_.filename().string() + "-joint-" + launch_id;
   temporary_ = target_.parent_path() / name;
   std::error_code error;
   fs::create_directories(temporary_, error);

@@ -1,5 +1,5 @@
-// framework/files/atomic_write.h: files and folders that are complete or absent: write beside,
-// fsync, rename.
+// framework/files/atomic_write.h: writes files and folders so that they are complete or absent:
+// under a temporary name, then fsync and rename.
 #pragma once
 
 #include <cstddef>
@@ -12,7 +12,7 @@
 namespace regroup {
 
 /// Replaces the file's contents in one step; readers see the old or the new bytes, never a mixture.
-/// Missing parent folders are made. Throws Error with the path and the system's reason.
+/// Creates missing parent folders. Throws Error with the path and the system's reason.
 void write_file_atomically(const std::filesystem::path& file, std::string_view contents);
 
 /// A file written piece by piece under a temporary name beside its target.
@@ -45,27 +45,27 @@ class AtomicFile {
 /// A folder filled under a temporary name beside its target.
 class AtomicFolder {
  public:
-  /// Makes the temporary folder (and missing parents of the target).
+  /// Creates the temporary folder, and missing parents of the target.
   explicit AtomicFolder(const std::filesystem::path& target);
-  /// A folder that several processes fill, each through an AtomicFolder of the same target and
-  /// meeting, one of which commits it when all are done. What is not committed is left for
-  /// remove_leftovers: others may still write there.
-  AtomicFolder(const std::filesystem::path& target, const std::string& meeting);
-  /// Removes the temporary folder unless it was committed, or is one that several fill.
+  /// A folder that several processes fill, each through an AtomicFolder with the same target and
+  /// launch_id. One of them commits it when all are done. An uncommitted folder stays until
+  /// remove_leftovers, because other processes may still write to it.
+  AtomicFolder(const std::filesystem::path& target, const std::string& launch_id);
+  /// Removes the temporary folder, unless it was committed or several processes fill it.
   ~AtomicFolder();
   AtomicFolder(const AtomicFolder&) = delete;
   AtomicFolder& operator=(const AtomicFolder&) = delete;
 
   const std::filesystem::path& target() const { return target_; }
-  /// Where to write until commit.
+  /// Write here until commit.
   const std::filesystem::path& path() const { return temporary_; }
 
-  /// fsyncs all that is in the folder and renames it to the target, which must be absent or an
-  /// empty folder.
+  /// Calls fsync on everything in the folder and renames it to the target, which must be absent or
+  /// an empty folder.
   void commit();
 
-  /// The same where the target may be a folder with contents: it is removed once the new one stands
-  /// in its place.
+  /// As commit(), but the target may be a folder with contents, which is removed after the new
+  /// folder has taken its place.
   void commit_replacing();
 
  private:
@@ -75,11 +75,11 @@ class AtomicFolder {
   bool committed_ = false;
 };
 
-/// Removes what interrupted writers left in the folder: every temporary file and folder of ours.
-/// Call it only where no other process writes. A missing folder is fine.
+/// Removes the temporary files and folders that interrupted writers left in the folder. Call it
+/// only where no other process writes. The folder may be absent.
 void remove_leftovers(const std::filesystem::path& folder);
 
-/// True for the name of a temporary file or folder of ours.
+/// True for the name of a temporary file or folder of these classes.
 bool is_temporary_name(std::string_view name);
 
 }  // namespace regroup

@@ -1,5 +1,5 @@
-// framework/files/file_descriptor.h: a file descriptor that closes itself, and writing all bytes to
-// one.
+// framework/files/file_descriptor.h: a file descriptor that closes itself, and a write of all
+// bytes.
 #pragma once
 
 #include <filesystem>
@@ -11,9 +11,9 @@ namespace regroup {
 class FileDescriptor {
  public:
   FileDescriptor() = default;
-  /// Takes over what a system call gave; negative: none.
+  /// Takes ownership of the result of a system call; negative: none.
   explicit FileDescriptor(int value) : value_(value) {}
-  /// open(2) with O_CLOEXEC. Where that fails is_open() is false and errno says why.
+  /// open(2) with O_CLOEXEC. On failure is_open() is false and errno is set.
   FileDescriptor(const std::filesystem::path& file, int flags);
   FileDescriptor(FileDescriptor&& other) noexcept : value_(std::exchange(other.value_, -1)) {}
   FileDescriptor& operator=(FileDescriptor&& other) noexcept {
@@ -29,7 +29,7 @@ class FileDescriptor {
   int value_ = -1;
 };
 
-/// write(2) until all bytes are written. Returns false where that fails, and errno says why.
+/// write(2) until all bytes are written. On failure returns false and errno is set.
 bool write_all(int descriptor, std::string_view bytes);
 
 }  // namespace regroup

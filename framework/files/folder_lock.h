@@ -1,4 +1,4 @@
-// framework/files/folder_lock.h: keeps other processes out of a folder while one works in it.
+// framework/files/folder_lock.h: a lock for a folder that one process works in.
 #pragma once
 
 #include <filesystem>
@@ -7,13 +7,13 @@
 
 namespace regroup {
 
-/// Holds an exclusive flock(2) on a folder, which the system releases with the process, however
-/// that ends. The lock is the folder's own and goes with it when it is renamed. Where a file system
-/// has no locks for folders (some network ones) nobody is kept out.
+/// Holds an exclusive flock(2) on a folder. The system releases it when the process ends, even by a
+/// crash. The lock stays with the folder when it is renamed. On a file system without locks for
+/// folders (some network ones) it has no effect.
 class FolderLock {
  public:
-  /// Does not wait. Throws a request error when the lock is held already, by this process too, and
-  /// Error when the folder cannot be opened.
+  /// Does not wait. Throws a request error where the lock is held, by this or another process, and
+  /// Error where the folder cannot be opened.
   explicit FolderLock(const std::filesystem::path& folder);
 
  private:

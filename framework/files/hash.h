@@ -1,5 +1,5 @@
-// framework/files/hash.h: a quick 64-bit hash of bytes, for telling whether two things are the
-// same; no defence against forgery.
+// framework/files/hash.h: a fast 64-bit hash, which shows whether two byte sequences are equal. It
+// does not protect against forgery.
 #pragma once
 
 #include <cstddef>
@@ -11,7 +11,7 @@ namespace regroup {
 
 class Hash {
  public:
-  /// Adds bytes; the result depends on their order and on how they were cut into calls.
+  /// Adds bytes. The result depends on their order and on their division into calls.
   void add(const void* data, size_t size);
   void add(const std::string& text) { add(text.data(), text.size()); }
   void add(int64_t value) { add(&value, sizeof(value)); }

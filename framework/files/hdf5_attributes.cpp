@@ -49,7 +49,7 @@ T read_value(const Attribute& attribute, hid_t memory_type) {
   return value;
 }
 
-/// The type of strings in memory and in files that we write: UTF-8, of any length.
+/// The type of strings in memory and in written files: UTF-8, of any length.
 Hdf5Handle string_type() {
   Hdf5Handle type(check(H5Tcopy(H5T_C_S1), "HDF5", "make a type"), H5Tclose);
   check(H5Tset_size(type.id(), H5T_VARIABLE), "HDF5", "make a type");

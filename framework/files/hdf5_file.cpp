@@ -21,7 +21,7 @@ constexpr int64_t kMostDeflateRatio = 1032;  // of zlib's format
 constexpr int64_t kBytesPerWrite = int64_t{32} << 20;
 constexpr size_t kChunkCacheBytes = size_t{16} << 20;
 
-/// The dtype whose bits HDF5 stores, for the dtypes that it has no native type for.
+/// The dtype as which HDF5 stores the bits of a tensor.
 c10::ScalarType stored_dtype(c10::ScalarType dtype) {
   if (dtype == at::kBFloat16 || dtype == at::kHalf) return at::kUInt16;
   if (dtype == at::kBool) return at::kByte;
@@ -213,11 +213,12 @@ Hdf5File Hdf5File::create(const fs::path& file) {
   const LibraryLock lock;
   const auto access = property_list(H5P_FILE_ACCESS);
   check(H5Pset_file_locking(access.id(), false, true), created.where_, "turn file locks off");
-  // This format has checksums over its structure: damage is found before the library, which crashes
-  // on some broken structures, acts on it.
+  // This format has checksums over its structure, so damage is found before the library acts on it;
+  // it crashes on some broken structures.
   check(H5Pset_libver_bounds(access.id(), H5F_LIBVER_V110, H5F_LIBVER_V110), created.where_,
         "choose the format");
-  // So that a dataset left open is an error at close() and not a file that is never finished.
+  // Makes a dataset that is still open an error at close() instead of a file that is never
+  // finished.
   check(H5Pset_fclose_degree(access.id(), H5F_CLOSE_SEMI), created.where_, "prepare");
   created.handle_ = {check(H5Fcreate(created.target_->temporary().c_str(), H5F_ACC_TRUNC,
                                      H5P_DEFAULT, access.id()),
@@ -317,7 +318,7 @@ Hdf5Handle Hdf5File::create_dataset(const std::string& name, const at::Tensor& b
   return {check(id, where, "create"), H5Dclose};
 }
 
-/// A piece at a time, so that other threads' reading waits for none for long.
+/// Writes in pieces, so that other threads never wait long for the lock.
 void Hdf5File::write_rows(const Hdf5Handle& dataset, const std::string& name,
                           const at::Tensor& bits) {
   if (bits.numel() == 0) return;

@@ -28,7 +28,8 @@ std::string printed(const json& value) {
   return abbreviated(value.dump(-1, ' ', false, json::error_handler_t::replace), kMostBytesOfValue);
 }
 
-/// Refuses depth and repeated keys while the parser runs, so that nothing hostile is built.
+/// Rejects too deep nesting and repeated keys while the parser runs, before hostile values are
+/// built.
 class ParseGuard {
  public:
   ParseGuard(const std::string& where, size_t max_depth) : where_(where), max_depth_(max_depth) {}
@@ -74,7 +75,7 @@ std::string parser_complaint(const json::exception& error) {
   throw Error(where, c10::str(path, " is ", printed(value), ", expected ", expected), "");
 }
 
-/// One value of a file with what a message needs to name it.
+/// One value of a file, with its location for messages.
 struct Located {
   const json& value;
   const std::string& where;
@@ -99,7 +100,7 @@ std::string described(IntegerRange range) {
 int64_t Located::integer(IntegerRange range) const {
   const bool fits = value.is_number_unsigned()
                         ? std::in_range<int64_t>(value.get<uint64_t>())
-                        : value.is_number_integer();  // 8.0 and 1e3 are no integers
+                        : value.is_number_integer();  // 8.0 and 1e3 are not integers
   if (!fits) complain(where, path, value, described(range));
   const auto integer = value.get<int64_t>();
   if (integer < range.min || integer > range.max) complain(where, path, value, described(range));

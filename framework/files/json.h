@@ -1,5 +1,5 @@
-// framework/files/json.h: JSON from files that may be hostile, read through accessors that name
-// file and key.
+// framework/files/json.h: reads JSON from files that may be hostile, with errors that name file and
+// key.
 #pragma once
 
 #include <cstdint>
@@ -20,16 +20,17 @@ struct JsonLimits {
   size_t max_depth = 64;  // objects and arrays inside each other
 };
 
-/// Parses a document. Throws Error, with `where` in front, for text that is no JSON, is larger or
-/// deeper than the limits (found before it is built), or repeats a key in one object.
+/// Parses a document. Throws Error, with `where` in front, for text that is not JSON, is larger or
+/// deeper than the limits (checked while parsing), or repeats a key in an object.
 nlohmann::json parse_json(std::string_view text, const std::string& where,
                           const JsonLimits& limits = {});
 
 /// Reads and parses a file; errors name it.
 nlohmann::json read_json_file(const std::filesystem::path& file, const JsonLimits& limits = {});
 
-/// Writes a document atomically: two spaces a level, keys in the order of the value (sorted for
-/// nlohmann::json), a final newline. Numbers read back exactly; text that is not UTF-8 is mended.
+/// Writes a document atomically: two spaces per level, keys in the order of the value (sorted for
+/// nlohmann::json), a final newline. Numbers read back exactly; bytes that are not UTF-8 are
+/// replaced.
 void write_json_file(const std::filesystem::path& file, const nlohmann::ordered_json& value);
 
 /// Both ends inclusive.
@@ -40,8 +41,8 @@ struct IntegerRange {
 
 /// One JSON object whose values are read by type. Every error names the file, the key's path, the
 /// value found and what was expected: `config.json: rope_parameters.rope_theta is "x", expected a
-/// number`. The find_ functions give nothing where the key is absent or null; the others throw
-/// there.
+/// number`. The find_ functions return nullopt where the key is absent or null; the other
+/// functions throw.
 class JsonObject {
  public:
   /// where: the file, for messages. Throws Error when the value is not an object.
@@ -54,7 +55,7 @@ class JsonObject {
   std::vector<std::string> keys() const;
 
   int64_t integer(const std::string& key, IntegerRange range = {}) const;
-  /// A finite number; an integer will do.
+  /// A finite number; may be an integer.
   double number(const std::string& key) const;
   bool boolean(const std::string& key) const;
   std::string string(const std::string& key) const;
@@ -71,13 +72,13 @@ class JsonObject {
   std::optional<std::vector<std::string>> find_strings(const std::string& key) const;
   std::optional<JsonObject> find_object(const std::string& key) const;
 
-  /// The value as parsed, for what the typed readers do not cover. Throws when the key is absent.
+  /// The parsed value, for types without a typed reader. Throws where the key is absent.
   const nlohmann::json& raw(const std::string& key) const;
 
-  /// The keys that nobody has asked for yet, sorted: what the reader of this object does not know.
+  /// The keys that have not been read so far, sorted: those that the reader of this object ignores.
   std::vector<std::string> unread_keys() const;
 
-  /// Throws the Error "file: path.key is VALUE, expected `expected`" about a value that is there.
+  /// Throws the Error "file: path.key is VALUE, expected `expected`" for a key that is present.
   [[noreturn]] void refuse(const std::string& key, const std::string& expected) const;
 
  private:

@@ -1,5 +1,4 @@
-// framework/files/mapped_file.h: a file's bytes in memory, paged in on use; writes never reach the
-// file.
+// framework/files/mapped_file.h: maps a file's bytes into memory; writes never reach the file.
 #pragma once
 
 #include <cstddef>

@@ -24,7 +24,7 @@ namespace {
 using nlohmann::json;
 static_assert(std::endian::native == std::endian::little, "safetensors are little-endian");
 
-constexpr size_t kLengthBytes = 8;                // the header's length, uint64, opens the file
+constexpr size_t kLengthBytes = 8;  // the file starts with the header's length, uint64
 constexpr size_t kMostHeaderBytes = 100'000'000;  // as in the reference implementation
 constexpr size_t kHeaderDepth = 4;                // {name: {shape: [..]}} needs 3
 constexpr size_t kMostAxes = 16;
@@ -86,7 +86,7 @@ class HeaderReader {
     }
   }
 
-  /// Complains and gives an empty entry where the header's is unusable.
+  /// Adds a complaint and returns an empty entry where the header's entry is unusable.
   TensorEntry read_entry(const std::string& name, const json& value) {
     TensorEntry entry{};
     try {
@@ -128,8 +128,8 @@ class HeaderReader {
     entry.end = data_begin_ + static_cast<size_t>(end);
   }
 
-  /// Nothing when the product of the sizes, zeros counted as ones (strides are made of them too),
-  /// overflows.
+  /// nullopt where the product of the sizes overflows. Zeros count as ones, because strides are
+  /// products of the sizes too.
   static std::optional<int64_t> size_in_bytes(const TensorEntry& entry) {
     auto bytes = static_cast<int64_t>(c10::elementSize(entry.dtype));
     bool is_empty = false;
@@ -241,7 +241,7 @@ at::Tensor SafetensorsFile::tensor(const std::string& name) const {
     return at::from_blob(
         data, entry.shape, [map = map_](void*) {}, options);
   }
-  if (is_bool) {  // a byte other than 0 and 1 is no valid bool
+  if (is_bool) {  // a byte other than 0 and 1 is not a valid bool
     return at::from_blob(data, entry.shape, at::TensorOptions().dtype(at::kByte)).ne(0);
   }
   auto copy = at::empty(entry.shape, options);

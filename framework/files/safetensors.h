@@ -1,5 +1,4 @@
-// framework/files/safetensors.h: Hugging Face's tensor files, checked before use and read lazily;
-// their writer.
+// framework/files/safetensors.h: reads (checked, lazily) and writes Hugging Face's tensor files.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -16,7 +15,7 @@
 
 namespace regroup {
 
-/// What a header says of one tensor.
+/// The header's entry for one tensor.
 struct TensorEntry {
   c10::ScalarType dtype;
   std::vector<int64_t> shape;
@@ -45,13 +44,14 @@ class SafetensorsFile {
   std::map<std::string, TensorEntry> entries_;
 };
 
-/// A tensor to write, made only when its turn comes, so that a model need not fit in memory.
+/// A tensor to write. It is loaded only when it is written, so a model does not need to fit in
+/// memory.
 struct TensorSource {
   std::string name;
   c10::ScalarType dtype;
   std::vector<int64_t> shape;
-  std::function<at::Tensor()> load;  // gives a tensor of this dtype and shape, on any device
-  int writer = 0;                    // which of several processes writes it
+  std::function<at::Tensor()> load;  // returns a tensor of this dtype and shape, on any device
+  int writer = 0;                    // the rank that writes it
 
   size_t bytes() const;
 };

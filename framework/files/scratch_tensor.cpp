@@ -25,13 +25,13 @@ namespace fs = std::filesystem;
               "Free disk space there, or give fewer calibration tokens.");
 }
 
-/// An open file that no name leads to any more.
+/// An open file whose name was removed.
 FileDescriptor nameless_file(const fs::path& folder, int64_t bytes) {
-  std::string name = folder / ".scratch.XXXXXX";  // several processes may make one there
+  std::string name = folder / ".scratch.XXXXXX";  // several processes may create one there
   FileDescriptor descriptor(::mkostemp(name.data(), O_CLOEXEC));
   if (!descriptor.is_open()) fail(folder, bytes, errno);
   fs::remove(name);
-  // Reserved now: a full disk found out on a write to mapped memory would end the process.
+  // Reserve the space now: a write to mapped memory on a full disk would kill the process.
   if (const int code = ::posix_fallocate(descriptor.value(), 0, bytes); code != 0)
     fail(folder, bytes, code);
   return descriptor;

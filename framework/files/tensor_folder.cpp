@@ -57,7 +57,7 @@ WeightMap read_index(const fs::path& folder) {
   return map;
 }
 
-/// Says why the folder cannot be read.
+/// Throws the Error that explains why the folder cannot be read.
 [[noreturn]] void refuse_folder(const fs::path& folder) {
   std::error_code error;
   if (!fs::is_directory(folder, error)) {
@@ -76,7 +76,7 @@ WeightMap read_index(const fs::path& folder) {
               "Name a model folder in Hugging Face layout.");
 }
 
-/// The shards' file names, each tensor's shard being an index into them.
+/// The file names of the shards, and for each tensor the index of its shard.
 std::vector<std::string> shard_names(const WeightMap& map) {
   std::set<std::string> names;
   for (const auto& [tensor, shard] : map) names.insert(shard);

@@ -43,9 +43,9 @@ class TensorFolder {
 
 /// Writes a folder's tensors: model.safetensors when they fit max_shard_bytes, else shards
 /// model-00001-of-0000N.safetensors and model.safetensors.index.json. A tensor larger than
-/// max_shard_bytes gets a shard of its own. Write into a fresh folder (AtomicFolder). Where tensors
-/// have several writers each gets shards of its own; all call this with the same list, and each
-/// writes its own, the first the index too. -> the names of the files that this writer wrote.
+/// max_shard_bytes gets a separate shard. The folder must be new (AtomicFolder). Where tensors have
+/// several writers, each rank must call this with the same list and writes the shards of its
+/// tensors; rank 0 also writes the index. -> the names of the files that this rank wrote.
 std::vector<std::string> write_tensor_folder(const std::filesystem::path& folder,
                                              const std::vector<TensorSource>& tensors,
                                              int64_t max_shard_bytes, int writer = 0);

@@ -70,7 +70,7 @@ torch::Tensor distillation_(torch::Tensor& logits, const torch::Tensor& teacher_
       (log_q.exp() - log_p.exp()) * counted * (weight * temperature * gradient_scale);
   const auto of_text = cross_entropy_(logits, targets, (1 - weight) * gradient_scale);
   if (gradient_scale != 0) {
-    // With no weight on the text, cross_entropy_ has left the logits as they are.
+    // Without weight on the text, cross_entropy_ has not changed the logits.
     const auto toward_text = weight < 1 ? widened(logits) : torch::zeros_like(toward_teacher);
     logits.copy_(toward_text + toward_teacher);
   }

@@ -9,8 +9,8 @@
 namespace regroup::kernels::cpu {
 namespace {
 
-/// One row: returns -log softmax(logits)[target] and leaves gradient_scale times its gradient in
-/// logits.
+/// One row: returns -log softmax(logits)[target] and overwrites logits with gradient_scale times
+/// its gradient.
 template <typename T, typename Acc>
 REGROUP_INLINE Acc cross_entropy_row(T* logits, int64_t vocab_size, int64_t target,
                                      Acc gradient_scale) {

@@ -14,7 +14,7 @@ struct RowOptions {
   Acc weight, temperature, gradient_scale;
 };
 
-/// One row: returns its loss and leaves the gradient in logits.
+/// One row: returns its loss and overwrites logits with the gradient.
 template <typename T, typename Acc>
 REGROUP_INLINE Acc distillation_row(T* logits, const T* teacher, int64_t vocab_size, int64_t target,
                                     RowOptions<Acc> options) {

@@ -31,7 +31,7 @@ REGROUP_INLINE void backward_rows(const T* gate_up, T* grad, T* grad_gate_up, in
     T* __restrict y = grad + row * d_ff;
     T* __restrict grad_gate = grad_gate_up + row * 2 * d_ff;
     T* __restrict grad_up = grad_gate + d_ff;
-#pragma omp simd  // for bfloat16 GCC else takes a scalar loop, 9 times slower
+#pragma omp simd  // without it GCC compiles a scalar loop for bfloat16, 9 times slower
     for (int64_t i = 0; i < d_ff; ++i) {
       const Acc g = load(gate, i), u = load(up, i), dy = load(y, i);
       const Acc sigmoid = Acc(1) / (Acc(1) + fast_exp(-g));

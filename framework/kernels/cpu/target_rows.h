@@ -1,4 +1,4 @@
-// framework/kernels/cpu/target_rows.h: loops over rows of logits that each have a target.
+// framework/kernels/cpu/target_rows.h: the loop over rows of logits with a target each.
 #pragma once
 
 #include <torch/types.h>
@@ -11,9 +11,9 @@
 
 namespace regroup::kernels::cpu {
 
-/// row_loss(row, the row's logits, its target) of each row -> [N] of the sums' type; 0 for rows
-/// whose target is negative, and their logits too where leaves_gradient. Throws c10::Error for a
-/// target of vocab_size or above.
+/// Calls row_loss(row, the row's logits, its target) for each row -> [N] losses in sum_type. The
+/// loss of a row with a negative target is 0, and so are its logits where leaves_gradient. Throws
+/// c10::Error for a target of vocab_size or more.
 template <typename T, typename RowLoss>
 torch::Tensor target_rows(torch::Tensor& logits, const torch::Tensor& targets, bool leaves_gradient,
                           const RowLoss& row_loss) {
