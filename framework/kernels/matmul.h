@@ -1,10 +1,10 @@
 // framework/kernels/matmul.h: the one place where matrices are multiplied, so that each device and
 // number format takes its fastest path. On CPUs without bfloat16 instructions ATen's bfloat16 GEMM
 // is 10 to 100 times slower than its float32 GEMM; there, operands are widened to float32 and the
-// result is rounded. ATen has a GEMM for every device, so a product is no entry of the kernel
-// table: these functions only choose between ATen's GEMM and its two CPU substitutes. No product
-// builds a graph: framework/functions/linear.h has the gradients. Operands are matrices of one
-// dtype and device with any strides; shapes that do not match are refused with c10::Error.
+// result is rounded. ATen has a GEMM for every device, so products are not in the kernel
+// table: these functions only choose between ATen's GEMM and its two substitutes on the CPU. No
+// product builds a graph: framework/functions/linear.h has the gradients. Operands are matrices of
+// one dtype and device with any strides; shapes that do not match are refused with c10::Error.
 #pragma once
 
 #include <torch/types.h>
@@ -15,8 +15,7 @@ namespace regroup {
 bool cpu_multiplies_bfloat16();
 
 /// True where products of tensors of this device and dtype are computed in float32: bfloat16 on a
-/// CPU that does not multiply it in hardware. No kernel is chosen by this: it describes ATen's
-/// GEMM.
+/// CPU that does not multiply it in hardware.
 bool multiplies_widened(const torch::Tensor& x);
 
 /// a bᵀ (+ residual). a: [m, k], b: [n, k], residual: [m, n] or undefined -> [m, n], same dtype.
