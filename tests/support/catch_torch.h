@@ -1,6 +1,6 @@
-// tests/support/catch_torch.h: Catch2 (2.13 or 3.x) beside LibTorch; tests include this, never
-// Catch2 itself. LibTorch's logging header defines CHECK as a macro that ends the process; Catch2's
-// must win.
+// tests/support/catch_torch.h: Catch2 (2.13 or 3.x) together with LibTorch. Tests include this
+// header instead of Catch2, because LibTorch's logging header also defines CHECK, as a macro that
+// ends the process.
 #pragma once
 
 #include <torch/types.h>
@@ -38,8 +38,8 @@ inline std::string brief(const torch::Tensor& tensor) {
 }
 
 /// Matches a tensor of the same shape and dtype whose elements all satisfy
-/// |actual - expected| <= atol + rtol * |expected|; NaN matches nothing. A mismatch reports the
-/// largest difference and where it is.
+/// |actual - expected| <= atol + rtol * |expected|; NaN never matches. A mismatch reports the
+/// largest difference and its position.
 class AllClose : public REGROUP_CATCH_MATCHER_BASE<torch::Tensor> {
  public:
   explicit AllClose(torch::Tensor expected, double atol = 0, double rtol = 0)

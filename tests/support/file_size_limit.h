@@ -1,4 +1,4 @@
-// tests/support/file_size_limit.h: a full disk that needs no disk.
+// tests/support/file_size_limit.h: simulates a full disk by a limit on file sizes.
 #pragma once
 
 #include <sys/resource.h>
@@ -7,7 +7,7 @@
 
 namespace regroup::testing {
 
-/// While it lives no file of this process may grow past this size.
+/// During its lifetime, no file of this process can grow beyond this size.
 class FileSizeLimit {
  public:
   explicit FileSizeLimit(rlim_t bytes) {

@@ -1,5 +1,5 @@
-// tests/support/numerical_gradient.h: gradients by central differences in float64, to hold autograd
-// functions against.
+// tests/support/numerical_gradient.h: gradients by central differences in float64, for comparison
+// with autograd functions.
 #pragma once
 
 #include <torch/types.h>
@@ -51,7 +51,7 @@ inline void check_gradients(
     INFO("input " << i);
     const auto expected = numerical_gradient(value, inputs[i].detach());
     REQUIRE(expected.abs().max().item<double>() >
-            1e-3);  // zeros would agree with anything that does nothing
+            1e-3);  // otherwise a backward that returns zeros could pass
     CHECK_THAT(inputs[i].grad(), AllClose(expected, /*atol=*/1e-7, /*rtol=*/1e-6));
   }
 }

@@ -1,4 +1,4 @@
-// tests/support/safetensors_forge.h: safetensors files built byte by byte, so that they may lie.
+// tests/support/safetensors_forge.h: safetensors files built byte by byte, for wrong headers.
 #pragma once
 
 #include <cstdint>

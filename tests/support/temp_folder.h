@@ -1,4 +1,4 @@
-// tests/support/temp_folder.h: a folder of a test's own, removed when the test ends.
+// tests/support/temp_folder.h: a temporary folder for one test.
 #pragma once
 
 #include <unistd.h>

@@ -1,5 +1,5 @@
-// tests/support/tiny_models.h: small decoders with distinct sizes, so that swapped axes cannot
-// hide.
+// tests/support/tiny_models.h: small decoders whose axes have distinct sizes, so that tests notice
+// swapped axes.
 #pragma once
 
 #include <torch/types.h>
@@ -14,7 +14,7 @@
 
 namespace regroup::testing {
 
-/// n_kv_head: one number a layer; head_dim is not d_model / n_head.
+/// n_kv_head: one number per layer. head_dim differs from d_model / n_head.
 inline DecoderConfig tiny_config(const std::vector<int64_t>& n_kv_head = {2, 2},
                                  int64_t n_head = 4) {
   DecoderConfig config;
@@ -30,7 +30,7 @@ inline DecoderConfig tiny_config(const std::vector<int64_t>& n_kv_head = {2, 2},
   return config;
 }
 
-/// A decoder with weights large enough that every one of them shows in the logits.
+/// A decoder with weights so large that each of them affects the logits.
 inline Decoder tiny_decoder(const DecoderConfig& config, torch::ScalarType dtype = torch::kFloat64,
                             uint64_t seed = 3) {
   Decoder decoder(config, torch::TensorOptions(dtype));
@@ -59,8 +59,7 @@ inline void write_tiny_model(const std::filesystem::path& folder, const Decoder&
               parameter_sources(decoder), kDefaultShardBytes);
 }
 
-/// A copy of the decoder in which every layer has n_kv_head K/V heads: each present head several
-/// times in a row.
+/// A copy of the decoder with n_kv_head K/V heads in every layer: each head is repeated.
 inline Decoder with_repeated_kv_heads(const Decoder& decoder, int64_t n_kv_head) {
   auto config = decoder.config();
   config.n_kv_head.assign(config.n_kv_head.size(), n_kv_head);

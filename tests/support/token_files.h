@@ -1,4 +1,4 @@
-// tests/support/token_files.h: small token files, right or wrong as a test wants them.
+// tests/support/token_files.h: small token files, valid or malformed.
 #pragma once
 
 #include <ATen/ATen.h>
@@ -15,7 +15,7 @@
 
 namespace regroup::testing {
 
-/// What a token file will hold; the default is one small good split.
+/// The content of a token file. The default is one small valid split.
 struct TokenFile {
   struct Split {
     at::Tensor tokens;  // int64

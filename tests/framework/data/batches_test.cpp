@@ -15,7 +15,7 @@ namespace {
 using testing::TempFolder;
 using testing::TokenFile;
 
-/// A split whose token i is i, so that windows show where they begin.
+/// A split whose token i is i, so that windows show where they start.
 class CountingSplit {
  public:
   explicit CountingSplit(int64_t n_tokens) {
@@ -77,7 +77,7 @@ TEST_CASE("the order of windows depends on the seed", "[data]") {
   CHECK(windows(one, 0, 100) != windows(two, 0, 100));
 }
 
-TEST_CASE("a batch depends on its position and not on how the run got there", "[data]") {
+TEST_CASE("a batch depends on its position and not on earlier batches", "[data]") {
   const CountingSplit data(45);
   Batches straight(data.split(), 4, 3);
   Batches resumed(data.split(), 4, 3);

@@ -14,8 +14,7 @@ namespace {
 
 at::Tensor number(int64_t value) { return at::scalar_tensor(value, at::kLong); }
 
-/// Waits until the counter reaches the value; a prefetch that never gets there hangs the test,
-/// whose time limit ctest keeps.
+/// Waits until the counter reaches the value. If it never does, ctest's time limit ends the test.
 void wait_for(const std::atomic<int>& counter, int value) {
   while (counter < value) std::this_thread::sleep_for(std::chrono::milliseconds(1));
 }
@@ -52,7 +51,7 @@ TEST_CASE("an exception of the producer reaches the consumer after the batches b
   CHECK_THROWS_WITH(prefetch.next(), Contains("d.h5: cannot be read"));
 }
 
-TEST_CASE("a prefetch ends while its queue is full and while it has failed", "[data]") {
+TEST_CASE("a prefetch can be destroyed while its queue is full and after it has failed", "[data]") {
   std::atomic<int> produced = 0;
   std::optional<Prefetch> full;
   full.emplace([&] { return number(produced++); }, 2);

@@ -19,7 +19,7 @@ at::Tensor ids(const std::vector<int64_t>& values) { return at::tensor(values, a
 
 at::Tensor offsets_of(const std::vector<int64_t>& values) { return ids(values).view(at::kUInt64); }
 
-TEST_CASE("token data give their attributes and splits", "[data]") {
+TEST_CASE("token data have attributes and splits", "[data]") {
   const TempFolder folder;
   TokenFile contents;
   contents.splits["train"] = {ids({5, 6, 0, 7, 0}), {0, 3, 5}, 11};
@@ -70,7 +70,7 @@ TEST_CASE("token ids and vocabularies beyond the model's are refused", "[data]")
   CHECK_NOTHROW(data.check_vocabulary(train, 13));
 }
 
-TEST_CASE("the fingerprint of a split follows every id and every offset", "[data]") {
+TEST_CASE("the fingerprint of a split depends on every id and every offset", "[data]") {
   const TempFolder folder;
   const auto fingerprint = [&](const std::vector<int64_t>& tokens,
                                const std::vector<int64_t>& offsets) {
@@ -87,7 +87,7 @@ TEST_CASE("the fingerprint of a split follows every id and every offset", "[data
   CHECK(fingerprint({5, 6, 0, 7, 0, 0}, {0, 3, 6}) != reference);
 }
 
-/// Opens token data to which something was done before they were closed.
+/// Opens token data after `alter` has changed them.
 TokenData open_altered(const TempFolder& folder, const TokenFile& contents,
                        const std::function<void(Hdf5File&)>& alter) {
   return TokenData::open(contents.write(folder / "d.h5", alter));
@@ -131,7 +131,7 @@ TEST_CASE("token data without a split are refused", "[data]") {
   CHECK_THROWS_WITH(TokenData::open(contents.write(folder / "d.h5")), Contains("has no split"));
 }
 
-TEST_CASE("tokens of a wrong type or shape are refused with what they are", "[data]") {
+TEST_CASE("tokens of a wrong type or shape are refused with type and shape", "[data]") {
   const TempFolder folder;
   const auto tokens = GENERATE(at::zeros({4}, at::kFloat), at::zeros({4}, at::kLong),
                                at::zeros({2, 2}, at::kInt).to(at::kUInt16));
@@ -236,7 +236,7 @@ TEST_CASE("a file without choice questions says how to make them", "[data]") {
                     Contains("has no questions") && Contains("--choices"));
 }
 
-TEST_CASE("token data that are no HDF5 file or cut short are refused", "[data]") {
+TEST_CASE("token data that are not an HDF5 file, or are cut short, are refused", "[data]") {
   const TempFolder folder;
   CHECK_THROWS_WITH(TokenData::open(folder.write("text.h5", "not hdf5")),
                     Contains("text.h5: is not an HDF5 file"));

@@ -32,7 +32,7 @@ TEST_CASE("complaints show the first five and count the rest", "[error]") {
                         Contains("and 2 more") && Contains("Mend them."));
 }
 
-TEST_CASE("an error stays a short block whatever is complained about", "[error]") {
+TEST_CASE("an error stays short, however long its parts are", "[error]") {
   Complaints complaints;
   for (int i = 0; i < 100; ++i) complaints.add(std::string(10000, 'x'));
   try {

@@ -19,7 +19,7 @@ int64_t n_entries(const fs::path& folder) {
   return std::distance(fs::directory_iterator(folder), fs::directory_iterator());
 }
 
-TEST_CASE("an atomic write makes the file and its parents and nothing else", "[files]") {
+TEST_CASE("an atomic write creates the file and its parents and nothing else", "[files]") {
   const TempFolder folder;
   write_file_atomically(folder / "a/b/c.txt", "hello");
   CHECK(contents_of(folder / "a/b/c.txt") == "hello");
@@ -84,7 +84,7 @@ TEST_CASE("an atomic write to a device goes straight to it", "[files]") {
   CHECK(fs::is_character_file("/dev/null"));
 }
 
-TEST_CASE("an atomic folder stands complete or not at all", "[files]") {
+TEST_CASE("an atomic folder is complete or absent", "[files]") {
   const TempFolder folder;
   {
     AtomicFolder dropped(folder / "model");
@@ -111,7 +111,7 @@ TEST_CASE("an atomic folder takes the place of an empty folder but not of a full
   CHECK(contents_of(folder / "full/kept") == "1");
 }
 
-TEST_CASE("replacing a folder leaves the new one alone in its place", "[files]") {
+TEST_CASE("replacing a folder leaves only the new one", "[files]") {
   const TempFolder folder;
   fs::create_directory(folder / "model");
   folder.write("model/old", "1");
@@ -124,7 +124,7 @@ TEST_CASE("replacing a folder leaves the new one alone in its place", "[files]")
   CHECK(n_entries(folder.path()) == 1);
 }
 
-TEST_CASE("replacing a folder that is not there makes it", "[files]") {
+TEST_CASE("replacing an absent folder creates it", "[files]") {
   const TempFolder folder;
   AtomicFolder made(folder / "model");
   made.commit_replacing();
@@ -156,7 +156,7 @@ TEST_CASE("leftovers of interrupted writers are removed and nothing else is", "[
   CHECK_NOTHROW(remove_leftovers(folder / "absent"));
 }
 
-TEST_CASE("a name of the greatest length can be written", "[files]") {
+TEST_CASE("a name of the greatest possible length can be written", "[files]") {
   const TempFolder folder;
   const std::string name(255, 'n');
   write_file_atomically(folder / name, "x");

@@ -39,7 +39,7 @@ TEST_CASE("a lock moves with its object and with its folder", "[files]") {
   CHECK_NOTHROW(FolderLock(folder / "run"));
 }
 
-TEST_CASE("what is no folder cannot be locked", "[files]") {
+TEST_CASE("only a folder can be locked", "[files]") {
   const TempFolder folder;
   CHECK_THROWS_WITH(FolderLock(folder / "absent"), Contains("absent: cannot open: No such file"));
   CHECK_THROWS_WITH(FolderLock(folder.write("file", "x")), Contains("Not a directory"));

@@ -11,7 +11,7 @@
 #include "tests/support/temp_folder.h"
 
 #ifdef __SANITIZE_ADDRESS__
-// The library itself leaks what it had read of a damaged file.
+// The library leaks memory when it reads a damaged file.
 extern "C" const char* __lsan_default_suppressions() { return "leak:libhdf5"; }
 #endif
 
@@ -22,7 +22,7 @@ namespace fs = std::filesystem;
 using testing::contents_of;
 using testing::TempFolder;
 
-/// Runs `fill` on a fresh file that the C library makes, for what Hdf5File would not write.
+/// Runs `fill` on a new file of the C library, for content that Hdf5File does not write.
 template <typename Fill>
 fs::path made_by_library(const TempFolder& folder, Fill fill) {
   const auto path = folder / "made.h5";
@@ -32,7 +32,7 @@ fs::path made_by_library(const TempFolder& folder, Fill fill) {
   return path;
 }
 
-/// A dataset of uint8 with this shape and these creation properties, without any data.
+/// A uint8 dataset with this shape and these creation properties, without data.
 void make_empty_dataset(hid_t file, std::vector<hsize_t> shape, hid_t properties) {
   const hid_t space = H5Screate_simple(static_cast<int>(shape.size()), shape.data(), nullptr);
   H5Dclose(H5Dcreate2(file, "x", H5T_STD_U8LE, space, H5P_DEFAULT, properties, H5P_DEFAULT));
@@ -71,7 +71,7 @@ TEST_CASE("scalars and empty tensors and strided tensors survive an HDF5 file", 
   CHECK_THAT(opened.read("/transposed"), AllClose(transposed));
 }
 
-TEST_CASE("HDF5 attributes read back and absent ones are nothing", "[hdf5]") {
+TEST_CASE("HDF5 attributes read back and absent ones are nullopt", "[hdf5]") {
   const TempFolder folder;
   const std::string long_text(200'000, 't');
   auto file = Hdf5File::create(folder / "t.h5");
@@ -92,7 +92,7 @@ TEST_CASE("HDF5 attributes read back and absent ones are nothing", "[hdf5]") {
   CHECK_THROWS_WITH(opened.string_attribute("/", "n"), Contains("attribute n: is not a string"));
 }
 
-TEST_CASE("an HDF5 file lists what it holds", "[hdf5]") {
+TEST_CASE("an HDF5 file lists its members", "[hdf5]") {
   const TempFolder folder;
   auto file = Hdf5File::create(folder / "t.h5");
   file.write("/val/tokens", at::zeros({1}));
@@ -147,7 +147,7 @@ TEST_CASE("the same data make the same HDF5 file byte for byte", "[hdf5]") {
   CHECK(contents_of(folder / "a.h5") == contents_of(folder / "b.h5"));
 }
 
-TEST_CASE("what is no HDF5 file is refused with its path", "[hdf5]") {
+TEST_CASE("a file of another format is refused with its path", "[hdf5]") {
   const TempFolder folder;
   CHECK_THROWS_WITH(Hdf5File::open(folder / "absent.h5"), Contains("absent.h5: is not there"));
   CHECK_THROWS_WITH(Hdf5File::open(folder.path()), Contains("is not a file"));
@@ -169,7 +169,7 @@ TEST_CASE("an HDF5 file cut short anywhere is an error and never a crash", "[hdf
   }
 }
 
-TEST_CASE("an HDF5 file with any byte damaged outside its data is read rightly or refused",
+TEST_CASE("an HDF5 file with any byte damaged outside its data is read correctly or refused",
           "[hdf5]") {
   const TempFolder folder;
   const auto x = at::arange(20) + 1234567;

@@ -27,7 +27,7 @@ TEST_CASE("a JSON object gives values by type", "[json]") {
   CHECK(object.object("in").integer("k") == 7);
 }
 
-TEST_CASE("a null or absent JSON key is found to be nothing", "[json]") {
+TEST_CASE("a null or absent JSON key is read as nullopt", "[json]") {
   const auto object = object_of(R"({"head_dim": null, "n": 4})");
   CHECK_FALSE(object.has("head_dim"));
   CHECK_FALSE(object.find_integer("head_dim").has_value());
@@ -61,7 +61,7 @@ TEST_CASE("JSON integers are checked against their range", "[json]") {
   CHECK(object.integer("m", {.min = 9, .max = 9}) == 9);
 }
 
-TEST_CASE("the keys of a JSON object that nobody read are listed", "[json]") {
+TEST_CASE("the unread keys of a JSON object are listed", "[json]") {
   const auto object = object_of(R"({"zeta": 1, "read": 2, "asked": 3, "alpha": 4})");
   object.integer("read");
   object.has("asked");
@@ -106,13 +106,13 @@ TEST_CASE("JSON larger than the limit is refused with both sizes", "[json]") {
                     Contains("12 bytes") && Contains("limit is 10"));
 }
 
-TEST_CASE("a key that stands twice in a JSON object is an error", "[json]") {
+TEST_CASE("a repeated key in a JSON object is an error", "[json]") {
   CHECK_THROWS_WITH(parse_json(R"({"a": 1, "b": {"c": 1, "c": 2}})", "f.json"),
                     Contains("the key \"c\" stands twice"));
   CHECK_NOTHROW(parse_json(R"([{"a": 1}, {"a": {"a": 2}}])", "f.json"));
 }
 
-TEST_CASE("a JSON document that is no object is refused as one", "[json]") {
+TEST_CASE("a JSON document that is not an object is refused as one", "[json]") {
   CHECK_THROWS_WITH(object_of("[1]"), Contains("config.json: holds [1], expected a JSON object"));
 }
 

@@ -18,7 +18,7 @@ using testing::TempFolder;
 
 const std::string kZeros(1000, '\0');
 
-/// Opens a file with this header and n bytes of data.
+/// Opens a file with the given header and n bytes of data.
 SafetensorsFile open_forged(const TempFolder& folder, const std::string& header, size_t n_data) {
   return SafetensorsFile::open(
       folder.write("model.safetensors", forged(header, kZeros.substr(0, n_data))));
@@ -107,7 +107,7 @@ TEST_CASE("a tensor outlives the safetensors file object it came from", "[safete
   CHECK_THAT(tensor, AllClose(expected));
 }
 
-TEST_CASE("writing to a loaded tensor leaves the safetensors file as it was", "[safetensors]") {
+TEST_CASE("writing to a loaded tensor does not change the safetensors file", "[safetensors]") {
   const TempFolder folder;
   const auto path = folder / "m.safetensors";
   write_safetensors(path, {tensor_source("w", at::zeros({8}))});
@@ -117,7 +117,7 @@ TEST_CASE("writing to a loaded tensor leaves the safetensors file as it was", "[
   CHECK(contents_of(path) == before);
 }
 
-TEST_CASE("a tensor that its safetensors file does not align is copied", "[safetensors]") {
+TEST_CASE("a tensor that is unaligned in its safetensors file is copied", "[safetensors]") {
   const TempFolder folder;
   const std::string header =
       R"({"odd":{"dtype":"U8","shape":[3],"data_offsets":[0,3]},"w":{"dtype":"I32","shape":[2],"data_offsets":[3,11]}})";
@@ -128,7 +128,7 @@ TEST_CASE("a tensor that its safetensors file does not align is copied", "[safet
   CHECK_THAT(tensor, AllClose(at::tensor({4, 5}, at::kInt)));
 }
 
-TEST_CASE("a safetensors writer aligns data and asks for one tensor at a time", "[safetensors]") {
+TEST_CASE("a safetensors writer aligns data and loads one tensor at a time", "[safetensors]") {
   const TempFolder folder;
   int alive = 0;
   int most_alive = 0;
@@ -189,7 +189,7 @@ TEST_CASE("a truncated safetensors file is refused with both sizes", "[safetenso
                     Contains("tensor w") && Contains("[0, 400]") && Contains("399 bytes of data"));
 }
 
-TEST_CASE("a safetensors header that is no object of tensors is refused", "[safetensors]") {
+TEST_CASE("a safetensors header that is not an object of tensors is refused", "[safetensors]") {
   const TempFolder folder;
   CHECK_THROWS_WITH(open_forged(folder, "[1]", 0), Contains("not a JSON object"));
   CHECK_THROWS_WITH(open_forged(folder, "{\"w\":3}", 0), Contains("tensor w"));
@@ -219,7 +219,7 @@ TEST_CASE("a missing or superfluous field of a safetensors entry is named", "[sa
       Contains("only dtype"));
 }
 
-TEST_CASE("a safetensors shape that lies is refused with the bytes it needs", "[safetensors]") {
+TEST_CASE("a wrong safetensors shape is refused with the bytes that it needs", "[safetensors]") {
   const TempFolder folder;
   const auto with_shape = [&](const std::string& shape) {
     return one_tensor(R"("dtype":"F32","shape":)" + shape + R"(,"data_offsets":[0,24])");
@@ -237,7 +237,7 @@ TEST_CASE("a safetensors shape that lies is refused with the bytes it needs", "[
   CHECK_THROWS_WITH(open_forged(folder, huge_but_empty, 0), Contains("more than 2^63"));
 }
 
-TEST_CASE("safetensors offsets that lie are refused with their numbers", "[safetensors]") {
+TEST_CASE("wrong safetensors offsets are refused with their numbers", "[safetensors]") {
   const TempFolder folder;
   const auto with_offsets = [&](const std::string& offsets) {
     return one_tensor(R"("dtype":"U8","shape":[4],"data_offsets":)" + offsets);
@@ -274,7 +274,7 @@ TEST_CASE("safetensors with overlaps or holes or repeated names are refused", "[
                     Contains("\"w\" stands twice"));
 }
 
-TEST_CASE("all broken tensors of a safetensors file are reported together", "[safetensors]") {
+TEST_CASE("all broken tensors of a safetensors file are reported at once", "[safetensors]") {
   const TempFolder folder;
   std::string header = "{";
   for (int i = 0; i < 9; ++i) {
@@ -285,7 +285,7 @@ TEST_CASE("all broken tensors of a safetensors file are reported together", "[sa
                     Contains("9 problems") && Contains("tensor t0") && Contains("and 4 more"));
 }
 
-TEST_CASE("a folder or a missing path is no safetensors file", "[safetensors]") {
+TEST_CASE("a folder or a missing path is refused as a safetensors file", "[safetensors]") {
   const TempFolder folder;
   CHECK_THROWS_WITH(SafetensorsFile::open(folder.path()), Contains("not a regular file"));
   CHECK_THROWS_WITH(SafetensorsFile::open(folder / "absent"), Contains("No such file"));

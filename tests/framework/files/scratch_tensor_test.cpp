@@ -7,7 +7,7 @@
 namespace regroup {
 namespace {
 
-TEST_CASE("a scratch tensor holds what is written, in memory or in a file", "[scratch]") {
+TEST_CASE("a scratch tensor keeps its values, in memory or in a file", "[scratch]") {
   const testing::TempFolder folder;
   const int64_t most_in_memory = GENERATE(0, 1 << 20);
   auto tensor = scratch_tensor({30, 500}, folder.path(), most_in_memory);

@@ -102,7 +102,7 @@ TEST_CASE("shards of a Hugging Face cache are links to its blobs and are read", 
   CHECK_THAT(opened.tensor("w"), AllClose(at::full({3}, 2.0)));
 }
 
-TEST_CASE("index and shards that disagree are all reported", "[safetensors]") {
+TEST_CASE("all differences of index and shards are reported", "[safetensors]") {
   const TempFolder folder;
   write_safetensors(folder / "s1.safetensors",
                     {tensor_source("a", at::ones({1})), tensor_source("extra", at::ones({1}))});
@@ -117,7 +117,7 @@ TEST_CASE("index and shards that disagree are all reported", "[safetensors]") {
           Contains("tensor a of s2.safetensors stands in the index for another shard"));
 }
 
-TEST_CASE("a shard that is not there is named", "[safetensors]") {
+TEST_CASE("a missing shard is named", "[safetensors]") {
   const TempFolder folder;
   write_tensor_folder(folder.path(), sources(), 48);
   fs::remove(folder / "model-00002-of-00002.safetensors");

@@ -33,7 +33,7 @@ TEST_CASE("linear is a matrix product with the gradients of one", "[functions]")
   check_gradients([](const Tensors& in) { return regroup::linear(in[0], in[1]); }, {x, weight});
 }
 
-TEST_CASE("linear gives its weight's gradient where the input is data", "[functions]") {
+TEST_CASE("linear computes its weight's gradient where the input is data", "[functions]") {
   const auto x = seeded_randn({5, 7}), weight = seeded_randn({3, 7}, 2);
   check_gradients([&](const Tensors& in) { return regroup::linear(x, in[0]); }, {weight});
 }
@@ -56,7 +56,7 @@ TEST_CASE("a residual that is the input of the block gets both gradients", "[fun
 TEST_CASE("rms_norm_linear is both functions in turn with their gradients", "[functions]") {
   const auto x = seeded_randn({5, 7}), gain = seeded_randn({7}, 2),
              weight = seeded_randn({3, 7}, 3);
-  const double eps = 0.1;  // large enough that leaving it out would show
+  const double eps = 0.1;  // large enough that its absence would change the result
   CHECK_THAT(rms_norm_linear(x, gain, eps, weight),
              AllClose(plain_rms_norm(x, gain, eps).matmul(weight.t()), 1e-12));
   check_gradients([&](const Tensors& in) { return rms_norm_linear(in[0], in[1], eps, in[2]); },
@@ -80,7 +80,7 @@ TEST_CASE("rms_norm has the value and the gradients of its formula", "[functions
                   {x, gain});
 }
 
-TEST_CASE("a function leaves the gradient that it is given as it was", "[functions]") {
+TEST_CASE("a function does not change the gradient that it receives", "[functions]") {
   const auto x = seeded_randn({5, 7}).requires_grad_(),
              gain = seeded_randn({7}, 2).requires_grad_();
   const auto weight = seeded_randn({7, 7}, 3).requires_grad_();
@@ -170,7 +170,7 @@ TEST_CASE("linear_distillation mixes the text's cross-entropy and the teacher's 
   check_gradients(loss, {hidden, weight});
 }
 
-TEST_CASE("a student that is its teacher learns nothing from it", "[functions]") {
+TEST_CASE("a student that equals its teacher has no gradient", "[functions]") {
   const auto hidden = seeded_randn({4, 5}).requires_grad_(), weight = seeded_randn({9, 5}, 2);
   const auto targets = torch::tensor({3, 1, 8, 0}, torch::kInt64);
   const auto loss =
@@ -200,7 +200,7 @@ TEST_CASE("token losses are the cross-entropy of each row and zero where the tar
   CHECK_THAT(linear_token_losses(hidden, weight, targets), AllClose(expected, 1e-12));
 }
 
-TEST_CASE("a cross-entropy refuses targets of another count than its rows", "[functions]") {
+TEST_CASE("a cross-entropy refuses targets that do not match its rows", "[functions]") {
   const auto hidden = seeded_randn({4, 5}), weight = seeded_randn({9, 5}, 2);
   const auto targets = torch::zeros({5}, torch::kInt64);
   CHECK_THROWS_WITH(linear_cross_entropy(hidden, weight, targets, 1), Contains("targets are [5]"));
@@ -214,7 +214,7 @@ TEST_CASE("a checkpointed function has the same value and gradients", "[function
   check_gradients([&](const Tensors& in) { return checkpoint(inside, in[0]); }, {x});
 }
 
-TEST_CASE("a checkpointed function leaves gradients of what it captures where they belong",
+TEST_CASE("a checkpointed function accumulates the gradients of captured parameters",
           "[functions]") {
   const auto x = seeded_randn({3, 4}).requires_grad_(),
              captured = seeded_randn({4}, 2).requires_grad_();

@@ -10,7 +10,7 @@ namespace {
 
 using testing::seeded_randn;
 
-TEST_CASE("likeness equals its definition, however the rows come", "[likeness]") {
+TEST_CASE("likeness equals its definition for any division of the rows", "[likeness]") {
   const auto hidden = seeded_randn({50, 6}, 1).to(torch::kFloat32),
              reference_hidden = seeded_randn({50, 9}, 2).to(torch::kFloat32),
              head = seeded_randn({11, 6}, 3).to(torch::kFloat32),

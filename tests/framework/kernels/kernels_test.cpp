@@ -19,7 +19,7 @@ const kernels::KernelTable& formulas = kernels::formulas::table();
 
 const torch::ScalarType kTypes[] = {torch::kFloat32, torch::kBFloat16, torch::kFloat64};
 
-/// Close within what the format of the result can say: bfloat16 has 8 bits.
+/// Close within the precision of the result's format: bfloat16 has 8 bits.
 AllClose close_to(const Tensor& expected) {
   switch (expected.scalar_type()) {
     case torch::kBFloat16:
@@ -45,7 +45,7 @@ TEST_CASE("the rms_norm kernels compute their formulas in every number format", 
   const auto formula = formulas.rms_norm_backward(x, weight, expected.inverse_rms, same_grad);
   CHECK_THAT(gradients.grad_x, close_to(formula.grad_x));
   CHECK_THAT(gradients.grad_weight, close_to(formula.grad_weight));
-  CHECK_THAT(grad, close_to(expected.normed));  // the normed rows are left in it
+  CHECK_THAT(grad, close_to(expected.normed));  // overwritten with the normed rows
 }
 
 TEST_CASE("the gradient of rms_norm's gain is summed over many rows", "[kernels]") {
@@ -67,7 +67,7 @@ TEST_CASE("the swiglu kernels compute their formulas in every number format", "[
   auto grad = seeded_randn({5, d_ff}, 3).to(type), same_grad = grad.clone();
   CHECK_THAT(kernels::swiglu_backward(gate_up, grad),
              close_to(formulas.swiglu_backward(gate_up, same_grad)));
-  CHECK_THAT(grad, close_to(formulas.swiglu(gate_up)));  // swiglu(gate_up) is left in it
+  CHECK_THAT(grad, close_to(formulas.swiglu(gate_up)));  // overwritten with swiglu(gate_up)
 }
 
 TEST_CASE("swiglu of huge gates stays finite", "[kernels]") {
@@ -75,7 +75,7 @@ TEST_CASE("swiglu of huge gates stays finite", "[kernels]") {
   CHECK_THAT(kernels::swiglu(gate_up), AllClose(torch::tensor({{0.0F, 2e4F}}), 1e-6, 1e-6));
 }
 
-TEST_CASE("the cross-entropy kernel computes its formula and leaves the gradient", "[kernels]") {
+TEST_CASE("the cross-entropy kernel computes its formula and the gradient", "[kernels]") {
   const auto type = GENERATE(from_range(std::begin(kTypes), std::end(kTypes)));
   const int64_t vocab_size = GENERATE(2, 7, 33, 1025);
   const double gradient_scale = GENERATE(0.0, 0.5);
@@ -87,7 +87,7 @@ TEST_CASE("the cross-entropy kernel computes its formula and leaves the gradient
   if (gradient_scale != 0) CHECK_THAT(logits, close_to(same));
 }
 
-TEST_CASE("the distillation kernel computes its formula and leaves the gradient", "[kernels]") {
+TEST_CASE("the distillation kernel computes its formula and the gradient", "[kernels]") {
   const auto type = GENERATE(from_range(std::begin(kTypes), std::end(kTypes)));
   const int64_t vocab_size = GENERATE(2, 33, 1025);
   const double gradient_scale = GENERATE(0.0, 0.5);
@@ -158,7 +158,7 @@ TEST_CASE("the AdamW kernel computes its formula and keeps a rounded copy", "[ke
   CHECK_THAT(copy, AllClose(p.to(torch::kBFloat16)));
 }
 
-TEST_CASE("skinny_matmul multiplies like mm whatever the shape", "[kernels]") {
+TEST_CASE("skinny_matmul multiplies like mm for every shape", "[kernels]") {
   const int64_t m = GENERATE(1, 2, 3, 4, 5, 16), n = GENERATE(1, 2, 3, 10),
                 k = GENERATE(1, 8, 13, 67);
   const auto x = seeded_randn({m, k}).to(torch::kFloat32),
@@ -244,7 +244,7 @@ TEST_CASE("kernels refuse operands of another shape or dtype or layout", "[kerne
   CHECK_THROWS_WITH(kernels::adamw_(flat, flat, flat, flat, flat, step), Contains("adamw_: copy"));
 }
 
-TEST_CASE("matrix products refuse operands that do not fit together", "[kernels]") {
+TEST_CASE("matrix products refuse operands that do not match", "[kernels]") {
   const auto a = torch::ones({2, 4}), b = torch::ones({3, 4});
   CHECK_THROWS_WITH(matmul_nt(a, torch::ones({3, 5})), Contains("[3, 5]") && Contains("[3, 4]"));
   CHECK_THROWS_WITH(matmul_nt(a, b, torch::ones({1, 3})), Contains("[1, 3]") && Contains("[2, 3]"));

@@ -53,7 +53,7 @@ TEST_CASE("rotating turns pairs of dims of some heads in every number format", "
   CHECK_THAT(all.to(torch::kFloat64), AllClose(expected, tolerance, tolerance));
 }
 
-TEST_CASE("rotating there and back gives the same heads", "[kernels]") {
+TEST_CASE("rotating forth and back gives the same heads", "[kernels]") {
   const auto x = seeded_randn({2, 4, 5, 6}), before = x.clone();
   const auto angles = random_angles(3);
   kernels::rotate_(x, angles.cos, angles.sin, 1);
@@ -62,7 +62,7 @@ TEST_CASE("rotating there and back gives the same heads", "[kernels]") {
   CHECK_THAT(x, AllClose(before, 1e-12));
 }
 
-TEST_CASE("heads and angles that do not fit together are refused", "[kernels]") {
+TEST_CASE("heads and angles that do not match are refused", "[kernels]") {
   const auto rotate_ = [](const Tensor& heads) {
     const auto [cos, sin] = random_angles(3);
     kernels::rotate_(heads, cos, sin, 1);

@@ -80,14 +80,14 @@ TEST_CASE("updates too small for bfloat16 are kept in the float32 masters", "[op
   const auto before = blocks[1].parameter(1).clone();
   for (int step = 0; step < 100; ++step) {
     for (auto& block : blocks) block.gradient().fill_(1);
-    optimizer.step(1e-4, 1);  // a hundredth of what bfloat16 can tell from 1
+    optimizer.step(1e-4, 1);  // a hundredth of the smallest bfloat16 step at 1
     if (step == 0) CHECK_THAT(blocks[1].parameter(1), AllClose(before));
   }
   CHECK_THAT(blocks[1].parameter(1).to(torch::kFloat32), AllClose(torch::full({3}, 0.99), 0.005));
   CHECK_THAT(blocks[1].flat(), AllClose(optimizer.state()[1].master.to(torch::kBFloat16)));
 }
 
-TEST_CASE("the gradient norm is that of all blocks together", "[optimizer]") {
+TEST_CASE("the gradient norm covers all blocks", "[optimizer]") {
   auto blocks = two_blocks(torch::kFloat32);
   blocks[0].gradient()[3] = 3;
   blocks[1].gradient()[20] = -4;

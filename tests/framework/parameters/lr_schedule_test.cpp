@@ -17,7 +17,7 @@ TEST_CASE("every schedule warms up linearly to the peak", "[schedule]") {
   CHECK(schedule(kind).at(10) == Approx(1.0));
 }
 
-TEST_CASE("cosine ends at the minimum by half a wave", "[schedule]") {
+TEST_CASE("cosine reaches the minimum in half a wave", "[schedule]") {
   const auto cosine = schedule(ScheduleKind::kCosine);
   CHECK(cosine.at(35) == Approx(0.2 + 0.8 * (1 + std::sqrt(0.5)) / 2));
   CHECK(cosine.at(60) == Approx(0.6));
@@ -49,7 +49,7 @@ TEST_CASE("steps past the end of the run stay at the minimum", "[schedule]") {
   CHECK(schedule(kind).at(200) == Approx(0.2));
 }
 
-TEST_CASE("a schedule without warm-up or of a single step is sound", "[schedule]") {
+TEST_CASE("a schedule may have no warm-up, or a single step", "[schedule]") {
   LrSchedule short_run = schedule(ScheduleKind::kCosine);
   short_run.warmup_steps = 0;
   short_run.steps = 1;

@@ -8,7 +8,7 @@
 namespace regroup {
 namespace {
 
-TEST_CASE("background work goes on beside its starter, one piece at a time", "[background]") {
+TEST_CASE("a background task runs beside its starter, one task at a time", "[background]") {
   BackgroundTask task;
   task.wait();  // nothing to wait for
   std::promise<void> gate;
@@ -25,7 +25,7 @@ TEST_CASE("background work goes on beside its starter, one piece at a time", "[b
   CHECK(order == std::vector<int>{1, 2});
 }
 
-TEST_CASE("what background work throws comes out where it is waited for, once", "[background]") {
+TEST_CASE("waiting for a background task rethrows its exception, once", "[background]") {
   BackgroundTask task;
   task.start([] { throw std::runtime_error("no room"); });
   CHECK_THROWS_WITH(task.wait(), "no room");

@@ -8,7 +8,7 @@
 namespace regroup {
 namespace {
 
-TEST_CASE("the first SIGINT or SIGTERM only asks for a stop", "[signals]") {
+TEST_CASE("the first SIGINT or SIGTERM only requests a stop", "[signals]") {
   const int signal_number = GENERATE(SIGINT, SIGTERM);
   const StopSignals signals;
   CHECK(!stop_requested());
@@ -34,7 +34,7 @@ TEST_CASE("a second signal seconds after the first ends the process with 130", "
     ::raise(SIGINT);
     ::sleep(3);
     ::raise(SIGINT);
-    ::_exit(7);  // only when the second signal was not obeyed
+    ::_exit(7);  // reached only where the second signal is ignored
   }
   int status = 0;
   REQUIRE(::waitpid(child, &status, 0) == child);

@@ -31,7 +31,7 @@ TEST_CASE("metrics read back exactly", "[metrics]") {
   CHECK(record["loss"].get<double>() == value);
 }
 
-TEST_CASE("numbers that are not finite are written as strings that name them", "[metrics]") {
+TEST_CASE("numbers that are not finite are written as strings", "[metrics]") {
   const TempFolder folder;
   const double infinity = std::numeric_limits<double>::infinity();
   MetricsLog(folder / "metrics.jsonl")

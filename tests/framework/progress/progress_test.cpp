@@ -9,7 +9,7 @@
 namespace regroup {
 namespace {
 
-/// A console whose output can be read, and a clock that the test turns.
+/// A console whose output can be read, and a clock that the test sets.
 struct Watched {
   explicit Watched(bool is_terminal = false) {
     if (::pipe(ends.data()) != 0) throw std::runtime_error("no pipe");
@@ -24,7 +24,7 @@ struct Watched {
     return [this] { return now; };
   }
 
-  /// All that was written; nothing can be written after.
+  /// Returns all output, and ends it.
   std::string text() {
     ::close(std::exchange(ends[1], -1));
     std::string read;
@@ -49,7 +49,7 @@ int64_t count(const std::string& text, const std::string& part) {
 const ProgressOptions kPretrain = {
     .label = "pretrain", .total = 1000, .round = "step", .unit = "tokens"};
 
-TEST_CASE("a progress line shows step and fields and pace and what is left", "[progress]") {
+TEST_CASE("a progress line shows step, fields, pace and the remaining time", "[progress]") {
   Watched watched;
   {
     ProgressLine line(kPretrain, *watched.output, watched.clock());
@@ -60,7 +60,7 @@ TEST_CASE("a progress line shows step and fields and pace and what is left", "[p
         "pretrain: step 100/1000 · loss 5.1234 · 12.3 k tokens/s · MFU 41 % · 18 s left\n");
 }
 
-TEST_CASE("plain progress lines become rarer up to one in 30 seconds", "[progress]") {
+TEST_CASE("plain progress lines become rarer, down to one in 30 seconds", "[progress]") {
   Watched watched;
   {
     ProgressLine line(kPretrain, *watched.output, watched.clock());
@@ -92,7 +92,7 @@ TEST_CASE("a terminal gets one line that is redrawn in place", "[progress]") {
   CHECK(text.ends_with("\n"));
 }
 
-TEST_CASE("a note stands above the live line and leaves it whole", "[progress]") {
+TEST_CASE("a note is written above the live line, which stays whole", "[progress]") {
   Watched watched(/*is_terminal=*/true);
   watched.output->live("step 1");
   watched.output->note("saved");
@@ -134,7 +134,7 @@ TEST_CASE("a resumed loop does not count earlier steps into its pace", "[progres
   CHECK(watched.text() == "pretrain: step 950/1000 · 10 s left\n");
 }
 
-TEST_CASE("a loop over bytes counts and paces in bytes", "[progress]") {
+TEST_CASE("a loop over bytes counts, and shows its pace, in bytes", "[progress]") {
   Watched watched;
   {
     ProgressLine line({.label = "convert", .total = 3 << 20, .round = "", .unit = "B"},

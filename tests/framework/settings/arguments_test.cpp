@@ -5,7 +5,7 @@
 namespace regroup {
 namespace {
 
-/// A command line read with three options: one with a value, one that may do without, one flag.
+/// A command line with three options: one with a value, one with an optional value, one flag.
 struct Parsed {
   explicit Parsed(const std::vector<std::string>& words) {
     double lr = 0;
@@ -32,7 +32,7 @@ struct Parsed {
   std::vector<std::string> options;
 };
 
-TEST_CASE("options take their values behind an equals sign or as the next word", "[arguments]") {
+TEST_CASE("options take their values after an equals sign or as the next word", "[arguments]") {
   const Parsed parsed({"model", "--optim.lr=1", "--quiet", "--optim.lr", "2", "--resume=7"});
   CHECK(parsed.options ==
         std::vector<std::string>{"optim.lr=1", "quiet=true", "optim.lr=2", "resume=7"});
@@ -40,7 +40,7 @@ TEST_CASE("options take their values behind an equals sign or as the next word",
   CHECK(parsed.complaints.empty());
 }
 
-TEST_CASE("an option that may do without a value then means its implied one", "[arguments]") {
+TEST_CASE("an option without its optional value has the implied one", "[arguments]") {
   CHECK(Parsed({"--resume", "--quiet"}).options ==
         std::vector<std::string>{"resume=last", "quiet=true"});
 }
@@ -59,12 +59,12 @@ TEST_CASE("an option of the wrong section names the right one", "[arguments]") {
   CHECK_THAT(Parsed({"--train.lr=1"}).complaint(), Contains("(did you mean --optim.lr?)"));
 }
 
-TEST_CASE("names of options are never abbreviated", "[arguments]") {
+TEST_CASE("names of options cannot be abbreviated", "[arguments]") {
   CHECK_THAT(Parsed({"--optim.l=1"}).complaint(),
              Contains("--optim.l: unknown option") && Contains("--optim.lr"));
 }
 
-TEST_CASE("all mistakes of a command line are found at once", "[arguments]") {
+TEST_CASE("all mistakes of a command line are reported at once", "[arguments]") {
   CHECK_THAT(Parsed({"--quiet=1", "--nonsense", "--optim.lr"}).complaint(),
              Contains("3 problems") && Contains("--quiet: takes no value") &&
                  Contains("--nonsense: unknown option") &&

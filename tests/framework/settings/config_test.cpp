@@ -52,7 +52,8 @@ std::string complaint_about(ConfigSchema& schema) {
   return "";
 }
 
-TEST_CASE("a config file sets the keys that it names and leaves the others", "[config]") {
+TEST_CASE("a config file sets the keys that it names and keeps the defaults of other keys",
+          "[config]") {
   const TempFolder folder;
   TinyConfig config;
   config.schema.parse_file(folder.write("a.ini",
@@ -82,7 +83,7 @@ TEST_CASE("overrides win over the config file and later ones over earlier ones",
   CHECK(config.seed == 7);
 }
 
-TEST_CASE("all mistakes of a file and of overrides are reported together", "[config]") {
+TEST_CASE("all mistakes of a file and of overrides are reported at once", "[config]") {
   const TempFolder folder;
   TinyConfig config;
   const auto file = folder.write("bad.ini",
@@ -101,7 +102,7 @@ TEST_CASE("all mistakes of a file and of overrides are reported together", "[con
                  Contains("--optim.schedule=cosin: expected one of cosine, linear"));
 }
 
-TEST_CASE("a key that stands twice in a file is refused with both places", "[config]") {
+TEST_CASE("a repeated key in a file is refused with both places", "[config]") {
   const TempFolder folder;
   TinyConfig config;
   const auto file =

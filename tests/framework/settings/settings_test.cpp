@@ -21,7 +21,7 @@ TEST_CASE("sizes take decimal and binary units", "[settings]") {
   CHECK(size.bytes == bytes);
 }
 
-TEST_CASE("what is no size is refused and changes nothing", "[settings]") {
+TEST_CASE("a bad size is refused and changes nothing", "[settings]") {
   ByteCount size{.bytes = 3};
   const Setting option = setting("max-shard-size", &size, "");
   const std::string text = GENERATE("", "GB", "5 gigabytes", "-1GB", "0", "1e30TB", "1..5GB");

@@ -10,7 +10,7 @@ namespace {
 
 constexpr size_t kMiB = size_t{1} << 20;
 
-/// The process's allocator, with nothing kept from other tests.
+/// The process's allocator, without memory from other tests.
 CachingAllocator& fresh_allocator() {
   auto& allocator = CachingAllocator::instance();
   allocator.release_unused();
@@ -48,7 +48,7 @@ TEST_CASE("tensors in use never share memory", "[memory]") {
   CHECK(*static_cast<char*>(blocks[3].get()) == 5);
 }
 
-TEST_CASE("sizes that take turns do not pile up", "[memory]") {
+TEST_CASE("different sizes in turn do not accumulate memory", "[memory]") {
   auto& allocator = fresh_allocator();
   size_t most_mapped = 0;
   for (size_t size = 64; size < 200; size += 7) {  // MiB, one at a time
@@ -60,7 +60,7 @@ TEST_CASE("sizes that take turns do not pile up", "[memory]") {
   CHECK(allocator.mapped_bytes() == 0);
 }
 
-TEST_CASE("what is allocated raw is freed raw, small and large", "[memory]") {
+TEST_CASE("raw allocations, small and large, are freed by raw deallocation", "[memory]") {
   auto& allocator = fresh_allocator();
   const size_t size = GENERATE(size_t{0}, size_t{100}, 4 * kMiB);
   void* data = allocator.raw_allocate(size);
@@ -69,7 +69,7 @@ TEST_CASE("what is allocated raw is freed raw, small and large", "[memory]") {
   CHECK(allocator.used_bytes() == 0);
 }
 
-TEST_CASE("more memory than there is is refused", "[memory]") {
+TEST_CASE("an allocation larger than the memory throws", "[memory]") {
   CHECK_THROWS_WITH(fresh_allocator().allocate(size_t{1} << 60), Contains("bytes more are needed"));
   CHECK(fresh_allocator().used_bytes() == 0);
 }

@@ -6,7 +6,7 @@
 namespace regroup {
 namespace {
 
-TEST_CASE("each dtype is found again by each of its names", "[dtype]") {
+TEST_CASE("each dtype is found by each of its names", "[dtype]") {
   const auto type = GENERATE(at::kBool, at::kByte, at::kChar, at::kUInt16, at::kShort, at::kUInt32,
                              at::kInt, at::kUInt64, at::kLong, at::kHalf, at::kBFloat16, at::kFloat,
                              at::kDouble, at::kFloat8_e4m3fn, at::kFloat8_e5m2);

@@ -8,7 +8,7 @@
 namespace regroup {
 namespace {
 
-TEST_CASE("a purpose's seed follows the run's seed and the purpose", "[random]") {
+TEST_CASE("a purpose's seed depends on the run's seed and the purpose", "[random]") {
   std::set<uint64_t> seeds;
   for (uint64_t seed = 0; seed < 10; ++seed) {
     for (const char* purpose : {"", "a", "b", "ab", "ba"})
