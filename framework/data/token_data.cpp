@@ -14,7 +14,7 @@ namespace regroup {
 namespace {
 
 constexpr int64_t kFormatVersion = 1;
-constexpr int64_t kScanChunk = int64_t{1} << 20;  // tokens read at once when all are looked at
+constexpr int64_t kScanChunk = int64_t{1} << 20;  // tokens per read when all are scanned
 constexpr const char* kWriteAgain = "Write the file again with tools/prepare_data.py.";
 constexpr const char* kChoicesGroup = "choices";
 
@@ -51,7 +51,7 @@ at::Tensor read_offsets(const Hdf5File& file, const std::string& group, const st
   return dataset.read().view(at::kLong);
 }
 
-/// Offsets must begin at `first`, never fall, and end at `last`.
+/// Throws Error unless offsets start at `first`, never fall, and end at `last`.
 void check_offsets(const at::Tensor& offsets, int64_t first, int64_t last, const std::string& where,
                    const std::string& name) {
   const int64_t* value = offsets.const_data_ptr<int64_t>();
@@ -88,7 +88,7 @@ int64_t required_integer(const Hdf5File& file, const std::string& name, int64_t 
 
 }  // namespace
 
-/// What one pass over all tokens finds.
+/// The results of one pass over all tokens.
 struct TokenSplit::Scan {
   int64_t max_id = 0;
   std::string fingerprint;
@@ -178,7 +178,7 @@ void Choices::check_ranges() const {
   const int64_t* gold = gold_.const_data_ptr<int64_t>();
   const int64_t n_tokens = tokens_.numel();
   const int64_t stride = n_options() + 1;
-  // Each run of offsets must rise, so that no context and no option is empty.
+  // Offsets must rise, so that no context and no option is empty.
   const auto check_rise = [&](const std::string& what, int64_t begin, int64_t end) {
     if (begin >= 0 && begin < end && end <= n_tokens) return;
     malformed(where_, c10::str(what, " is tokens [", begin, ", ", end, ") of ", n_tokens));

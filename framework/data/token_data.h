@@ -14,7 +14,7 @@
 
 namespace regroup {
 
-/// One split: the tokens of its documents, one after the other.
+/// One split: the concatenated tokens of its documents.
 class TokenSplit {
  public:
   const std::string& name() const { return name_; }
@@ -22,22 +22,22 @@ class TokenSplit {
   const std::string& where() const { return where_; }
   int64_t n_tokens() const { return tokens_.shape()[0]; }
   int64_t n_documents() const { return offsets_.numel() - 1; }
-  /// Tokens that follow another in their document: what a model predicts.
+  /// Tokens that a model predicts: all except the first of each document.
   int64_t n_predicted() const;
-  /// int64 [n_documents + 1]: where each document begins, and the total at the end.
+  /// int64 [n_documents + 1]: the start of each document, and the total at the end.
   const at::Tensor& offsets() const { return offsets_; }
-  /// The size of the text that the tokens stand for; absent when the file does not say.
+  /// The size of the tokens' text; nullopt where the file does not have it.
   std::optional<int64_t> bytes() const { return bytes_; }
 
-  /// Tokens [begin, begin + count) -> int64 [count]. They must exist. Safe from several threads.
+  /// Tokens [begin, begin + count), which must exist -> int64 [count]. Thread safe.
   at::Tensor read(int64_t begin, int64_t count) const;
 
-  /// The largest id. Reads the whole split at the first call.
+  /// The largest id. The first call reads the whole split.
   int64_t max_id() const;
-  /// 16 hexadecimal digits from every id and offset, for telling on resume whether the data are the
-  /// same; no defence against forgery. Reads the whole split at the first call.
+  /// A hash of every id and offset in 16 hexadecimal digits, which shows on resume whether the data
+  /// are the same; it does not protect against forgery. The first call reads the whole split.
   std::string fingerprint() const;
-  /// Throws Error when an id is no id of a vocabulary of this size.
+  /// Throws Error where an id is vocab_size or more.
   void check_ids(int64_t vocab_size) const;
 
  private:
@@ -58,7 +58,7 @@ class TokenSplit {
 struct Choice {
   at::Tensor context;               // int64 [context length], at least one token
   std::vector<at::Tensor> options;  // int64 [option length] each, at least one token
-  int64_t gold;                     // index of the right option
+  int64_t gold;                     // index of the correct option
 };
 
 /// Questions from the group /choices: `tokens` holds all contexts, then all options; context i is
@@ -73,8 +73,8 @@ class Choices {
   int64_t size() const { return gold_.numel(); }
   int64_t n_options() const { return option_offsets_.size(1) - 1; }
   Choice operator[](int64_t i) const;
-  /// Throws Error when an id is no id of a vocabulary of this size, or when a context with an
-  /// option is longer than max_seq_len + 1 tokens (the last is only predicted).
+  /// Throws Error where an id is vocab_size or more, or a context with an option is longer than
+  /// max_seq_len + 1 tokens (the last token is only predicted).
   void check_fit(int64_t vocab_size, int64_t max_seq_len) const;
 
  private:
@@ -83,17 +83,17 @@ class Choices {
   int64_t longest() const;
 
   std::string where_;
-  at::Tensor tokens_;           // int64, all of them: questions are few
+  at::Tensor tokens_;           // int64, all in memory, because there are few questions
   at::Tensor context_offsets_;  // int64 [n + 1]
   at::Tensor option_offsets_;   // int64 [n, n_options + 1]
   at::Tensor gold_;             // int64 [n]
 };
 
-/// A token file as tools/prepare_data.py writes it.
+/// A token file, in the format of tools/prepare_data.py.
 class TokenData {
  public:
   /// Checks the format's version, the attributes and every split. Throws Error for a file that is
-  /// missing, no HDF5 file, truncated, of another version, or malformed.
+  /// missing, truncated, malformed, not HDF5, or of another version.
   static TokenData open(const std::filesystem::path& file);
 
   const std::filesystem::path& path() const { return path_; }
@@ -101,15 +101,15 @@ class TokenData {
   int64_t eos_id() const { return eos_id_; }
   /// The text of tokenizer.json; empty when unknown.
   const std::string& tokenizer() const { return tokenizer_; }
-  /// Where the text came from, in words.
+  /// The origin of the text, in words.
   const std::string& source() const { return source_; }
   bool has_choices() const { return has_choices_; }
   const std::vector<TokenSplit>& splits() const { return splits_; }
 
-  /// Throws Error that names the splits there are when this one is not among them.
+  /// Throws Error, which lists the splits of the file, where this one is missing.
   const TokenSplit& split(const std::string& name) const;
 
-  /// Throws Error when the file's vocabulary, or an id of this split, is beyond the model's.
+  /// Throws Error where the file's vocabulary, or an id of this split, exceeds the model's.
   void check_vocabulary(const TokenSplit& split, int64_t model_vocab_size) const;
 
  private:

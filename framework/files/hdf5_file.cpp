@@ -128,7 +128,7 @@ void require_own(hid_t file, const std::string& name, const std::string& where) 
     H5L_info_t link;
     check(H5Lget_info(file, prefix.c_str(), &link, H5P_DEFAULT), where, "look up " + prefix);
     if (link.type == H5L_TYPE_HARD) continue;
-    throw Error(where, prefix + " is a link, not data of its own", "Copy the data into this file.");
+    throw Error(where, prefix + " is a link, not data", "Copy the data into this file.");
   }
 }
 
