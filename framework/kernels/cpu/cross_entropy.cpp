@@ -42,7 +42,7 @@ REGROUP_FOR_EACH_TYPE(DEFINE)
 
 torch::Tensor cross_entropy_(torch::Tensor& logits, const torch::Tensor& targets,
                              double gradient_scale) {
-  const int64_t n_rows = logits.size(0), vocab_size = logits.size(-1);
+  const int64_t vocab_size = logits.size(-1);
   torch::Tensor loss;
   REGROUP_DISPATCH(logits, "cross_entropy", [&] {
     const auto scale = static_cast<AccumulatorOf<scalar_t>>(gradient_scale);

@@ -71,7 +71,7 @@ REGROUP_FOR_EACH_TYPE(DEFINE)
 torch::Tensor distillation_(torch::Tensor& logits, const torch::Tensor& teacher_logits,
                             const torch::Tensor& targets, const Distillation& distillation,
                             double gradient_scale) {
-  const int64_t n_rows = logits.size(0), vocab_size = logits.size(-1);
+  const int64_t vocab_size = logits.size(-1);
   torch::Tensor loss;
   REGROUP_DISPATCH(logits, "distillation", [&] {
     using Acc = AccumulatorOf<scalar_t>;
