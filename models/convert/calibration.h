@@ -14,6 +14,7 @@
 #include "models/convert/calibration_text.h"
 #include "models/convert/pool_layer.h"
 #include "models/convert/refit.h"
+#include "models/decoder_layer.h"
 #include "models/hf_checkpoint.h"
 
 namespace regroup {
