@@ -2,11 +2,13 @@
 
 #include "framework/kernels/kernel_table.h"
 #include "tests/support/catch_torch.h"
+#include "tests/support/close_to.h"
 #include "tests/support/numerical_gradient.h"
 
 namespace regroup {
 namespace {
 
+using testing::close_to;
 using testing::seeded_randn;
 using torch::Tensor;
 
@@ -20,11 +22,7 @@ TEST_CASE("the decode attention kernel computes its formula in every number form
   const auto expected = kernels::formulas::table().decode_attention(
       queries.to(torch::kFloat64), keys.to(torch::kFloat64), values.to(torch::kFloat64), past);
   const auto found = kernels::decode_attention(queries, keys, values, past);
-  const double tolerance = type == torch::kFloat64   ? 1e-12
-                           : type == torch::kFloat32 ? 1e-5
-                                                     : 1.0 / 64;
-  CHECK(found.scalar_type() == type);
-  CHECK_THAT(found.to(torch::kFloat64), AllClose(expected, tolerance, tolerance));
+  CHECK_THAT(found, close_to(expected.to(type)));
 }
 
 TEST_CASE("decode attention refuses a cache that does not match the queries", "[kernels]") {

@@ -7,29 +7,19 @@
 #include "framework/kernels/kernel_table.h"
 #include "framework/kernels/matmul.h"
 #include "tests/support/catch_torch.h"
+#include "tests/support/close_to.h"
 #include "tests/support/numerical_gradient.h"
 
 namespace regroup {
 namespace {
 
+using testing::close_to;
 using testing::seeded_randn;
 using torch::Tensor;
 
 const kernels::KernelTable& formulas = kernels::formulas::table();
 
 const torch::ScalarType kTypes[] = {torch::kFloat32, torch::kBFloat16, torch::kFloat64};
-
-/// Close within the precision of the result's format: bfloat16 has 8 bits.
-AllClose close_to(const Tensor& expected) {
-  switch (expected.scalar_type()) {
-    case torch::kBFloat16:
-      return AllClose(expected, 1e-3, 1.0 / 128);
-    case torch::kFloat32:
-      return AllClose(expected, 1e-5, 1e-5);
-    default:
-      return AllClose(expected, 1e-12, 1e-12);
-  }
-}
 
 TEST_CASE("the rms_norm kernels compute their formulas in every number format", "[kernels]") {
   const auto type = GENERATE(from_range(std::begin(kTypes), std::end(kTypes)));
