@@ -24,10 +24,10 @@ def errors(processes, ranks):
     return {rank: processes.text(rank) for rank in ranks if "regroup: error:" in processes.text(rank)}
 
 
-def assert_one_message(processes, speaker, *parts, ranks=None):
+def assert_one_message(processes, reporter, *parts, ranks=None):
     found = errors(processes, ranks or range(len(processes.processes)))
-    assert list(found) == [speaker], found
-    message = found[speaker]
+    assert list(found) == [reporter], found
+    message = found[reporter]
     assert message.count("regroup: error:") == 1
     assert "frame #" not in message and "defect" not in message and len(message) < 3000
     for part in parts:
@@ -88,8 +88,8 @@ def test_a_process_that_is_out_of_memory_reports_it(workplace):
     allowed = int(Path(f"/proc/{victim}/statm").read_text().split()[0]) * resource.getpagesize() + (128 << 20)
     resource.prlimit(victim, resource.RLIMIT_AS, (allowed, allowed))
     assert processes.wait() == [1, 1]
-    (speaker,) = errors(processes, range(2))
-    assert_one_message(processes, speaker, "rank 1: out of memory", "train.micro_batch")
+    (reporter,) = errors(processes, range(2))
+    assert_one_message(processes, reporter, "rank 1: out of memory", "train.micro_batch")
 
 
 def test_a_process_whose_calibration_text_overflows_reports_it(workplace):
@@ -107,8 +107,8 @@ def test_a_process_whose_calibration_text_overflows_reports_it(workplace):
            "dist__timeout_s": TIMEOUT_S, "data__val": ""}
     processes = Processes(workplace, 3, words_of("uptrain", "run", **job))
     assert processes.wait() == [1, 1, 1]
-    (speaker,) = errors(processes, range(3))
-    assert_one_message(processes, speaker, f"rank {speaker}: ", "the activations of the original after layer 0 are not")
+    (reporter,) = errors(processes, range(3))
+    assert_one_message(processes, reporter, f"rank {reporter}: ", "the activations of the original after layer 0 are not")
     assert not (workplace / "run/converted").exists()
 
 
