@@ -15,7 +15,7 @@ using testing::tiny_config;
 using testing::tiny_decoder;
 using torch::Tensor;
 
-constexpr int64_t kHeads = 6, kWidth = 4;
+constexpr int64_t kInputs = 6, kOutputs = 4;
 
 struct Sample {
   Tensor heads, residual;
@@ -23,12 +23,12 @@ struct Sample {
 
 /// Tokens whose residual is change applied to the heads' output, and noise.
 Sample sample(int64_t n, const Tensor& change, double noise, uint64_t seed) {
-  const auto heads = seeded_randn({n, kHeads}, seed);
-  return {heads, heads.matmul(change.t()) + noise * seeded_randn({n, kWidth}, seed + 100)};
+  const auto heads = seeded_randn({n, kInputs}, seed);
+  return {heads, heads.matmul(change.t()) + noise * seeded_randn({n, kOutputs}, seed + 100)};
 }
 
 RegressionSums sums_of(const Sample& sample) {
-  RegressionSums sums(kHeads, kWidth);
+  RegressionSums sums(kInputs, kOutputs);
   sums.add(sample.heads.narrow(0, 0, 5), sample.residual.narrow(0, 0, 5));
   const int64_t rest = sample.heads.size(0) - 5;
   sums.add(sample.heads.narrow(0, 5, rest), sample.residual.narrow(0, 5, rest));
@@ -36,20 +36,20 @@ RegressionSums sums_of(const Sample& sample) {
 }
 
 TEST_CASE("regression sums give the error of a change", "[convert]") {
-  const auto data = sample(40, seeded_randn({kWidth, kHeads}, 1), 0.5, 2);
-  const auto change = seeded_randn({kWidth, kHeads}, 3);
+  const auto data = sample(40, seeded_randn({kOutputs, kInputs}, 1), 0.5, 2);
+  const auto change = seeded_randn({kOutputs, kInputs}, 3);
   const auto error = (data.residual - data.heads.matmul(change.t())).square().sum() / 40;
   CHECK(sums_of(data).mean_error(change) == Approx(error.item<double>()));
 }
 
 TEST_CASE("a refit takes the strongest regularisation that keeps most of what can be won",
           "[convert]") {
-  const auto change = seeded_randn({kWidth, kHeads}, 1);
+  const auto change = seeded_randn({kOutputs, kInputs}, 1);
   const auto fit = sums_of(sample(400, change, 0, 2)), held_out = sums_of(sample(60, change, 0, 3));
   const auto refit = refit_output(fit, held_out);
   const auto error_at = [&](double strength) {
     const auto lambda = strength * fit.heads_moment.diagonal().mean();
-    const auto regularised = fit.heads_moment + lambda * torch::eye(kHeads, torch::kFloat64);
+    const auto regularised = fit.heads_moment + lambda * torch::eye(kInputs, torch::kFloat64);
     return held_out.mean_error(torch::linalg_solve(regularised, fit.product).t());
   };
   const double before = held_out.mean_error(torch::zeros_like(change));
@@ -60,7 +60,7 @@ TEST_CASE("a refit takes the strongest regularisation that keeps most of what ca
 }
 
 TEST_CASE("a refit is the ridge solution of its strength", "[convert]") {
-  const auto change = seeded_randn({kWidth, kHeads}, 1);
+  const auto change = seeded_randn({kOutputs, kInputs}, 1);
   const auto fit = sums_of(sample(30, change, 2.0, 2));
   const auto refit = refit_output(fit, sums_of(sample(60, change, 2.0, 3)));
   REQUIRE(refit.strength > 0);
@@ -73,7 +73,7 @@ TEST_CASE("a refit is the ridge solution of its strength", "[convert]") {
 
 TEST_CASE("a refit that does not better held-out text changes nothing", "[convert]") {
   // Few tokens of noise to fit, and held-out text that says the opposite of them.
-  const auto change = seeded_randn({kWidth, kHeads}, 1);
+  const auto change = seeded_randn({kOutputs, kInputs}, 1);
   const auto refit =
       refit_output(sums_of(sample(20, change, 0, 2)), sums_of(sample(60, -change, 0, 3)));
   CHECK(refit.strength == 0);
