@@ -57,5 +57,5 @@ for run in control gqa2 mqa gqa2-pca mqa-pca; do models+=(--model "$runs/$run/fi
 $regroup eval "${models[@]}" --reference "$runs/mha/final" --data "$data" --choices "$data" --speed \
   --json "$runs/evaluation.json"
 $python tools/report.py "$runs/gqa2" "$runs/mqa" "$runs/gqa2-pca" "$runs/mqa-pca" "$runs/control" "$runs/mha" \
-  --baselines "$runs/ngrams.json" --out "$runs/report.html"
+  --evaluation "$runs/evaluation.json" --baselines "$runs/ngrams.json" --out "$runs/report.html"
 say "the report: $runs/report.html"

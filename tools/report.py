@@ -5,9 +5,9 @@ import html
 import statistics
 from pathlib import Path
 
-from reporting.evaluation_table import html_table, kv_heads, markdown_table, rows_of
+from reporting.evaluation_table import has_comparable_speeds, html_table, is_noisy, kv_heads, markdown_table, rows_of
 from reporting.plots import PNG_COLOURS, plots_for
-from reporting.run_folder import load_runs, read_baselines
+from reporting.run_folder import load_runs, read_baselines, read_speeds
 from script_support import Problem, run_script, write_text, written_atomically
 
 DARK_COLOURS = {
@@ -27,7 +27,8 @@ DARK_COLOURS = {
 def main(arguments):
     options = parse_arguments(arguments)
     runs = load_runs(options.run)
-    rows = rows_of(runs)
+    together = read_speeds(options.evaluation) if options.evaluation else None
+    rows = rows_of(runs, together)
     if options.markdown:
         if not rows:
             raise Problem(
@@ -41,7 +42,7 @@ def main(arguments):
         with written_atomically(options.plots / f"{plot.name}.png") as temporary:
             plot.save_png(temporary)
     out = options.out or runs[0].folder / "report.html"
-    write_text(out, page(runs, rows, plots))
+    write_text(out, page(runs, rows, plots, together))
     if not options.markdown:
         print(out)
 
@@ -58,6 +59,13 @@ def parse_arguments(arguments):
         "--out", type=Path, metavar="FILE", help="default: report.html in the first run's folder"
     )
     parser.add_argument(
+        "--evaluation",
+        type=Path,
+        metavar="FILE.json",
+        help="what `regroup eval --speed --json` measured of all runs' models together; without it speeds of several "
+        "runs are not compared",
+    )
+    parser.add_argument(
         "--baselines",
         type=Path,
         metavar="FILE.json",
@@ -72,7 +80,7 @@ def parse_arguments(arguments):
     return parser.parse_args(arguments)
 
 
-def page(runs, rows, plots):
+def page(runs, rows, plots, together=None):
     """The whole report as HTML."""
     title = "Regroup report: " + ", ".join(run.name for run in runs)
     figures = "".join(
@@ -84,7 +92,7 @@ def page(runs, rows, plots):
         title=html.escape(title),
         css=style_sheet(),
         findings=findings(rows),
-        evaluation=evaluation(runs, rows),
+        evaluation=evaluation(runs, rows, together),
         figures=figures,
         runs="".join(map(run_details, runs)),
     )
@@ -116,21 +124,31 @@ def finding(row):
     speeds, old_speeds = new.get("decode_tokens_per_s") or {}, old.get("decode_tokens_per_s") or {}
     gains = [
         f"<b>{speeds[batch] / old_speeds[batch]:.2f} times</b> at batch {html.escape(batch)}"
+        + (" (noisy)" if is_noisy(new, batch) or is_noisy(old, batch) else "")
         for batch in speeds
         if speeds[batch] and old_speeds.get(batch)
     ]
     return sentence + (f", and a decode speed of {' and '.join(gains)}" if gains else "") + "."
 
 
-def evaluation(runs, rows):
+def evaluation(runs, rows, together):
     if not rows:
         return (
             '<p class="note">There is no evaluation yet: <code>regroup uptrain</code> writes one '
             "when it ends, <code>regroup eval --json</code> at any time.</p>"
         )
-    data = sorted({str(run.evaluation.get("data")) for run in runs if run.evaluation})
-    note = f'<p class="note">On {html.escape(", ".join(data))}.</p>'
+    data = sorted({str(found.get("data")) for found in (together, *(run.evaluation for run in runs)) if found})
+    note = f'<p class="note">On {html.escape(", ".join(data))}.{_about_speeds(runs, rows)}</p>'
     return f"<h2>Evaluation</h2>\n{note}\n{html_table(rows)}"
+
+
+def _about_speeds(runs, rows):
+    if has_comparable_speeds(rows) or len(runs) == 1:
+        return ""
+    return (
+        " Decode speeds of separate runs are not compared: measure them together with <code>regroup eval --speed "
+        "--json FILE.json</code>, with a <code>--model</code> for each run, and give <code>--evaluation FILE.json</code>."
+    )
 
 
 def run_details(run):

@@ -7,6 +7,7 @@ from html.parser import HTMLParser
 
 import pytest
 import report
+from matplotlib.text import Text
 from reporting import evaluation_table, run_folder
 from reporting import plots as report_plots
 from script_runner import assert_refused, run
@@ -34,17 +35,19 @@ def model(name, n_kv_head, loss, **more):
     return {**entry, **more}
 
 
-ORIGINAL = model("original", 8, 2.951, agreement=1.0, kl=0.0, compute_fraction=0.0)
+ORIGINAL = model("original", 8, 2.951, model="/runs/pretrain/final", agreement=1.0, kl=0.0, compute_fraction=0.0)
+RUNS = {2: "gqa2", 1: "mqa"}
 
 
 def evaluation(n_kv_head, uptrained_loss):
-    pooled = model("pooled", n_kv_head, 4.31, compute_fraction=0.0004)
+    run = f"/runs/{RUNS[n_kv_head]}"
+    pooled = model("pooled", n_kv_head, 4.31, model=f"{run}/converted", compute_fraction=0.0004)
     return {
         "data": "data/python.h5",
         "models": [
             ORIGINAL,
             pooled,
-            model("uptrained", n_kv_head, uptrained_loss),
+            model("uptrained", n_kv_head, uptrained_loss, model=f"{run}/final"),
             model("control", 8, 2.934),
         ],
     }
@@ -83,6 +86,17 @@ def runs(tmp_path):
     return write_runs(tmp_path)
 
 
+def together(**more):
+    """The evaluation of the runs that write_runs makes, as `regroup eval --speed` measures their models in turns."""
+    entries = [("pretrain", 8, 2.951), ("gqa2", 2, 2.978), ("mqa", 1, 3.051)]
+    speeds = {name: {"1": 10.0 * n_kv_head, "16": 80.0 / n_kv_head} for name, n_kv_head, _ in entries}
+    models = [
+        model(name, n_kv_head, loss, model=f"/runs/{name}/final", decode_tokens_per_s=speeds[name], **more)
+        for name, n_kv_head, loss in entries
+    ]
+    return {"data": "data/python.h5", "models": models}
+
+
 def write_runs(folder):
     return [
         write_run(folder / "pretrain", steps=500),
@@ -96,14 +110,16 @@ def drawn(tmp_path_factory):
     """What the script does with three runs: its process, report.html, PNG folder."""
     folder = tmp_path_factory.mktemp("drawn")
     (folder / "b.json").write_text('{"unigram": {"loss": 6.5}, "bigram": {"loss": 4.25}}')
+    (folder / "together.json").write_text(json.dumps(together()))
     runs = write_runs(folder)
-    done = run("report.py", *runs, "--baselines", folder / "b.json", "--plots", folder / "plots")
+    done = run("report.py", *runs, "--evaluation", folder / "together.json", "--baselines", folder / "b.json",
+               "--plots", folder / "plots")
     assert done.returncode == 0, done.stderr
     return done, runs[0] / "report.html", folder / "plots"
 
 
-def rows_of(*folders):
-    return evaluation_table.rows_of(run_folder.load_runs(folders))
+def rows_of(*folders, **options):
+    return evaluation_table.rows_of(run_folder.load_runs(folders), **options)
 
 
 class Page(HTMLParser):
@@ -150,7 +166,7 @@ def test_the_report_is_one_file_that_fetches_nothing(drawn):
 
 
 def test_the_page_states_loss_cache_and_speed_of_each_uptrained_model(runs):
-    text = report.findings(rows_of(*runs))
+    text = report.findings(rows_of(*runs, together=together()))
     assert text.count("<p") == 2
     assert (
         "With <b>2 K/V heads</b> instead of 8" in text
@@ -158,7 +174,63 @@ def test_the_page_states_loss_cache_and_speed_of_each_uptrained_model(runs):
     )
     assert "<b>2.978</b> where the original has 2.951" in text
     assert "<b>4 times</b> smaller" in text and "<b>8 times</b> smaller" in text
-    assert f"<b>{(5000 - 300) / (5000 - 2400):.2f} times</b> at batch 16" in text
+    assert "<b>4.00 times</b> at batch 16" in text and "<b>8.00 times</b> at batch 16" in text
+
+
+def test_one_run_s_own_evaluation_is_one_measurement(runs):
+    for speed in (report.findings(rows_of(runs[1])), report.findings(rows_of(*runs[:2]))):
+        assert f"<b>{(5000 - 600) / (5000 - 2400):.2f} times</b> at batch 16" in speed
+
+
+def test_speeds_of_separate_runs_are_not_compared(runs, tmp_path):
+    rows = rows_of(*runs)
+    assert "decode speed" not in report.findings(rows)
+    assert not any("Decode" in column.title for column in evaluation_table.columns_for(rows))
+    assert [plot.name for plot in report_plots.plots_for([], rows, {})] == ["quality_against_cache"]
+    assert run("report.py", *runs, "--out", tmp_path / "r.html").returncode == 0
+    text = (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert "Decode speeds of separate runs are not compared" in text and "--evaluation FILE.json" in text
+
+
+def test_speeds_come_from_the_measurement_of_all_models_together(runs):
+    measured = together(decode_spread={"1": 0.31, "16": 0.02})
+    rows = rows_of(*runs, together=measured)
+    speeds = {row.label: row.model["decode_tokens_per_s"] for row in rows}
+    assert speeds == {
+        "original": {"1": 80.0, "16": 10.0},
+        "pooled · gqa2": None,
+        "uptrained · gqa2": {"1": 20.0, "16": 40.0},
+        "control": None,
+        "pooled · mqa": None,
+        "uptrained · mqa": {"1": 10.0, "16": 80.0},
+    }
+    assert rows[0].model["loss"] == ORIGINAL["loss"]  # everything else is the run's own
+
+
+def test_models_that_only_the_common_measurement_has_are_shown_too(tmp_path):
+    folders = [write_run(tmp_path / name, steps=10) for name in ("a", "b")]
+    rows = rows_of(*folders, together=together())
+    assert [(row.label, row.original) for row in rows] == [("pretrain", None), ("gqa2", None), ("mqa", None)]
+
+
+def test_noisy_speeds_are_marked(runs):
+    rows = rows_of(*runs, together=together(decode_spread={"1": 0.31, "16": 0.15}))
+    table = evaluation_table.markdown_table(rows)
+    assert "80.0 (noisy: 31%)" in table and table.count("noisy") == 3
+    assert "80.0 (noisy: 31%)" in evaluation_table.html_table(rows)
+    text = report.findings(rows)
+    assert text.count("</b> at batch 1 (noisy)") == 2 and text.count("noisy") == 2
+
+
+@pytest.mark.parametrize("text, exit_code, words", [
+    (None, 2, "does not exist"),
+    ("{", 1, "is not JSON"),
+    (json.dumps({"models": [model("x", 2, 3.0, decode_tokens_per_s=None)]}), 1, "has no decode speeds"),
+])
+def test_a_measurement_that_cannot_be_used_is_named(runs, tmp_path, text, exit_code, words):
+    if text:
+        (tmp_path / "e.json").write_text(text)
+    assert_refused(run("report.py", *runs, "--evaluation", tmp_path / "e.json"), exit_code, "e.json", words)
 
 
 def test_colours_follow_the_page_in_light_and_dark(drawn):
@@ -267,7 +339,7 @@ def test_a_model_that_several_runs_evaluated_alike_stands_once(runs):
     ]
 
 
-def test_unmeasured_values_have_no_column_and_gaps_are_dashes(tmp_path):
+def test_what_was_not_measured_has_no_column_and_gaps_are_dashes(tmp_path):
     models = [
         model("original", 8, 2.9, bits_per_byte=None, decode_tokens_per_s=None, kl=None),
         model("uptrained", 2, 3.0, bits_per_byte=None, decode_tokens_per_s=None, kl=0.2),
@@ -320,7 +392,7 @@ def test_losses_far_above_the_best_are_drawn_at_the_edge():
     assert report_plots._edge([2.9, 3.0, 3.8]) is None
 
 
-def test_runs_of_very_different_length_get_separate_panels(runs):
+def test_runs_of_very_different_length_get_panels_of_their_own(runs):
     groups = report_plots._similar_length(run_folder.load_runs(runs))
     assert [[run.name for run in group] for group in groups] == [["pretrain"], ["gqa2", "mqa"]]
 
@@ -346,6 +418,50 @@ def test_a_loss_that_is_not_finite_leaves_a_gap(tmp_path):
     assert run("report.py", folder).returncode == 0
 
 
+def labels_in(plot):
+    """(text, box on paper) of every label beside a panel, panel by panel, and the figure's box."""
+    figure = plot._drawn(report_plots.PNG_COLOURS, "none")
+    figure.draw_without_rendering()
+    panels = [[(text.get_text(), Text.get_window_extent(text)) for text in axis.texts] for axis in figure.axes]
+    return panels, figure.bbox
+
+
+def crowded_rows(n):
+    """Models of many runs that are hardly apart."""
+    models = [model("uptrained", 1 + i % 3, 3 + i * 1e-4, model=f"/runs/run-{i}/final") for i in range(n)]
+    rows = [evaluation_table.Row(f"uptrained · run-{i}", f"run-{i}", entry, None) for i, entry in enumerate(models)]
+    return [*rows, evaluation_table.Row("original", "run-0", ORIGINAL, ORIGINAL)]
+
+
+@pytest.mark.parametrize("n", [1, 6, 40])
+def test_labels_of_points_do_not_overlap_and_stay_on_the_paper(n):
+    for plot in report_plots.plots_for([], crowded_rows(n), {}):
+        panels, paper = labels_in(plot)
+        for labels in panels:
+            assert len(labels) == n + 1
+            boxes = sorted((box for _, box in labels), key=lambda box: box.y0)
+            assert all(below.y1 <= above.y0 for below, above in zip(boxes, boxes[1:]))
+            assert all(paper.x0 <= box.x0 and box.x1 <= paper.x1 for box in boxes)
+            assert paper.y0 <= boxes[0].y0 and boxes[-1].y1 <= paper.y1
+
+
+def test_every_point_says_which_run(runs):
+    rows = rows_of(*runs, together=together())
+    speed, cache = report_plots.plots_for([], rows, {})
+    named = ["original · pretrain, 8 K/V", "uptrained · gqa2, 2 K/V", "uptrained · mqa, 1 K/V"]
+    assert [sorted(text for text, _ in labels) for labels in labels_in(speed)[0]] == [named, named]
+    texts = [text for text, _ in labels_in(cache)[0][0]]
+    assert set(named) < set(texts) and "pooled · gqa2, 2 K/V (4.31)" in texts and "control, 8 K/V" in texts
+
+
+def test_heights_are_spread_out_near_where_they_are_wanted():
+    assert report_plots.spread_out([0.1, 0.5, 0.9], 0.1) == pytest.approx([0.1, 0.5, 0.9])
+    assert report_plots.spread_out([0.1, 0.1, 0.1], 0.1) == pytest.approx([0.1, 0.2, 0.3])
+    assert report_plots.spread_out([0.95, 0.95, 1.0], 0.1) == pytest.approx([0.8, 0.9, 1.0])
+    assert report_plots.spread_out([0.5] * 3, 0.9) == pytest.approx([0, 0.5, 1])
+    assert report_plots.spread_out([], 0.1) == []
+
+
 # --- Run folders that cannot be read ---
 
 
@@ -361,7 +477,7 @@ def test_a_torn_last_line_is_passed_over_and_another_broken_line_named(tmp_path)
     assert_refused(run("report.py", folder), 1, "metrics.jsonl:2: is not a metrics line")
 
 
-def test_a_folder_that_is_not_a_run_is_refused(tmp_path):
+def test_a_folder_that_is_no_run_is_refused(tmp_path):
     assert_refused(run("report.py", tmp_path / "none"), 2, "none: is not a folder")
     (tmp_path / "empty").mkdir()
     assert_refused(

@@ -2,7 +2,10 @@
 
 import html
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Callable
+
+NOISY_SPREAD = 0.15  # (largest - smallest) / median of the rounds; above it a speed is marked
 
 
 @dataclass
@@ -24,24 +27,60 @@ class Column:
     write: Callable  # number -> text
     best: Callable = None  # min or max; None where no number is better than another
     against_original: Callable = None  # (number, the original's) -> text
+    remark: Callable = None  # model entry -> text behind the number
 
 
-def rows_of(runs):
-    """A Row for every evaluated model; one that several runs evaluated alike stands once."""
+def rows_of(runs, together=None):
+    """A Row for every evaluated model; one that several runs evaluated alike stands once.
+
+    Speeds of separate runs were measured under different conditions, so those of several runs come from `together`
+    alone, the evaluation of their models by one process; without it there are none. Its models that no run evaluated
+    have rows too.
+    """
+    is_one_measurement = together is None and sum(run.evaluation is not None for run in runs) == 1
+    speeds = {_path(model): model for model in together["models"]} if together else {}
     rows, seen = [], set()
     for run in runs:
         models = run.evaluation["models"] if run.evaluation else []
+        if not is_one_measurement:
+            models = [_with_speeds(model, speeds.get(_path(model), {})) for model in models]
         original = next((model for model in models if model["name"] == "original"), None)
         for model in models:
             identity = (model["name"], model.get("model"), kv_heads(model), model["loss"])
             if identity not in seen:
                 seen.add(identity)
                 rows.append(Row(model["name"], run.name, model, original))
+    known = {_path(row.model) for row in rows}
+    rows += [Row(model["name"], source_of(model), model, None) for path, model in speeds.items() if path not in known]
     names = [row.model["name"] for row in rows]
     for row in rows:
         if names.count(row.label) > 1:
             row.label = f"{row.label} · {row.run}"
     return rows
+
+
+def has_comparable_speeds(rows):
+    """Whether more than one model has a decode speed."""
+    return sum(bool(row.model.get("decode_tokens_per_s")) for row in rows) > 1
+
+
+def source_of(model):
+    """The folder that a model's path is named after: of .../gqa2/final it is gqa2."""
+    path = Path(str(model.get("model", "")))
+    return path.parent.name if path.name in ("final", "converted") else path.name
+
+
+def _path(model):
+    return Path(str(model.get("model", ""))).resolve()
+
+
+def _with_speeds(model, measured):
+    return {**model, **{field: measured.get(field) for field in ("decode_tokens_per_s", "decode_spread")}}
+
+
+def is_noisy(model, batch):
+    """Whether the rounds in which a decode speed was measured were far apart."""
+    return ((model.get("decode_spread") or {}).get(batch) or 0) > NOISY_SPREAD
 
 
 def kv_heads(model):
@@ -129,7 +168,9 @@ def _html_row(row, columns, best):
 
 def _written(column, row):
     value = column.value(row.model)
-    return "–" if value is None else column.write(value)
+    if value is None:
+        return "–"
+    return column.write(value) + (column.remark(row.model) if column.remark else "")
 
 
 def _is(column, row, best):
@@ -157,11 +198,13 @@ def _decode_column(batch):
         f"Decode, batch {batch}",
         "tokens/s",
         f"Tokens generated a second with {batch} sequence{'' if batch == '1' else 's'} in the "
-        "batch, all together, prompts not counted. Higher is better.",
+        "batch, all together, prompts not counted; the median of rounds in which the models took turns. Higher is "
+        f"better. Noisy: the rounds are more than {NOISY_SPREAD:.0%} of the median apart.",
         lambda model: (model.get("decode_tokens_per_s") or {}).get(batch),
         lambda value: f"{value:,.0f}" if value >= 100 else f"{value:.1f}",
         max,
         _times,
+        lambda model: f" (noisy: {model['decode_spread'][batch]:.0%})" if is_noisy(model, batch) else "",
     )
 
 

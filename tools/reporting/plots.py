@@ -12,7 +12,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
-from reporting.evaluation_table import kv_heads
+from reporting.evaluation_table import kv_heads, source_of
 
 N_COLOURS = 6
 PNG_COLOURS = {
@@ -27,11 +27,13 @@ PNG_COLOURS = {
     "series-5": "#b8457a",
     "series-6": "#8a6d1f",
 }
-# In SVG a colour is first drawn as a number of its own, then replaced by the page's CSS variable.
+# In SVG each colour is first drawn as a distinct number, which the page's CSS variable then replaces.
 SVG_COLOURS = {name: f"#0a0b{number:02x}" for number, name in enumerate(PNG_COLOURS)}
 MARKERS = "osD^vP"
 FAR_WORSE_NATS = 1.0  # losses further than this above the best are drawn at the plot's upper edge
 SMOOTHED_POINTS = 60  # curves with more points get a moving average
+LABEL_SIZE = 8.5  # points, of the labels beside a panel
+LABEL_PITCH = 1.35 * LABEL_SIZE / 72  # inches from one label to the next
 
 
 @dataclass
@@ -118,7 +120,7 @@ def _about_distillation(runs):
 
 def _curves_plot(name, title, runs, lines, value, unit, caption, baselines=None):
     groups = _similar_length(runs)
-    share = " Runs of very different length have panels of their own." if len(groups) > 1 else ""
+    share = " Runs of very different length have separate panels." if len(groups) > 1 else ""
 
     def draw(figure, colours):
         axes = figure.subplots(1, len(groups), sharey=True, squeeze=False)[0]
@@ -140,6 +142,7 @@ def _curves_plot(name, title, runs, lines, value, unit, caption, baselines=None)
             _legend(axis)
             _tokens_axis(axis)
         axes[0].set_ylabel(unit)
+        axes[0].margins(y=0.12 if baselines else 0.05)  # room for their names
         _limit_to_settled(axes[0], runs, lines, value, baselines)
 
     return Plot(name, title, caption + share, 8.6, 3.3, draw)
@@ -250,7 +253,8 @@ def _speed_plot(rows):
         rows,
         panels,
         "tokens/s, more is better",
-        "Better models lie lower, faster ones further to the right.",
+        "Better models lie lower, faster ones further to the right. All speeds are of one measurement, in which the "
+        "models took turns.",
         False,
     )
 
@@ -278,42 +282,42 @@ def _cost_plot(name, title, rows, panels, x_label, caption, is_log):
         return None
     names = list(dict.fromkeys(row.model["name"] for row in rows))
     heads = list(dict.fromkeys(kv_heads(row.model) for row in rows))
+    labels = _point_labels(rows)
     edge = _edge([row.model["loss"] for row in rows if row.model["loss"] is not None])
     if edge:
         caption += " Triangles at the upper edge stand for models far above it, with their loss."
 
     def draw(figure, colours):
-        axes = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
+        axes = figure.subplots(len(shown), 1, squeeze=False)[:, 0]
         for axis, (panel, chosen, value) in zip(axes, shown):
             points = []
             for row in chosen:
-                loss, is_far = row.model["loss"], edge is not None and row.model["loss"] > edge
-                axis.plot(
-                    value(row.model),
-                    edge if is_far else loss,
-                    linestyle="",
-                    markersize=8,
-                    marker=(
-                        "^" if is_far else MARKERS[heads.index(kv_heads(row.model)) % len(MARKERS)]
-                    ),
-                    color=colours[f"series-{1 + names.index(row.model['name']) % N_COLOURS}"],
-                    markeredgewidth=0,
-                )
-                label = f"{row.label}, {kv_heads(row.model)} K/V"
-                points.append(
-                    (
-                        value(row.model),
-                        edge if is_far else loss,
-                        label + (f" ({loss:.2f})" if is_far else ""),
-                    )
-                )
-            _widen(axis, is_log, [x for x, _, _ in points], [y for _, y, _ in points])
+                x, loss = value(row.model), row.model["loss"]
+                is_far = edge is not None and loss > edge
+                marker = "^" if is_far else MARKERS[heads.index(kv_heads(row.model)) % len(MARKERS)]
+                colour = colours[f"series-{1 + names.index(row.model['name']) % N_COLOURS}"]
+                y = edge if is_far else loss
+                axis.plot(x, y, linestyle="", markersize=8, marker=marker, color=colour, markeredgewidth=0)
+                points.append((x, y, labels[id(row)] + (f" ({loss:.2f})" if is_far else ""), colour))
+            _widen(axis, is_log, [point[0] for point in points], [point[1] for point in points])
             axis.set_title(panel, loc="left", color=colours["muted"], fontsize=10)
-            axis.set_xlabel(x_label)
+            axis.set_ylabel("loss, nats/token")
             _label_points(figure, axis, points, colours)
-        axes[0].set_ylabel("loss, nats/token")
+        axes[-1].set_xlabel(x_label)
 
-    return Plot(name, title, caption, 8.6, 3.6, draw)
+    heights = [max(2.6, 0.5 + LABEL_PITCH * len(chosen)) for _, chosen, _ in shown]
+    return Plot(name, title, caption, 8.6, 0.6 + sum(heights), draw)
+
+
+def _point_labels(rows):
+    """id of a row -> what stands beside its point: the model, its run where there are several, its K/V heads."""
+    labels = {}
+    has_several_runs = len({row.run for row in rows}) > 1
+    for row in rows:
+        source = source_of(row.model)
+        is_named = not has_several_runs or row.label != row.model["name"] or source in ("", row.label)
+        labels[id(row)] = f"{row.label if is_named else f'{row.label} · {source}'}, {kv_heads(row.model)} K/V"
+    return labels
 
 
 def _edge(losses):
@@ -338,36 +342,44 @@ def _widen(axis, is_log, xs, ys):
 
 
 def _label_points(figure, axis, points, colours):
-    """Writes each point's label beside it, moved up or down where labels would overlap."""
-    figure.draw_without_rendering()  # fixes the layout, so that distances on paper are known
-    left, right = axis.get_window_extent().x0, axis.get_window_extent().x1
-    line_height = 1.25 * plt.rcParams["font.size"] * figure.dpi / 72
-    placed = []
-    for x, y, label in set(points):
-        x_paper, y_paper = axis.transData.transform((x, y))
-        side = (
-            1 if x_paper < (left + right) / 2 else -1
-        )  # the label stands right or left of its point
-        placed.append((y_paper, -side * x_paper, side, label, (x, y)))
-    last = {}  # side -> height of the label placed before
-    for y_paper, _, side, label, point in sorted(
-        placed
-    ):  # of equally high points the outermost comes last
-        height = max(y_paper, last.get(side, -math.inf) + line_height)
-        last[side] = height
-        aside = (
-            8 * side if height == y_paper else -6 * side
-        )  # a label that was moved up stands above its point
+    """Writes the points' labels in a column beside the axes, in the order of their heights, with a line to each."""
+    figure.draw_without_rendering()  # fixes the layout, so that heights on paper are known
+    pitch = LABEL_PITCH * figure.dpi / axis.get_window_extent().height
+
+    def height(point):
+        return axis.transAxes.inverted().transform(axis.transData.transform(point[:2]))[1]
+
+    # Of about equally high points the outermost comes first: lines to its left pass above it.
+    points = sorted(points, key=lambda point: (round(height(point) / pitch), -point[0]))
+    for (x, y, label, colour), at in zip(points, spread_out(list(map(height, points)), pitch)):
         axis.annotate(
             label,
-            point,
-            xytext=(aside, (height - y_paper) * 72 / figure.dpi),
-            textcoords="offset points",
+            (x, y),
+            xytext=(1.04, at),
+            textcoords="axes fraction",
             va="center",
-            ha="left" if side > 0 else "right",
             color=colours["ink"],
-            fontsize=8.5,
+            fontsize=LABEL_SIZE,
+            zorder=1.5,  # the line lies below the points
+            arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.7, "alpha": 0.6, "shrinkA": 1, "shrinkB": 4,
+                        "relpos": (0, 0.5)},
         )
+
+
+def spread_out(wanted, pitch):
+    """Heights in [0, 1], each at least pitch above the one before it and near the wanted one.
+
+    Where they need more than 1 together they are evenly spread over it.
+    """
+    pitch = min(pitch, 1 / max(1, len(wanted) - 1))
+    placed = []
+    for height in wanted:
+        placed.append(max(height, placed[-1] + pitch if placed else 0.0))
+    limit = 1.0
+    for number in reversed(range(len(placed))):
+        placed[number] = limit = min(placed[number], limit)
+        limit -= pitch
+    return placed
 
 
 # --- Looks ---

@@ -116,6 +116,17 @@ def read_evaluation(path):
     return evaluation
 
 
+def read_speeds(path):
+    """The evaluation of all runs' models by one process, with their decode speeds."""
+    advice = "Write it with `regroup eval --speed --json`, with a --model for each run."
+    evaluation = read_evaluation(Path(path))
+    if evaluation is None:
+        raise bad_request(path, "does not exist", advice)
+    if not any(model.get("decode_tokens_per_s") for model in evaluation["models"]):
+        raise Problem(path, "has no decode speeds", advice)
+    return evaluation
+
+
 def read_baselines(path):
     """{"unigram": loss, "bigram": loss} as tools/ngram_baseline.py --json wrote them."""
     try:
