@@ -9,6 +9,7 @@ import h5py
 import numpy as np
 
 REGROUP = os.environ["REGROUP_BINARY"]
+PROGRAM = Path(REGROUP).resolve().parent / "libexec/regroup"  # what it becomes
 VOCAB_SIZE = 64
 MAX_SEQ_LEN = 48
 

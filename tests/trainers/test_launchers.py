@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import yaml
 from many_processes import free_port
-from tiny_runs import REGROUP, assert_done, losses, make_workplace, metrics, pretrain, words_of
+from tiny_runs import PROGRAM, REGROUP, assert_done, losses, make_workplace, metrics, pretrain, words_of
 
 ROOT = Path(__file__).resolve().parents[2]
 # Without the "--", torchrun takes --run for an option that belongs to torchrun.
@@ -64,7 +64,7 @@ def test_torchrun_on_two_nodes_meets_at_an_endpoint(workplace):
 def workers_of(process):
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     return [int(child) for child in children
-            if Path(f"/proc/{child}/exe").resolve() == Path(REGROUP).resolve()]
+            if Path(f"/proc/{child}/exe").resolve() == PROGRAM]
 
 
 def wait_for_step(workplace, run, step, timeout=60):

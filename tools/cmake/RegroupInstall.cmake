@@ -1,4 +1,4 @@
-# cmake --install: bin/regroup, the libraries, their headers and find_package(Regroup).
+# cmake --install: bin/regroup and the program that it starts, the libraries, their headers and find_package(Regroup).
 include(CMakePackageConfigHelpers)
 
 set(package_folder ${CMAKE_INSTALL_LIBDIR}/cmake/Regroup)
@@ -12,6 +12,7 @@ foreach(folder IN ITEMS framework models trainers)
           FILES_MATCHING PATTERN "*.h")
 endforeach()
 install(TARGETS regroup RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
+install(TARGETS regroup_program RUNTIME DESTINATION ${CMAKE_INSTALL_LIBEXECDIR})
 install(EXPORT RegroupTargets NAMESPACE Regroup:: DESTINATION ${package_folder})
 
 configure_package_config_file(
