@@ -4,8 +4,6 @@
 #include <torch/types.h>
 #include <torch/utils.h>
 
-#include <thread>
-
 #include "framework/data/batches.h"
 #include "framework/errors/error.h"
 #include "framework/progress/console.h"
@@ -22,21 +20,7 @@ void check_length(const TokenSplit& split, int64_t seq_len) {
   const Batches windows(split, seq_len, std::nullopt);
 }
 
-/// As many as [train] says, else this process's share of the cores.
-void use_threads(const TrainConfig& config, const World& world) {
-  const auto alone = static_cast<int>(threads_alone(config));
-  if (config.train.threads) {
-    torch::set_num_threads(alone);
-  } else if (world.size() > 1) {
-    torch::set_num_threads(std::max(1, alone / world.local_size()));
-  }
-}
-
 }  // namespace
-
-int64_t threads_alone(const TrainConfig& config) {
-  return config.train.threads.value_or(std::thread::hardware_concurrency());
-}
 
 RunData open_run_data(const TrainConfig& config) {
   if (config.data.train.empty()) {
@@ -82,7 +66,7 @@ torch::Device device_of(const TrainConfig& config, const World& world) {
 }
 
 torch::TensorOptions use_machine(const TrainConfig& config, const World& world) {
-  use_threads(config, world);
+  if (config.train.threads) torch::set_num_threads(static_cast<int>(*config.train.threads));
   return torch::TensorOptions().dtype(config.train.dtype).device(device_of(config, world));
 }
 

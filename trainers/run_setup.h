@@ -28,9 +28,6 @@ RunData open_run_data(const TrainConfig& config);
 /// context.
 void check_run_data(const RunData& data, const DecoderConfig& model);
 
-/// The threads of a run that has a machine to itself: [train] threads, else one a core.
-int64_t threads_alone(const TrainConfig& config);
-
 /// What [train] device asks for; the one of this process is device_of's.
 torch::DeviceType device_kind(const TrainConfig& config);
 
@@ -38,8 +35,8 @@ torch::DeviceType device_kind(const TrainConfig& config);
 /// Throws a request Error for one that is not there.
 torch::Device device_of(const TrainConfig& config, const World& world);
 
-/// Threads, device and dtype as [train] says: of several processes on a node each gets its share of
-/// the cores and a GPU of its own. Throws a request Error for a device that is not there.
+/// Threads, where [train] threads gives a number, device and dtype as [train] says: each process of
+/// a node has its own GPU. Throws a request Error for a device that is not there.
 torch::TensorOptions use_machine(const TrainConfig& config, const World& world);
 
 /// What must stay the same when a run is resumed. starting_weights: the hash of the weights it

@@ -6,6 +6,7 @@
 #include "framework/errors/failure.h"
 #include "framework/files/atomic_write.h"
 #include "framework/files/json.h"
+#include "framework/process/processors.h"
 #include "framework/progress/console.h"
 #include "models/convert/convert.h"
 #include "models/flops.h"
@@ -142,7 +143,7 @@ nlohmann::ordered_json evaluate_run(const TrainConfig& config, const RunFolder& 
   auto evaluation = evaluate(request, world);
   if (!world.is_rank_0()) return evaluation;
   write_json_file(run.evaluation_file(), evaluation);
-  if (world.size() > 1) torch::set_num_threads(static_cast<int>(threads_alone(config)));
+  if (!config.train.threads) use_default_threads();  // the other processes of this node wait
   try {
     measure_speeds(evaluation, request);
   } catch (const c10::Error& error) {

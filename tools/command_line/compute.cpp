@@ -9,7 +9,8 @@ namespace regroup {
 
 void Compute::declare_on(CommandLine& line) {
   line.add("dtype", &dtype, "numbers to compute with", compute_dtypes());
-  line.add("threads", &threads, "CPU threads (one a core unless told)", between(1, kMostThreads));
+  line.add("threads", &threads, "CPU threads (default: what affinity and the CPU quota allow)",
+           between(1, kMostThreads));
 }
 
 torch::TensorOptions Compute::use() const {

@@ -5,6 +5,7 @@
 #include <cstdlib>
 
 #include "framework/errors/failure.h"
+#include "framework/process/processors.h"
 #include "framework/progress/console.h"
 
 namespace regroup {
@@ -52,6 +53,7 @@ ExitCode run_among_peers(const Launch& launch,
         c10::str("Regroup ", REGROUP_VERSION, ", LibTorch ", TORCH_VERSION);
     peers.require_equal("settings", options->settings);
     world = World(peers, options->dist, options->device);
+    use_default_threads(world.local_size());
     return work(world);
   } catch (...) {
     end_by(peers.diagnose(describe_failure(std::current_exception())), peers);
