@@ -2,7 +2,7 @@
 """Regroup beside transformers on the same random Llama, alternating, several rounds.
 
 Prints medians and ratios for training tokens/s and peak memory (eager and compiled peer) and for
-decoding at batch 1 and 16. Each measurement is a process of its own, so that peak memory is that of
+decoding at batch 1 and 16. Each measurement is a separate process, so that peak memory is that of
 one program.
 
     tools/bench_peers.py --size 27m --dtype bf16 --rounds 3
@@ -37,7 +37,7 @@ def parse_arguments(words):
     return parser.parse_args(words)
 
 
-# The peer: runs in a process of its own and prints one JSON line.
+# The peer: runs in a separate process and prints one JSON line.
 
 
 def peer_train(arguments):

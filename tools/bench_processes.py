@@ -121,7 +121,7 @@ def run_together(command, processes, threads):
 
 
 def peak_of_children(work):
-    """work's result, and the peak memory of the largest process that it started, in one child of its own."""
+    """work's result, and the peak memory of the largest process that it started, from a child that runs it."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:

@@ -8,6 +8,8 @@
 
 #include "framework/data/token_data.h"
 #include "framework/errors/error.h"
+#include "framework/process/processors.h"
+#include "framework/progress/console.h"
 #include "framework/progress/progress.h"
 #include "framework/text/human.h"
 #include "models/hf_checkpoint.h"
@@ -21,8 +23,9 @@ using Json = nlohmann::ordered_json;
 
 constexpr int64_t kSpeedBatches[] = {1, 16};
 constexpr int64_t kSpeedPrompt = 256, kSpeedNew = 64;
-constexpr int kSpeedRounds = 3;
-constexpr double kSpeedSeconds = 0.5;  // of a measurement
+constexpr int kSpeedRounds = 5;
+constexpr double kSpeedSeconds = 0.3;  // of a measurement
+constexpr double kNoisySpread = 0.15;
 
 /// Progress of one pass over n items.
 class Pass {
@@ -92,6 +95,7 @@ class Evaluation {
     json["kv_bytes_per_token"] =
         config.kv_bytes_per_token(static_cast<int64_t>(request_.options.dtype().itemsize()));
     json["decode_tokens_per_s"] = nullptr;
+    json["decode_spread"] = nullptr;
     const auto& provenance = folder.provenance();
     json["compute_fraction"] = nullptr;
     if (provenance.pretrain_flops > 0) {
@@ -162,8 +166,13 @@ std::string cell(const Json& value, int digits, double factor = 1) {
   return value.is_number() ? fixed(value.get<double>() * factor, digits) : "-";
 }
 
-std::string speed_cell(const Json& speeds, const char* batch) {
-  return speeds.is_object() ? cell(speeds.at(batch), 0) : "-";
+/// "512 (4 %)": the median, and how far the rounds were apart.
+std::string speed_cell(const Json& model, const char* batch) {
+  const auto& speeds = model.at("decode_tokens_per_s");
+  if (!speeds.is_object()) return "-";
+  const double spread = model.at("decode_spread").at(batch);
+  return cell(speeds.at(batch), 0) + " (" + fixed(100 * spread, 0) + " %" +
+         (spread > kNoisySpread ? ", noisy" : "") + ")";
 }
 
 }  // namespace
@@ -179,6 +188,7 @@ void measure_speeds(Json& evaluation, const EvaluationRequest& request) {
   std::vector<std::map<int64_t, std::vector<double>>> measured(n);  // by batch
   Pass pass("measuring decode speed", kSpeedRounds * static_cast<int64_t>(n), "measurements");
   int64_t done = 0;
+  const OtherProcesses others;
   for (int round = 0; round < kSpeedRounds; ++round) {
     for (size_t i = 0; i < n; ++i) {
       auto decoder = load_decoder(ModelFolder::open(request.models[i].path), request.options);
@@ -188,23 +198,26 @@ void measure_speeds(Json& evaluation, const EvaluationRequest& request) {
     }
   }
   for (size_t i = 0; i < n; ++i) {
-    for (const auto& [batch, speeds] : measured[i])
-      evaluation["models"][i]["decode_tokens_per_s"][std::to_string(batch)] = median(speeds);
+    auto& model = evaluation["models"][i];
+    for (const auto& [batch, speeds] : measured[i]) {
+      model["decode_tokens_per_s"][std::to_string(batch)] = median(speeds);
+      model["decode_spread"][std::to_string(batch)] = spread(speeds);
+    }
   }
+  if (const auto remark = busy_remark(others.busy_processors())) warn(*remark);
 }
 
 std::string evaluation_table(const Json& evaluation) {
   std::vector<std::vector<std::string>> rows{
       {"model", "K/V heads", "loss", "perplexity", "bits/byte", "choices %", "agreement %", "KL",
-       "K/V bytes/token", "tokens/s x1", "tokens/s x16", "compute %"}};
+       "K/V bytes/token", "tokens/s x1 (spread)", "tokens/s x16 (spread)", "compute %"}};
   for (const auto& model : evaluation.at("models")) {
-    const auto& speeds = model.at("decode_tokens_per_s");
     rows.push_back({model.at("name"), kv_heads_text(model.at("n_kv_head")),
                     cell(model.at("loss"), 4), cell(model.at("perplexity"), 2),
                     cell(model.at("bits_per_byte"), 4), cell(model.at("choice_accuracy"), 1, 100),
                     cell(model.at("agreement"), 1, 100), cell(model.at("kl"), 4),
-                    cell(model.at("kv_bytes_per_token"), 0), speed_cell(speeds, "1"),
-                    speed_cell(speeds, "16"), cell(model.at("compute_fraction"), 2, 100)});
+                    cell(model.at("kv_bytes_per_token"), 0), speed_cell(model, "1"),
+                    speed_cell(model, "16"), cell(model.at("compute_fraction"), 2, 100)});
   }
   return aligned_table(rows);
 }

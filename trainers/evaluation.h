@@ -30,13 +30,14 @@ struct EvaluationRequest {
 
 /// One JSON object: {"data": ..., "models": [{"model", "name", "n_kv_head", "parameters", "tokens",
 /// "loss", "perplexity", "bits_per_byte", "choice_accuracy", "agreement", "kl",
-/// "kv_bytes_per_token", "decode_tokens_per_s", "compute_fraction"}]}; what was not asked for or is
-/// unknown is null, and so is the speed that measure_speeds gives. All processes of the world call
-/// it alike, and it is divided over them.
+/// "kv_bytes_per_token", "decode_tokens_per_s", "decode_spread", "compute_fraction"}]}; what was
+/// not asked for or is unknown is null, and so is the speed that measure_speeds gives. All
+/// processes of the world call it alike, and it is divided over them.
 nlohmann::ordered_json evaluate(const EvaluationRequest& request, World& world);
 
-/// Fills in decode_tokens_per_s of the models, {"1": tokens/s at batch 1, "16": ...}, measured by
-/// this process alone, each model on one device.
+/// Fills in decode_tokens_per_s of the models, {"1": tokens/s at batch 1, "16": ...}, and
+/// decode_spread. The models take turns in rounds; medians over the rounds, and (largest -
+/// smallest) / median. Measured by this process alone, each model on one device.
 void measure_speeds(nlohmann::ordered_json& evaluation, const EvaluationRequest& request);
 
 /// The same as a table for people.

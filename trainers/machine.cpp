@@ -6,12 +6,13 @@
 #include <torch/utils.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
 #include <utility>
 
 #include "framework/kernels/matmul.h"
-#include "framework/progress/progress.h"
+#include "framework/text/human.h"
 
 namespace regroup {
 
@@ -29,19 +30,9 @@ std::string gpu_name() {
   return "";
 }
 
-double measured_peak_flops(torch::TensorOptions options) {
-  constexpr int64_t kSize = 1024;
-  constexpr int kRounds = 5;
-  const torch::NoGradGuard no_grad;
-  const auto a = torch::ones({kSize, kSize}, options), b = torch::ones({kSize, kSize}, options);
-  double best = 0;
-  for (int round = 0; round < kRounds; ++round) {
-    const double start = steady_seconds();
-    matmul_nt(a, b).sum().item<float>();  // item waits for the device
-    best = std::max(best, 2.0 * kSize * kSize * kSize / (steady_seconds() - start));
-  }
-  return best;
-}
+constexpr int64_t kSquare = 1024;  // of a square product, 2.1 GFLOP
+constexpr int kSettledRounds = 5;
+constexpr double kNoticeableRise = 1.01;
 
 }  // namespace
 
@@ -57,11 +48,56 @@ std::optional<double> known_peak_flops(const std::string& gpu) {
   return std::nullopt;
 }
 
-double peak_flops(torch::TensorOptions options) {
+PeakFlops::PeakFlops(torch::TensorOptions options, int64_t rows, int64_t d_model, int64_t d_ff)
+    : options_(options) {
   if (options.device().is_cuda() && options.dtype() == torch::kBFloat16) {
-    if (const auto known = known_peak_flops(gpu_name())) return *known;
+    if (const auto known = known_peak_flops(gpu_name())) {
+      best_ = *known;
+      return;
+    }
   }
-  return measured_peak_flops(options);
+  const int64_t most_rows = std::max<int64_t>(1, kSquare * kSquare * kSquare / (d_model * d_ff));
+  products_ = {{kSquare, kSquare, kSquare}, {std::min(rows, most_rows), d_model, d_ff}};
+}
+
+void PeakFlops::measure(double seconds) {
+  if (products_.empty()) return;
+  const torch::NoGradGuard no_grad;
+  std::vector<std::pair<torch::Tensor, torch::Tensor>> operands;  // freed again: training needs it
+  for (const auto& [rows, inner, columns] : products_) {
+    operands.emplace_back(torch::ones({rows, inner}, options_),
+                          torch::ones({columns, inner}, options_));
+  }
+  const auto better_of_both = [&] {
+    double best = 0;
+    for (const auto& [a, b] : operands) {
+      const double start = steady_seconds();
+      matmul_nt(a, b)[0][0].item<float>();  // item waits for the device
+      const auto flops = 2.0 * static_cast<double>(a.numel() * b.size(0));
+      best = std::max(best, flops / (steady_seconds() - start));
+    }
+    return best;
+  };
+  best_ = settled_best(best_, better_of_both, seconds);
+}
+
+double settled_best(double best, const std::function<double()>& measure, double seconds,
+                    const std::function<double()>& clock) {
+  const double until = clock() + seconds;
+  int settled = 0;
+  while (settled < kSettledRounds) {
+    const double found = measure();
+    settled = found > best * kNoticeableRise ? 0 : settled + 1;
+    best = std::max(best, found);
+    if (clock() >= until) break;
+  }
+  return best;
+}
+
+std::string mfu_text(double mfu) {
+  const std::string percent = fixed(100 * mfu, 0);
+  return "MFU " + percent + " %" +
+         (mfu >= 1.005 ? " (above the measured peak, which is too low)" : "");
 }
 
 std::optional<int64_t> peak_device_bytes(torch::Device device) {

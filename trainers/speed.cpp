@@ -1,14 +1,17 @@
 #include "trainers/speed.h"
 
 #include <torch/types.h>
+#include <torch/utils.h>
 
 #include <algorithm>
 #include <cmath>
 #include <vector>
 
 #include "framework/parameters/adamw.h"
+#include "framework/process/processors.h"
 #include "framework/progress/progress.h"
 #include "framework/tensors/random.h"
+#include "framework/text/human.h"
 #include "models/flops.h"
 #include "models/generate.h"
 #include "trainers/machine.h"
@@ -19,6 +22,8 @@ namespace {
 constexpr int64_t kWarmUpSteps = 2;
 constexpr int64_t kFewestSteps = 3;
 constexpr double kLearningRate = 1e-4;
+constexpr double kFirstPeakSeconds = 1, kNextPeakSeconds = 0.2;
+constexpr double kPeakMeasurements = 4;  // between the steps
 
 void train_step(Decoder& model, AdamW& optimizer, const torch::Tensor& tokens, World& world) {
   const auto n_tokens = static_cast<double>(world.size() * tokens.size(0) * (tokens.size(1) - 1));
@@ -39,6 +44,19 @@ double median(std::vector<double> values) {
   return values[values.size() / 2];
 }
 
+double spread(const std::vector<double>& values) {
+  const auto [smallest, largest] = std::minmax_element(values.begin(), values.end());
+  return (*largest - *smallest) / median(values);
+}
+
+std::optional<std::string> busy_remark(double busy_elsewhere, int64_t n_processes) {
+  const auto n_processors = allowed_processors().size();
+  if (!are_too_few_left(busy_elsewhere, torch::get_num_threads() * n_processes, n_processors))
+    return std::nullopt;
+  return c10::str("the machine was busy: other processes computed on ", fixed(busy_elsewhere, 1),
+                  " of ", n_processors, " processors, which lowers the measured speed");
+}
+
 DecodeSpeed measure_decode(Decoder& model, int64_t batch, int64_t prompt, int64_t n_new,
                            double seconds) {
   auto random = seeded_generator(0, "prompts of a decoding benchmark");
@@ -48,6 +66,7 @@ DecodeSpeed measure_decode(Decoder& model, int64_t batch, int64_t prompt, int64_
   const double tokens =
       static_cast<double>(batch * (n_new - 1));  // the first comes from the prefill
   std::vector<double> prefill, decode;
+  const OtherProcesses others;
   const double begin = steady_seconds();
   while (decode.empty() || steady_seconds() - begin < seconds) {
     const double start = steady_seconds();
@@ -60,7 +79,7 @@ DecodeSpeed measure_decode(Decoder& model, int64_t batch, int64_t prompt, int64_
     prefill.push_back(static_cast<double>(batch * prompt) / (first_token_at - start));
     decode.push_back(tokens / (steady_seconds() - first_token_at));
   }
-  return {median(prefill), median(decode)};
+  return {median(prefill), median(decode), others.busy_processors()};
 }
 
 TrainingSpeed measure_training(Decoder& model, int64_t batch, int64_t seq_len, double seconds,
@@ -72,26 +91,41 @@ TrainingSpeed measure_training(Decoder& model, int64_t batch, int64_t seq_len, d
   AdamW optimizer(model.blocks(), {});
   for (int64_t i = 0; i < kWarmUpSteps; ++i) train_step(model, optimizer, tokens, world);
 
+  PeakFlops peak(model.options(), batch * seq_len, model.config().d_model, model.config().d_ff);
+  peak.measure(kFirstPeakSeconds);
   std::vector<double> times;
   const int64_t sent_before = world.sent_bytes();
+  const OtherProcesses others;
   const double started_at = steady_seconds();
-  const auto all_go_on = [&] {  // processes take as many steps
-    const bool is_over = steady_seconds() - started_at >= seconds;
-    return static_cast<int64_t>(times.size()) < kFewestSteps || world.sum({is_over * 1.0})[0] == 0;
-  };
-  while (all_go_on()) {
+  double n_peaks = 0;
+  while (true) {
+    const double share = (steady_seconds() - started_at) / seconds;
+    // Processes take as many steps, and measure peaks at the same time.
+    const auto votes =
+        world.sum({share >= 1 ? 1.0 : 0.0, share * kPeakMeasurements >= n_peaks + 1 ? 1.0 : 0.0});
+    if (votes[0] > 0 && static_cast<int64_t>(times.size()) >= kFewestSteps) break;
+    if (votes[1] > 0) {
+      peak.measure(kNextPeakSeconds);
+      ++n_peaks;
+    }
     const double step_began_at = steady_seconds();
     train_step(model, optimizer, tokens, world);
     times.push_back(steady_seconds() - step_began_at);
   }
   model.finish_exchanges();  // the last step's weights
-  const double step_s = median(times);
-  const double tokens_per_s = static_cast<double>(world.size() * batch * seq_len) / step_s;
-  const double flops_per_s = tokens_per_s * training_flops_per_token(model.config(), seq_len);
-  const double peak = world.size() * peak_flops(model.options());
-  const auto n_steps = static_cast<int64_t>(times.size());
-  return {n_steps, step_s, tokens_per_s, flops_per_s / peak,
-          (world.sent_bytes() - sent_before) / n_steps};
+  peak.measure(kNextPeakSeconds);
+
+  TrainingSpeed speed{};
+  speed.steps = static_cast<int64_t>(times.size());
+  speed.step_s = median(times);
+  speed.tokens_per_s = static_cast<double>(world.size() * batch * seq_len) / speed.step_s;
+  const auto sums = world.sum({peak.value(), others.own_seconds()});
+  speed.peak_flops = sums[0];
+  speed.mfu = speed.tokens_per_s * training_flops_per_token(model.config(), seq_len) / sums[0];
+  speed.sent_bytes = (world.sent_bytes() - sent_before) / speed.steps;
+  const double node_seconds = sums[1] * world.local_size() / world.size();
+  speed.busy_elsewhere = others.busy_processors(node_seconds - others.own_seconds());
+  return speed;
 }
 
 }  // namespace regroup

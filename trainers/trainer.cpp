@@ -22,6 +22,8 @@ namespace regroup {
 namespace {
 
 constexpr size_t kBatchesAhead = 4;
+constexpr double kPeakSeconds = 0.5;  // a run starts later by as much
+constexpr int kMostMendedPeaks = 3;
 
 struct StepResult {
   double loss;  // mean over the step's tokens
@@ -77,7 +79,9 @@ class Trainer {
         optimizer_(model.blocks(), job.config.optim.adamw),
         schedule_(schedule_of(job)),
         flops_per_token_(training_flops_per_token(model.config(), job.config.data.seq_len)),
-        peak_flops_(world.size() * peak_flops(model.options())) {
+        peak_(model.options(), job.config.train.micro_batch * job.config.data.seq_len,
+              model.config().d_model, model.config().d_ff) {
+    peak_.measure(kPeakSeconds);
     if (job.val) val_windows_.emplace(*job.val, job.config.data.seq_len, std::nullopt);
   }
 
@@ -197,17 +201,18 @@ class Trainer {
   void log(const StepResult& result) {
     outcome_.loss = result.loss;
     if (!world_.is_rank_0()) return;
+    const double tokens_per_s = pace();
     progress_->update(state_.step, static_cast<double>(tokens_since_start_),
-                      {"loss " + fixed(result.loss, 4)},
-                      {"MFU " + fixed(100 * pace() * flops_per_token_ / peak_flops_, 0) + " %"});
+                      {"loss " + fixed(result.loss, 4)}, {mfu_text(mfu_at(tokens_per_s))});
     if (!is_due(job_.config.log.every) && state_.step < job_.steps && result.finite) return;
+    mend_peak(tokens_per_s);
     MetricFields fields{{"step", state_.step},
                         {"tokens", state_.tokens},
                         {"loss", result.loss},
                         {"lr", result.lr},
                         {"grad_norm", result.gradient_norm},
-                        {"tokens_per_s", pace()},
-                        {"mfu", pace() * flops_per_token_ / peak_flops_},
+                        {"tokens_per_s", tokens_per_s},
+                        {"mfu", mfu_at(tokens_per_s)},
                         {"rss_bytes", resident_bytes()}};
     if (world_.size() > 1) {
       fields.emplace_back("sent_bytes", world_.sent_bytes() - sent_logged_);
@@ -228,6 +233,17 @@ class Trainer {
   double pace() const {
     return static_cast<double>(tokens_since_start_ - tokens_logged_) /
            std::max(1e-9, steady_seconds() - logged_at_);
+  }
+
+  double mfu_at(double tokens_per_s) const {
+    return tokens_per_s * flops_per_token_ / (world_.size() * peak_.value());
+  }
+
+  /// A pace above the peak shows that the peak was measured while other processes computed.
+  void mend_peak(double tokens_per_s) {
+    if (mfu_at(tokens_per_s) <= 1 || n_mended_peaks_ == kMostMendedPeaks) return;
+    peak_.measure(kPeakSeconds);
+    ++n_mended_peaks_;
   }
 
   void refuse_divergence() {
@@ -283,7 +299,9 @@ class Trainer {
   Snapshot snapshot_;
   AdamW optimizer_;
   LrSchedule schedule_;
-  double flops_per_token_, peak_flops_;
+  double flops_per_token_;
+  PeakFlops peak_;
+  int n_mended_peaks_ = 0;
   std::optional<Batches> val_windows_;
 
   TrainingOutcome outcome_;

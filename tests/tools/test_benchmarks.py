@@ -40,3 +40,12 @@ def test_decoding_beside_generate(tmp_path):
         assert list(contestants) == ["regroup", "transformers generate"]
         assert all(rounds[0]["decode_tokens_per_s"] > 0 for rounds in contestants.values())
     assert n_ratios(text) == 2
+
+
+def test_a_busy_machine_beside_an_idle_one(tmp_path):
+    results, text = measurements("bench_busy.py", tmp_path)
+    assert list(results) == ["train", "decode"]
+    for rounds in results.values():
+        assert list(rounds[0]) == ["alone", "beside busy loops", "two jobs, each"]
+        assert all(speed > 0 for speed in rounds[0].values())
+    assert len(re.findall(r"tokens/s   \d\.\d\d of alone", text)) == 6

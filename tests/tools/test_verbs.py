@@ -1,6 +1,9 @@
 """The verbs that use a model: score, generate, export, bench."""
 
 import json
+import os
+import subprocess
+import sys
 
 import h5py
 import numpy as np
@@ -234,11 +237,61 @@ def test_bench_reports_what_the_contract_names(shared, tmp_path):
     assert {"tokens_per_s", "step_s", "mfu", "parameters", "peak_rss_bytes"} <= set(train)
     assert train["tokens_per_s"] == pytest.approx(2 * 16 / train["step_s"])
     assert train["n_kv_head"] == [2, 2]
+    assert train["mfu"] > 0 and train["peak_flops"] > 0
+    assert_says_how_busy_the_machine_was(train)
     assert_done(regroup("bench", "decode", "--model", "mixed", "--batch", "2", "--prompt", "8", "--new", "4", *common,
                         cwd=shared))
     decode = json.loads(out.read_text())
     assert {"prefill_tokens_per_s", "decode_tokens_per_s", "peak_rss_bytes"} <= set(decode)
     assert decode["kv_bytes_per_token"] == 2 * (2 + 1) * 8 * 4
+    assert_says_how_busy_the_machine_was(decode)
+
+
+def assert_says_how_busy_the_machine_was(measured):
+    assert 0 <= measured["busy_elsewhere"] <= len(os.sched_getaffinity(0))
+    assert measured["machine_was_busy"] in (True, False)
+
+
+@pytest.fixture
+def busy_processors():
+    """A busy loop on each processor while the test runs."""
+    loops = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in os.sched_getaffinity(0)]
+    yield
+    for loop in loops:
+        loop.kill()
+        loop.wait()
+
+
+def test_bench_says_that_the_machine_was_busy(shared, tmp_path, busy_processors):
+    out = tmp_path / "bench.json"
+    result = assert_done(regroup("bench", "decode", "--model", "mha", "--prompt", "8", "--new", "4", "--quiet", "--json",
+                                 out, cwd=shared))
+    assert json.loads(out.read_text())["machine_was_busy"] is True
+    assert "warning: the machine was busy: other processes computed on" in result.stderr
+
+
+def test_speeds_of_models_are_medians_with_their_spread(shared, tmp_path):
+    out = tmp_path / "eval.json"
+    result = assert_done(regroup("eval", "--model", "mha", "--model", "mixed", "--data", "tokens.h5", "--speed", "--json",
+                                 out, cwd=shared))
+    head, *rows = result.stdout.strip().splitlines()
+    assert "tokens/s x1 (spread)" in head and "tokens/s x16 (spread)" in head
+    for model, row in zip(json.loads(out.read_text())["models"], rows):
+        assert list(model["decode_tokens_per_s"]) == list(model["decode_spread"]) == ["1", "16"]
+        for batch, speed in model["decode_tokens_per_s"].items():
+            spread = model["decode_spread"][batch]
+            noisy = ", noisy" if spread > 0.15 else ""
+            assert speed > 0 and f"{speed:.0f} ({100 * spread:.0f} %{noisy})" in row
+
+
+def test_threads_are_the_processors_unless_the_user_chose(shared):
+    def threads(**variables):
+        environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"} | variables
+        version = assert_done(regroup("--version", env=environment)).stdout
+        return int(version.split("cpu (")[1].split(" threads")[0])
+
+    assert 1 <= threads() <= len(os.sched_getaffinity(0))
+    assert threads(OMP_NUM_THREADS="3") == 3
 
 
 def test_bench_refuses_lengths_beyond_the_context(shared):

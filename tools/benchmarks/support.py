@@ -60,7 +60,7 @@ def compare(title, contestants, rounds, key="tokens_per_s", beside=None):
     """Runs the contestants in turn, so that a slow minute of the machine hits all, and prints medians and ratios.
 
     contestants: name to a function that gives a measurement with `key` and `peak_rss_bytes`. beside: which of them a
-    contestant's ratio is of; unless told, the first is beside all others. Gives every measurement by name.
+    contestant's ratio is of; default: the first beside all other contestants. Returns every measurement by name.
     """
     results = {name: [] for name in contestants}
     for number in range(rounds):

@@ -6,6 +6,7 @@
 
 #include "framework/errors/error.h"
 #include "framework/files/json.h"
+#include "framework/progress/console.h"
 #include "framework/tensors/dtype.h"
 #include "framework/text/human.h"
 #include "models/flops.h"
@@ -96,6 +97,14 @@ void add_setting(const Decoder& model, const BenchOptions& options, int64_t batc
   json["peak_device_bytes"] = on_device ? Json(*on_device) : Json();
 }
 
+/// Adds whether other processes slowed the measurement down, and warns where they did.
+void add_load(double busy_elsewhere, int64_t n_processes, Json& json) {
+  const auto remark = busy_remark(busy_elsewhere, n_processes);
+  json["busy_elsewhere"] = busy_elsewhere;
+  json["machine_was_busy"] = remark.has_value();
+  if (remark) warn(*remark);
+}
+
 void report(const std::string& sentence, const Json& json, const BenchOptions& options) {
   const bool on_gpu = !json["peak_device_bytes"].is_null();
   std::cout << sentence << ", peak memory "
@@ -144,6 +153,7 @@ struct TrainBench {
         {"tokens_per_s", speed.tokens_per_s},
         {"step_s", speed.step_s},
         {"mfu", speed.mfu},
+        {"peak_flops", speed.peak_flops},
         {"steps", speed.steps},
         {"seq_len", length},
         {"processes", world.size()},
@@ -151,9 +161,10 @@ struct TrainBench {
          world.size() > 1 ? Json(name_of(strategies(), options.config.dist.strategy)) : Json()},
         {"sent_bytes", speed.sent_bytes}};
     add_setting(model, options, batch, json);
+    add_load(speed.busy_elsewhere, world.local_size(), json);
     if (!world.is_rank_0()) return ExitCode::kDone;
     report(c10::str("training ", human_count(speed.tokens_per_s), " tokens/s, ",
-                    fixed(speed.step_s, 4), " s a step, MFU ", fixed(100 * speed.mfu, 0), " %"),
+                    fixed(speed.step_s, 4), " s a step, ", mfu_text(speed.mfu)),
            json, options);
     return ExitCode::kDone;
   }
@@ -190,6 +201,7 @@ ExitCode bench_decode(const std::vector<std::string>& arguments) {
             {"prompt", prompt},
             {"new", n_new}};
   add_setting(model, options, batch, json);
+  add_load(speed.busy_elsewhere, /*n_processes=*/1, json);
   report(c10::str("decoding ", human_count(speed.decode_tokens_per_s), " tokens/s, prefill ",
                   human_count(speed.prefill_tokens_per_s), " tokens/s, K/V cache ",
                   human_bytes(json["kv_bytes_per_token"].get<double>()), " a token"),
