@@ -180,6 +180,7 @@ def test_the_page_states_loss_cache_and_speed_of_each_uptrained_model(runs):
 def test_one_run_s_own_evaluation_is_one_measurement(runs):
     for speed in (report.findings(rows_of(runs[1])), report.findings(rows_of(*runs[:2]))):
         assert f"<b>{(5000 - 600) / (5000 - 2400):.2f} times</b> at batch 16" in speed
+    assert f"<b>{(5000 - 300) / (5000 - 2400):.2f} times</b> at batch 16" in report.findings(rows_of(runs[2]))
 
 
 def test_speeds_of_separate_runs_are_not_compared(runs, tmp_path):
@@ -339,7 +340,7 @@ def test_a_model_that_several_runs_evaluated_alike_stands_once(runs):
     ]
 
 
-def test_what_was_not_measured_has_no_column_and_gaps_are_dashes(tmp_path):
+def test_unmeasured_values_have_no_column_and_gaps_are_dashes(tmp_path):
     models = [
         model("original", 8, 2.9, bits_per_byte=None, decode_tokens_per_s=None, kl=None),
         model("uptrained", 2, 3.0, bits_per_byte=None, decode_tokens_per_s=None, kl=0.2),
@@ -392,7 +393,7 @@ def test_losses_far_above_the_best_are_drawn_at_the_edge():
     assert report_plots._edge([2.9, 3.0, 3.8]) is None
 
 
-def test_runs_of_very_different_length_get_panels_of_their_own(runs):
+def test_runs_of_very_different_length_get_separate_panels(runs):
     groups = report_plots._similar_length(run_folder.load_runs(runs))
     assert [[run.name for run in group] for group in groups] == [["pretrain"], ["gqa2", "mqa"]]
 
@@ -477,7 +478,7 @@ def test_a_torn_last_line_is_passed_over_and_another_broken_line_named(tmp_path)
     assert_refused(run("report.py", folder), 1, "metrics.jsonl:2: is not a metrics line")
 
 
-def test_a_folder_that_is_no_run_is_refused(tmp_path):
+def test_a_folder_that_is_not_a_run_is_refused(tmp_path):
     assert_refused(run("report.py", tmp_path / "none"), 2, "none: is not a folder")
     (tmp_path / "empty").mkdir()
     assert_refused(
