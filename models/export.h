@@ -6,7 +6,8 @@
 #include <cstdint>
 #include <filesystem>
 
-#include "models/hf_checkpoint.h"
+#include "models/model_folder.h"
+#include "models/model_writer.h"
 
 namespace regroup {
 

@@ -6,7 +6,7 @@
 
 #include <vector>
 
-#include "models/hf_checkpoint.h"
+#include "models/model_writer.h"
 
 namespace regroup {
 

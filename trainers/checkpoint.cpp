@@ -12,7 +12,8 @@
 #include "framework/files/hash.h"
 #include "framework/files/hdf5_file.h"
 #include "framework/files/json.h"
-#include "models/hf_checkpoint.h"
+#include "models/model_folder.h"
+#include "models/model_writer.h"
 
 namespace regroup {
 namespace {

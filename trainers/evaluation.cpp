@@ -12,7 +12,7 @@
 #include "framework/progress/console.h"
 #include "framework/progress/progress.h"
 #include "framework/text/human.h"
-#include "models/hf_checkpoint.h"
+#include "models/model_folder.h"
 #include "trainers/scoring.h"
 #include "trainers/speed.h"
 

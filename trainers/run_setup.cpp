@@ -9,6 +9,7 @@
 #include "framework/progress/console.h"
 #include "framework/tensors/dtype.h"
 #include "framework/text/human.h"
+#include "models/model_writer.h"
 #include "models/weight_copy.h"
 
 namespace regroup {

@@ -7,7 +7,7 @@
 
 #include "framework/data/token_data.h"
 #include "models/decoder.h"
-#include "models/hf_checkpoint.h"
+#include "models/model_writer.h"
 #include "trainers/checkpoint.h"
 #include "trainers/run_folder.h"
 #include "trainers/train_config.h"

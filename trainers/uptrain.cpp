@@ -10,6 +10,7 @@
 #include "framework/progress/console.h"
 #include "models/convert/convert.h"
 #include "models/flops.h"
+#include "models/model_folder.h"
 #include "models/run_layout.h"
 #include "trainers/evaluation.h"
 #include "trainers/machine.h"

@@ -15,7 +15,7 @@
 #include "models/convert/pool_layer.h"
 #include "models/convert/refit.h"
 #include "models/decoder_layer.h"
-#include "models/hf_checkpoint.h"
+#include "models/model_folder.h"
 
 namespace regroup {
 

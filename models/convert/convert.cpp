@@ -10,6 +10,7 @@
 #include "models/convert/methods.h"
 #include "models/convert/projection_training.h"
 #include "models/flops.h"
+#include "models/model_writer.h"
 #include "models/run_layout.h"
 
 namespace regroup {

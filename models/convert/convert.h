@@ -9,7 +9,7 @@
 
 #include "models/convert/calibration.h"
 #include "models/convert/layer_pooling.h"
-#include "models/hf_checkpoint.h"
+#include "models/model_folder.h"
 
 namespace regroup {
 

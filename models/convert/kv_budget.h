@@ -9,7 +9,7 @@
 #include "framework/distributed/world.h"
 #include "models/convert/calibration_text.h"
 #include "models/convert/layer_pooling.h"
-#include "models/hf_checkpoint.h"
+#include "models/model_folder.h"
 
 namespace regroup {
 

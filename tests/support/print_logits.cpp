@@ -7,7 +7,7 @@
 #include <iostream>
 
 #include "framework/errors/error.h"
-#include "models/hf_checkpoint.h"
+#include "models/model_folder.h"
 
 namespace regroup {
 namespace {

@@ -10,7 +10,7 @@
 #include "framework/tensors/random.h"
 #include "models/decoder.h"
 #include "models/families/family.h"
-#include "models/hf_checkpoint.h"
+#include "models/model_writer.h"
 
 namespace regroup::testing {
 

@@ -2,7 +2,7 @@
 
 #include "framework/errors/error.h"
 #include "models/families/family.h"
-#include "models/hf_checkpoint.h"
+#include "models/model_writer.h"
 #include "tests/support/catch_torch.h"
 #include "tests/support/temp_folder.h"
 #include "tests/support/tiny_models.h"

@@ -10,7 +10,7 @@
 #include "framework/tensors/dtype.h"
 #include "framework/text/human.h"
 #include "models/flops.h"
-#include "models/hf_checkpoint.h"
+#include "models/model_folder.h"
 #include "tools/command_line/compute.h"
 #include "tools/command_line/processes.h"
 #include "tools/verbs/verbs.h"

@@ -8,7 +8,7 @@
 
 #include "framework/errors/error.h"
 #include "framework/files/json.h"
-#include "models/hf_checkpoint.h"
+#include "models/model_folder.h"
 #include "tools/command_line/compute.h"
 #include "tools/command_line/tokenizer.h"
 #include "tools/verbs/verbs.h"

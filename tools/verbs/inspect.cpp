@@ -7,7 +7,7 @@
 #include "framework/errors/error.h"
 #include "framework/tensors/dtype.h"
 #include "framework/text/human.h"
-#include "models/hf_checkpoint.h"
+#include "models/model_folder.h"
 #include "models/run_layout.h"
 #include "tools/command_line/command_line.h"
 #include "tools/verbs/verbs.h"

@@ -8,7 +8,7 @@
 #include "framework/tensors/dtype.h"
 #include "framework/text/human.h"
 #include "models/flops.h"
-#include "models/hf_checkpoint.h"
+#include "models/model_folder.h"
 #include "tools/command_line/command_line.h"
 #include "tools/verbs/verbs.h"
 #include "trainers/job_needs.h"

@@ -7,7 +7,7 @@
 #include "framework/files/hdf5_file.h"
 #include "framework/progress/progress.h"
 #include "framework/text/human.h"
-#include "models/hf_checkpoint.h"
+#include "models/model_folder.h"
 #include "tools/command_line/compute.h"
 #include "tools/verbs/verbs.h"
 #include "trainers/scoring.h"

@@ -1,12 +1,10 @@
-#include "models/hf_checkpoint.h"
+#include "models/model_folder.h"
 
-#include <torch/types.h>
-
+#include <algorithm>
 #include <map>
 #include <set>
 
 #include "framework/errors/error.h"
-#include "framework/files/atomic_write.h"
 #include "framework/files/hash.h"
 #include "framework/tensors/dtype.h"
 #include "models/run_layout.h"
@@ -15,16 +13,6 @@ namespace regroup {
 namespace {
 
 namespace fs = std::filesystem;
-
-constexpr const char* kTokenizerFiles[] = {"tokenizer.json",
-                                           "tokenizer_config.json",
-                                           "tokenizer.model",
-                                           "special_tokens_map.json",
-                                           "added_tokens.json",
-                                           "vocab.json",
-                                           "merges.txt",
-                                           "chat_template.jinja",
-                                           "generation_config.json"};
 
 /// True counts stand in our own key where Hugging Face's field can only say their least common
 /// multiple.
@@ -68,14 +56,6 @@ torch::ScalarType most_common_dtype(const TensorFolder& tensors) {
   return most == numbers.end() ? torch::kFloat32 : most->first;
 }
 
-nlohmann::json special_tokens(const JsonObject& json) {
-  auto tokens = nlohmann::json::object();
-  for (const char* key : {"bos_token_id", "eos_token_id", "pad_token_id"}) {
-    if (json.has(key)) tokens[key] = json.raw(key);
-  }
-  return tokens;
-}
-
 JsonObject read_model_json(const fs::path& folder) {
   if (!fs::is_directory(folder)) {
     throw Error(folder.string(), "is no model folder (nothing is there, or it is a file)",
@@ -89,54 +69,6 @@ JsonObject read_model_json(const fs::path& folder) {
 }
 
 }  // namespace
-
-nlohmann::ordered_json Provenance::to_json(const DecoderConfig& config) const {
-  nlohmann::ordered_json json;
-  json["n_kv_head"] = config.n_kv_head;
-  if (original) {
-    json["original"] = {
-        {"name", original->name}, {"hash", original->hash}, {"n_kv_head", original->n_kv_head}};
-    json["method"] = conversion.method;
-    json["grouping"] = conversion.grouping;
-    json["refit"] = conversion.refit;
-    if (conversion.kv_budget) json["kv_budget"] = *conversion.kv_budget;
-    if (!conversion.calibration.empty()) {
-      json["calibration"] = conversion.calibration;
-      json["calibration_tokens"] = conversion.calibration_tokens;
-    }
-  }
-  if (pretrain_steps) json["pretrain_steps"] = *pretrain_steps;
-  json["uptrain_steps"] = uptrain_steps;
-  json["tokens_seen"] = tokens_seen;
-  json["pretrain_flops"] = pretrain_flops;
-  json["uptrain_flops"] = uptrain_flops;
-  return json;
-}
-
-Provenance Provenance::from_json(const JsonObject& json) {
-  Provenance provenance;
-  const auto ours = json.find_object("regroup");
-  if (!ours) return provenance;
-  constexpr IntegerRange kCount{0, int64_t{1} << 60};
-  if (const auto original = ours->find_object("original")) {
-    provenance.original =
-        Original{original->string("name"), original->string("hash"),
-                 original->find_integers("n_kv_head").value_or(std::vector<int64_t>{})};
-  }
-  provenance.conversion = {
-      .method = ours->find_string("method").value_or(""),
-      .grouping = ours->find_string("grouping").value_or("neighbours"),
-      .refit = ours->find_string("refit").value_or("none"),
-      .kv_budget = ours->find_number("kv_budget"),
-      .calibration = ours->find_string("calibration").value_or(""),
-      .calibration_tokens = ours->find_integer("calibration_tokens", kCount).value_or(0)};
-  provenance.pretrain_steps = ours->find_integer("pretrain_steps", kCount);
-  provenance.uptrain_steps = ours->find_integer("uptrain_steps", kCount).value_or(0);
-  provenance.tokens_seen = ours->find_integer("tokens_seen", kCount).value_or(0);
-  provenance.pretrain_flops = ours->find_number("pretrain_flops").value_or(0);
-  provenance.uptrain_flops = ours->find_number("uptrain_flops").value_or(0);
-  return provenance;
-}
 
 ModelFolder ModelFolder::open(const fs::path& path) {
   const auto folder = resolve_model_path(path);
@@ -214,55 +146,6 @@ void load_weights(const ModelFolder& folder, Decoder& decoder) {
     for (size_t i = 0; i < block.parameters().size(); ++i)
       block.assign(i, folder.parameter(block.parameters()[i].name));
   }
-}
-
-void write_description(const fs::path& folder, const ModelDescription& description) {
-  const auto& [family, config, dtype, provenance, text] = description;
-  nlohmann::ordered_json json;
-  json["architectures"] = {family->architecture};
-  json["model_type"] = family->model_type;
-  json.update(family->write_config(config));
-  for (const auto& [key, value] : text.special_tokens.items()) json[key] = value;
-  json["dtype"] = dtype_info(dtype).hf_name;
-  json["torch_dtype"] = dtype_info(dtype).hf_name;
-  json["regroup"] = provenance.to_json(config);
-  write_json_file(folder / "config.json", json);
-
-  if (!text.tokenizer_json.empty())
-    write_file_atomically(folder / "tokenizer.json", text.tokenizer_json);
-  if (text.tokenizer_from.empty()) return;
-  for (const char* file : kTokenizerFiles) {
-    if (!fs::is_regular_file(text.tokenizer_from / file)) continue;
-    fs::copy_file(text.tokenizer_from / file, folder / file, fs::copy_options::overwrite_existing);
-  }
-}
-
-std::vector<std::string> write_model(const fs::path& folder, const ModelDescription& description,
-                                     const std::vector<ParameterSource>& parameters,
-                                     int64_t max_shard_bytes, int writer) {
-  std::map<std::string, std::vector<int64_t>> shapes;
-  for (const auto& block : decoder_blocks(description.config)) {
-    for (const auto& parameter : block.parameters) shapes[parameter.name] = parameter.shape;
-  }
-  std::vector<TensorSource> sources;
-  for (const auto& parameter : parameters) {
-    const auto dtype = parameter.dtype.value_or(description.dtype);
-    const auto values = [&parameter, dtype] { return parameter.values().to(dtype).contiguous(); };
-    sources.push_back({description.family->file_name(parameter.name), dtype,
-                       shapes.at(parameter.name), values, parameter.writer});
-  }
-  if (writer == 0) write_description(folder, description);
-  return write_tensor_folder(folder, sources, max_shard_bytes, writer);
-}
-
-std::vector<ParameterSource> parameter_sources(const Decoder& decoder) {
-  std::vector<ParameterSource> sources;
-  for (const auto& block : decoder.blocks()) {
-    for (size_t i = 0; i < block.parameters().size(); ++i) {
-      sources.push_back({block.parameters()[i].name, [&block, i] { return block.parameter(i); }});
-    }
-  }
-  return sources;
 }
 
 std::string weights_hash(const ModelFolder& folder) {

@@ -1,0 +1,66 @@
+// models/model_folder.h: reads model folders in Hugging Face layout: config.json and safetensors,
+// through a family's table.
+#pragma once
+
+#include <torch/types.h>
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <string>
+
+#include "framework/files/json.h"
+#include "framework/files/tensor_folder.h"
+#include "models/decoder.h"
+#include "models/decoder_config.h"
+#include "models/families/family.h"
+#include "models/provenance.h"
+#include "models/tokenizer_files.h"
+
+namespace regroup {
+
+/// A model folder that was opened and checked against its config; tensors are read when asked for.
+class ModelFolder {
+ public:
+  /// path: a model folder, or a run's folder, which means its newest checkpoint. Throws Error for
+  /// anything missing, misshapen or left over, all of it at once.
+  static ModelFolder open(const std::filesystem::path& path);
+
+  const std::filesystem::path& path() const { return path_; }
+  const Family& family() const { return *family_; }
+  const DecoderConfig& config() const { return config_; }
+  const Provenance& provenance() const { return provenance_; }
+  /// The tokenizer files in this folder, and its special tokens.
+  const TextHandling& text() const { return text_; }
+  /// The dtype that most of the file's numbers have.
+  torch::ScalarType dtype() const { return dtype_; }
+  /// A parameter by our name ("layers.0.attention.q_proj.weight"), in the file's dtype.
+  torch::Tensor parameter(const std::string& name) const;
+  torch::ScalarType parameter_dtype(const std::string& name) const;
+  /// Bytes of all tensors.
+  int64_t bytes() const;
+
+ private:
+  ModelFolder(std::filesystem::path path, const JsonObject& json);
+  void check_tensors() const;
+
+  std::filesystem::path path_;
+  const Family* family_;
+  DecoderConfig config_;
+  Provenance provenance_;
+  TextHandling text_;
+  TensorFolder tensors_;
+  torch::ScalarType dtype_;
+};
+
+/// A decoder with the folder's weights, converted to options' dtype.
+Decoder load_decoder(const ModelFolder& folder, torch::TensorOptions options,
+                     std::shared_ptr<Sharing> sharing = nullptr);
+/// The weights into a decoder that there is, as far as this process holds them.
+void load_weights(const ModelFolder& folder, Decoder& decoder);
+
+/// A hash of the weights of a model folder (names, shapes, bytes): 16 hexadecimal digits; no
+/// defence against forgery.
+std::string weights_hash(const ModelFolder& folder);
+
+}  // namespace regroup

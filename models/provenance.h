@@ -1,0 +1,42 @@
+// models/provenance.h: what made a model, as config.json records it under the key "regroup".
+#pragma once
+
+#include <cstdint>
+#include <nlohmann/json_fwd.hpp>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "framework/files/json.h"
+#include "models/decoder_config.h"
+
+namespace regroup {
+
+/// What made a model: the key "regroup" of its config.json.
+struct Provenance {
+  struct Original {
+    std::string name;
+    std::string hash;                // of its weights
+    std::vector<int64_t> n_kv_head;  // one a layer, before conversion
+  };
+  /// How its heads were pooled, in the words of [convert].
+  struct Conversion {
+    std::string method, grouping = "neighbours", refit = "none";
+    std::optional<double> kv_budget;
+    std::string calibration;  // fingerprint of the text; empty: none
+    int64_t calibration_tokens = 0;
+    bool operator==(const Conversion&) const = default;
+  };
+  std::optional<Original> original;  // where the model was converted
+  Conversion conversion;
+  std::optional<int64_t> pretrain_steps;  // of the original, where known
+  int64_t uptrain_steps = 0;
+  int64_t tokens_seen = 0;  // in training by Regroup, pretraining included
+  double pretrain_flops = 0;
+  double uptrain_flops = 0;  // conversion, teacher and training since the original
+
+  nlohmann::ordered_json to_json(const DecoderConfig& config) const;
+  static Provenance from_json(const JsonObject& json);
+};
+
+}  // namespace regroup
