@@ -9,6 +9,7 @@
 #include <cerrno>
 #include <string>
 #include <system_error>
+#include <vector>
 
 #include "framework/errors/error.h"
 
@@ -113,6 +114,20 @@ void write_file_atomically(const fs::path& file, std::string_view contents) {
   AtomicFile atomic(file);
   atomic.write(contents.data(), contents.size());
   atomic.commit();
+}
+
+void copy_file_atomically(const fs::path& from, const fs::path& to) {
+  const auto source = opened(from, O_RDONLY);
+  AtomicFile copy(to);
+  std::vector<char> piece(size_t{1} << 20);
+  while (true) {
+    const ssize_t count = ::read(source.value(), piece.data(), piece.size());
+    if (count < 0 && errno == EINTR) continue;
+    if (count < 0) fail(from, "read", errno);
+    if (count == 0) break;
+    copy.write(piece.data(), static_cast<size_t>(count));
+  }
+  copy.commit();
 }
 
 AtomicFile::AtomicFile(const fs::path& target) : target_(resolved(target)) {

@@ -15,6 +15,10 @@ namespace regroup {
 /// Creates missing parent folders. Throws Error with the path and the system's reason.
 void write_file_atomically(const std::filesystem::path& file, std::string_view contents);
 
+/// Writes the contents of one file to another in one step, as write_file_atomically does. The
+/// copy's mode follows the umask, whatever that of the source is.
+void copy_file_atomically(const std::filesystem::path& from, const std::filesystem::path& to);
+
 /// A file written piece by piece under a temporary name beside its target.
 class AtomicFile {
  public:

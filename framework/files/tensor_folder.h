@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <map>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -19,12 +20,17 @@ namespace regroup {
 class TensorFolder {
  public:
   /// Checks every header and that index and shards agree. Throws Error when the folder holds no
-  /// safetensors (pickled .bin files are refused with the reason), when the index names a file
-  /// outside the folder, and when a tensor is missing from its shard or from the index.
+  /// safetensors (pickled .bin files are refused with the reason), when the index names a path
+  /// outside the folder, and when a tensor is missing from its shard or from the index. A link
+  /// counts as the file that it points at, wherever that lies.
   static TensorFolder open(const std::filesystem::path& folder);
 
   const std::filesystem::path& path() const { return folder_; }
-  /// Sorted.
+  /// The files that the tensors come from, the index among them, as paths in the folder.
+  std::set<std::string> files() const;
+  /// Other safetensors files in the folder, sorted: nothing here reads them.
+  std::vector<std::string> unread_files() const;
+  /// The tensors' names, sorted.
   std::vector<std::string> names() const;
   bool contains(const std::string& name) const { return shard_of_.count(name) > 0; }
   const std::vector<int64_t>& shape(const std::string& name) const { return entry(name).shape; }

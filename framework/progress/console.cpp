@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <cstdlib>
+#include <set>
 #include <string_view>
 
 #include "framework/files/file_descriptor.h"
@@ -34,6 +35,13 @@ constexpr const char* kEraseLine = "\r\x1b[K";
 bool stderr_is_terminal() {
   const char* kind = std::getenv("TERM");
   return ::isatty(STDERR_FILENO) == 1 && kind && std::string_view(kind) != "dumb";
+}
+
+bool is_first_time(const std::string& text) {
+  static std::mutex mutex;
+  static std::set<std::string> shown;
+  const std::lock_guard lock(mutex);
+  return shown.insert(text).second;
 }
 
 }  // namespace
@@ -83,5 +91,13 @@ Console& console() {
 
 void note(const std::string& text) { console().note(text); }
 void warn(const std::string& text) { console().warn(text); }
+
+void note_once(const std::string& text) {
+  if (is_first_time(text)) note(text);
+}
+
+void warn_once(const std::string& text) {
+  if (is_first_time(text)) warn(text);
+}
 
 }  // namespace regroup

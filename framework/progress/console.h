@@ -45,4 +45,8 @@ void note(const std::string& text);
 /// "warning: ..." on stderr.
 void warn(const std::string& text);
 
+/// note() and warn() for what a program finds every time it opens a file: they show a text once.
+void note_once(const std::string& text);
+void warn_once(const std::string& text);
+
 }  // namespace regroup

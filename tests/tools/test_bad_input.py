@@ -323,9 +323,8 @@ def test_truncated_weights_are_refused_wherever_they_end(workplace):
 def test_a_shard_index_that_points_outside_is_refused(workplace):
     shutil.move(workplace / "model/model.safetensors", workplace / "outside.safetensors")
     names = load_file(workplace / "outside.safetensors")
-    (workplace / "model/link.safetensors").symlink_to(workplace / "outside.safetensors")
     for shard in ("../outside.safetensors", str(workplace / "outside.safetensors"), "", "..",
-                  "link.safetensors", "absent.safetensors"):
+                  "absent.safetensors"):
         index = {"metadata": {}, "weight_map": {name: shard for name in names}}
         (workplace / "model/model.safetensors.index.json").write_text(json.dumps(index))
         assert_refused(evaluate(workplace), 1, "model.safetensors.index.json")

@@ -142,6 +142,21 @@ TEST_CASE("committed files and folders have the permissions of ordinary ones", "
   CHECK(fs::status(folder / "made").permissions() == fs::perms(0755));
 }
 
+TEST_CASE("a copied file has the contents of its source and the mode of an ordinary file",
+          "[files]") {
+  const TempFolder folder;
+  const std::string contents(3'000'000, 'x');
+  const auto source = folder.write("source", contents);
+  const auto ordinary = folder.write("ordinary", "");
+  fs::permissions(source, fs::perms(GENERATE(0444, 0600, 0755)));
+  copy_file_atomically(source, folder / "sub/copy");
+  CHECK(contents_of(folder / "sub/copy") == contents);
+  CHECK(fs::status(folder / "sub/copy").permissions() == fs::status(ordinary).permissions());
+  CHECK_THROWS_WITH(copy_file_atomically(folder / "absent", folder / "copy"),
+                    Contains("absent: cannot open"));
+  CHECK_FALSE(fs::exists(folder / "copy"));
+}
+
 TEST_CASE("leftovers of interrupted writers are removed and nothing else is", "[files]") {
   const TempFolder folder;
   AtomicFile file(folder / "f.txt");

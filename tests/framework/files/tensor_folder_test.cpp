@@ -74,21 +74,44 @@ TEST_CASE("a shard index that leaves its folder is refused", "[safetensors]") {
   write_safetensors(folder / "outside.safetensors", {tensor_source("w", at::ones({1}))});
   const auto inner = folder / "model";
   fs::create_directory(inner);
-  const std::string name = GENERATE("../outside.safetensors", "/etc/hostname", "..", ".", "",
-                                    "sub/x.safetensors", "a\\\\b");
+  const std::string name = GENERATE("../outside.safetensors", "/etc/hostname", "..",
+                                    "sub/../../outside.safetensors", "x/../../model/../x");
   folder.write(std::string("model/") + kIndex, index_of("\"w\":\"" + name + "\""));
   CHECK_THROWS_WITH(TensorFolder::open(inner),
-                    Contains("index.json") && Contains("plain file name"));
+                    Contains("index.json") && Contains("leads out of the folder"));
 }
 
-TEST_CASE("a shard that is a link out of its folder is refused", "[safetensors]") {
+TEST_CASE("a shard index that names no file is refused", "[safetensors]") {
   const TempFolder folder;
-  write_safetensors(folder / "outside.safetensors", {tensor_source("w", at::ones({1}))});
+  const std::string name = GENERATE(".", "", "sub/x.safetensors", "a\\\\b");
+  folder.write(kIndex, index_of("\"w\":\"" + name + "\""));
+  CHECK_THROWS_WITH(
+      TensorFolder::open(folder.path()),
+      Contains("index.json") && (Contains("is not there") || Contains("is a folder")));
+}
+
+TEST_CASE("a link out of the folder is read like the file that it points at", "[safetensors]") {
+  const TempFolder folder;
+  write_safetensors(folder / "outside.safetensors", {tensor_source("w", at::full({1}, 3.0))});
   fs::create_directory(folder / "model");
-  fs::create_symlink("../outside.safetensors", folder / "model/s.safetensors");
-  folder.write(std::string("model/") + kIndex, index_of("\"w\":\"s.safetensors\""));
-  CHECK_THROWS_WITH(TensorFolder::open(folder / "model"),
-                    Contains("s.safetensors") && Contains("outside the folder"));
+  const bool is_single = GENERATE(true, false);
+  const std::string name = is_single ? "model.safetensors" : "s.safetensors";
+  fs::create_symlink("../outside.safetensors", folder / ("model/" + name));
+  if (!is_single) folder.write(std::string("model/") + kIndex, index_of("\"w\":\"s.safetensors\""));
+  const auto opened = TensorFolder::open(folder / "model");
+  CHECK_THAT(opened.tensor("w"), AllClose(at::full({1}, 3.0)));
+  CHECK(opened.files().contains(name));
+  fs::remove(folder / "outside.safetensors");
+  CHECK_THROWS_AS(TensorFolder::open(folder / "model"), Error);
+}
+
+TEST_CASE("safetensors that are not the model's are named", "[safetensors]") {
+  const TempFolder folder;
+  write_tensor_folder(folder.path(), sources(), 48);
+  CHECK(TensorFolder::open(folder.path()).unread_files().empty());
+  write_safetensors(folder / "adapter.safetensors", {tensor_source("w", at::ones({1}))});
+  CHECK(TensorFolder::open(folder.path()).unread_files() ==
+        std::vector<std::string>{"adapter.safetensors"});
 }
 
 TEST_CASE("shards of a Hugging Face cache are links to its blobs and are read", "[safetensors]") {
