@@ -6,6 +6,7 @@
 
 #include "framework/errors/error.h"
 #include "framework/files/hash.h"
+#include "framework/progress/console.h"
 #include "framework/tensors/dtype.h"
 #include "models/run_layout.h"
 
@@ -31,7 +32,7 @@ void read_kv_heads_by_layer(const JsonObject& json, DecoderConfig& config) {
                 c10::str("num_key_value_heads is ", config.n_kv_head[0],
                          ", but regroup.n_kv_head (", kv_heads_text(*counts),
                          ") has the least common multiple ", stated.kv_head_multiple()),
-                "The file is damaged, or was edited by half.");
+                "The file is damaged, or only one of the two was edited.");
   }
   config.n_kv_head = *counts;
 }
@@ -41,7 +42,7 @@ DecoderConfig read_decoder_config(const Family& family, const JsonObject& json) 
   read_kv_heads_by_layer(json, config);
   Complaints complaints;
   for (const auto& problem : config.problems()) complaints.add(problem);
-  complaints.throw_if_any(json.where(), "The file is damaged, or no model of this family.");
+  complaints.throw_if_any(json.where(), "The file is damaged, or is not a model of this family.");
   return config;
 }
 
@@ -56,9 +57,17 @@ torch::ScalarType most_common_dtype(const TensorFolder& tensors) {
   return most == numbers.end() ? torch::kFloat32 : most->first;
 }
 
+/// Bit for bit, or as numbers where the dtypes differ.
+bool have_equal_values(const torch::Tensor& a, const torch::Tensor& b) {
+  if (a.sizes() != b.sizes() || a.dim() == 0) return false;  // scalars are no weights
+  if (a.scalar_type() == b.scalar_type())
+    return torch::equal(a.view(torch::kUInt8), b.view(torch::kUInt8));
+  return torch::equal(a.to(torch::kFloat), b.to(torch::kFloat));
+}
+
 JsonObject read_model_json(const fs::path& folder) {
   if (!fs::is_directory(folder)) {
-    throw Error(folder.string(), "is no model folder (nothing is there, or it is a file)",
+    throw Error(folder.string(), "is not a model folder (it is absent, or a file)",
                 "Give a folder with config.json and safetensors, or a run's folder.");
   }
   if (!fs::exists(folder / "config.json")) {
@@ -80,10 +89,28 @@ ModelFolder::ModelFolder(fs::path path, const JsonObject& json)
       family_(&family_of(json)),
       config_(read_decoder_config(*family_, json)),
       provenance_(Provenance::from_json(json)),
-      text_{special_tokens(json), path_, ""},
+      text_{special_tokens(json), path_},
       tensors_(TensorFolder::open(path_)),
       dtype_(most_common_dtype(tensors_)) {
+  text_.replaced = tensors_.files();
+  text_.replaced.insert("config.json");
+  keep_head_that_differs();
   check_tensors();
+  check_buffers();
+  warn_of_unread_files();
+}
+
+/// transformers does the same: it ties only equal weights.
+void ModelFolder::keep_head_that_differs() {
+  const auto head = family_->file_name("head.weight");
+  const auto embedding = family_->file_name("embedding.weight");
+  const bool has_both = tensors_.contains(head) && tensors_.contains(embedding);
+  if (!config_.tie_embeddings || !has_both) return;
+  if (have_equal_values(tensors_.tensor(head), tensors_.tensor(embedding))) return;
+  config_.tie_embeddings = false;
+  warn_once(c10::str(path_.string(), ": config.json ties the output head to the embedding, but ",
+                     head, " differs from ", embedding,
+                     "; the head is kept and the model is untied"));
 }
 
 void ModelFolder::check_tensors() const {
@@ -108,13 +135,32 @@ void ModelFolder::check_tensors() const {
   }
   const auto tied_head = config_.tie_embeddings ? family_->file_name("head.weight") : "";
   for (const auto& name : tensors_.names()) {
-    if (expected.count(name) == 0 && name != tied_head && !family_->passes_over(name)) {
-      complaints.add(
-          c10::str("tensor ", name, " belongs to nothing in a ", family_->name, " model"));
+    if (expected.count(name) == 0 && name != tied_head && !family_->buffer(name)) {
+      complaints.add(c10::str("tensor ", name, " has no place in a ", family_->name, " model"));
     }
   }
   complaints.throw_if_any(path_.string(),
                           "Is this the whole model, and does config.json belong to it?");
+}
+
+void ModelFolder::check_buffers() const {
+  std::vector<std::string> differing;
+  for (const auto& name : tensors_.names()) {
+    const auto* buffer = family_->buffer(name);
+    if (buffer && !buffer->agrees(config_, tensors_.tensor(name))) differing.push_back(name);
+  }
+  if (differing.empty()) return;
+  const auto others = differing.size() - 1;
+  warn_once(c10::str(path_.string(), ": ", differing.front(),
+                     others > 0 ? c10::str(" and ", others, " more like it differ") : " differs",
+                     " from what config.json makes of it; config.json's values are used"));
+}
+
+void ModelFolder::warn_of_unread_files() const {
+  const auto files = tensors_.unread_files();
+  if (files.empty()) return;
+  warn_once(c10::str(path_.string(), ": the weights are those of ", *tensors_.files().begin(),
+                     "; not read: ", c10::Join(", ", files)));
 }
 
 torch::Tensor ModelFolder::parameter(const std::string& name) const {

@@ -20,17 +20,21 @@
 namespace regroup {
 
 /// A model folder that was opened and checked against its config; tensors are read when asked for.
+/// Every tensor of the folder is used, named in a warning, or refused: an output head that differs
+/// from the embedding makes the model untied, with a warning where tie_word_embeddings says
+/// otherwise; warnings name stored buffers that differ from what config.json gives, and safetensors
+/// files that hold other tensors.
 class ModelFolder {
  public:
-  /// path: a model folder, or a run's folder, which means its newest checkpoint. Throws Error for
-  /// anything missing, misshapen or left over, all of it at once.
+  /// path: a model folder, or a run's folder, which means its newest checkpoint. Throws one
+  /// Error that lists the tensors that are missing, misshapen or unknown.
   static ModelFolder open(const std::filesystem::path& path);
 
   const std::filesystem::path& path() const { return path_; }
   const Family& family() const { return *family_; }
   const DecoderConfig& config() const { return config_; }
   const Provenance& provenance() const { return provenance_; }
-  /// The tokenizer files in this folder, and its special tokens.
+  /// The tokenizer of the folder, for a model that is made from this one.
   const TextHandling& text() const { return text_; }
   /// The dtype that most of the file's numbers have.
   torch::ScalarType dtype() const { return dtype_; }
@@ -42,7 +46,10 @@ class ModelFolder {
 
  private:
   ModelFolder(std::filesystem::path path, const JsonObject& json);
+  void keep_head_that_differs();
   void check_tensors() const;
+  void check_buffers() const;
+  void warn_of_unread_files() const;
 
   std::filesystem::path path_;
   const Family* family_;
@@ -56,11 +63,11 @@ class ModelFolder {
 /// A decoder with the folder's weights, converted to options' dtype.
 Decoder load_decoder(const ModelFolder& folder, torch::TensorOptions options,
                      std::shared_ptr<Sharing> sharing = nullptr);
-/// The weights into a decoder that there is, as far as this process holds them.
+/// Copies the weights into an existing decoder; each rank copies its own shard.
 void load_weights(const ModelFolder& folder, Decoder& decoder);
 
-/// A hash of the weights of a model folder (names, shapes, bytes): 16 hexadecimal digits; no
-/// defence against forgery.
+/// A hash of the weights of a model folder (names, shapes, bytes): 16 hexadecimal digits. It
+/// finds accidents, not forgeries.
 std::string weights_hash(const ModelFolder& folder);
 
 }  // namespace regroup

@@ -17,12 +17,11 @@ void write_description(const fs::path& folder, const ModelDescription& descripti
   json["architectures"] = {family->architecture};
   json["model_type"] = family->model_type;
   json.update(family->write_config(config));
-  for (const auto& [key, value] : text.special_tokens.items()) json[key] = value;
+  json.update(write_tokenizer_files(folder, text, config.max_seq_len));
   json["dtype"] = dtype_info(dtype).hf_name;
   json["torch_dtype"] = dtype_info(dtype).hf_name;
   json["regroup"] = provenance.to_json(config);
   write_json_file(folder / "config.json", json);
-  write_tokenizer_files(folder, text);
 }
 
 std::vector<std::string> write_model(const fs::path& folder, const ModelDescription& description,

@@ -21,16 +21,15 @@ namespace regroup {
 
 constexpr int64_t kDefaultShardBytes = 5'000'000'000;
 
-/// A parameter to write: by our name, made when its turn comes.
+/// A parameter to write. `values` makes it when its turn comes.
 struct ParameterSource {
-  std::string name;
+  std::string name;  // ours: "layers.0.attention.q_proj.weight"
   std::function<torch::Tensor()> values;
-  std::optional<torch::ScalarType> dtype =
-      std::nullopt;  // in the file; the description's unless told
-  int writer = 0;    // which of several processes writes it
+  std::optional<torch::ScalarType> dtype = std::nullopt;  // in the file; default: the model's
+  int writer = 0;                                         // the rank that writes it
 };
 
-/// What a model folder holds beside its weights.
+/// What a model folder says about its weights. dtype: the default of the weights in the file.
 struct ModelDescription {
   const Family* family;
   DecoderConfig config;
@@ -39,11 +38,12 @@ struct ModelDescription {
   TextHandling text;
 };
 
-/// Writes config.json and the tokenizer into a folder that exists.
+/// Writes config.json and the tokenizer's files into an existing folder.
 void write_description(const std::filesystem::path& folder, const ModelDescription& description);
 
-/// The same, and the weights; where these have several writers, only this one's, and the first
-/// writes all else. -> the names of the files of weights that were written.
+/// Writes a model into an existing folder. Where the parameters have several writers, all of them
+/// call this: each writes its own parameters, rank 0 also what write_description writes. -> the
+/// names of the weight files that this writer wrote.
 std::vector<std::string> write_model(const std::filesystem::path& folder,
                                      const ModelDescription& description,
                                      const std::vector<ParameterSource>& parameters,

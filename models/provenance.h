@@ -19,15 +19,15 @@ struct Provenance {
     std::string hash;                // of its weights
     std::vector<int64_t> n_kv_head;  // one a layer, before conversion
   };
-  /// How its heads were pooled, in the words of [convert].
+  /// How its heads were pooled; names and values are those of [convert].
   struct Conversion {
     std::string method, grouping = "neighbours", refit = "none";
     std::optional<double> kv_budget;
-    std::string calibration;  // fingerprint of the text; empty: none
+    std::string calibration;  // fingerprint of the token data; empty: none was used
     int64_t calibration_tokens = 0;
     bool operator==(const Conversion&) const = default;
   };
-  std::optional<Original> original;  // where the model was converted
+  std::optional<Original> original;  // absent: the model was not converted
   Conversion conversion;
   std::optional<int64_t> pretrain_steps;  // of the original, where known
   int64_t uptrain_steps = 0;
@@ -35,7 +35,9 @@ struct Provenance {
   double pretrain_flops = 0;
   double uptrain_flops = 0;  // conversion, teacher and training since the original
 
+  /// The value of "regroup". config: the present model's.
   nlohmann::ordered_json to_json(const DecoderConfig& config) const;
+  /// Reads a config.json; one without the key gives an empty record.
   static Provenance from_json(const JsonObject& json);
 };
 

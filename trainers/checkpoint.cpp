@@ -3,6 +3,7 @@
 #include <torch/types.h>
 #include <torch/utils.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <fstream>
 #include <nlohmann/json.hpp>
@@ -92,18 +93,30 @@ std::string checksum_of(const fs::path& file) {
   return hash.digits();
 }
 
+/// The files in a folder and its subfolders (named chat templates have one), as paths in it.
+std::vector<std::string> files_in(const fs::path& folder) {
+  std::vector<std::string> names;
+  for (const auto& entry : fs::recursive_directory_iterator(folder)) {
+    if (!entry.is_directory()) names.push_back(entry.path().lexically_relative(folder).string());
+  }
+  return names;
+}
+
+bool leads_out(const fs::path& name) {
+  return name.is_absolute() || std::find(name.begin(), name.end(), "..") != name.end();
+}
+
 /// Divides the files over the ranks.
 void check_checksums(const fs::path& folder, const World& world) {
   const auto sums = JsonObject::from_file(folder / kChecksums);
-  for (const auto& entry : fs::directory_iterator(folder)) {
-    const auto name = entry.path().filename();
-    if (name != kChecksums && !sums.has(name.string()))
-      throw Error(sums.where(), "does not list " + name.string(), "The checkpoint is damaged.");
+  for (const auto& name : files_in(folder)) {
+    if (name != kChecksums && !sums.has(name))
+      throw Error(sums.where(), "does not list " + name, "The checkpoint is damaged.");
   }
   int64_t next = 0;
   for (const auto& name : sums.keys()) {
     if (next++ % world.size() != world.rank()) continue;
-    if (fs::path(name).filename() != name)
+    if (leads_out(name))
       throw Error(sums.where(), "names " + name + ", which is not a file in this folder",
                   "The checkpoint is damaged.");
     if (checksum_of(folder / name) == sums.string(name)) continue;
@@ -293,9 +306,8 @@ void write_checksums(const fs::path& folder, const std::vector<std::string>& lin
       sums[file] = sum;
     }
   }
-  for (const auto& entry : fs::directory_iterator(folder)) {  // config.json and its like
-    const auto file = entry.path().filename().string();
-    if (!sums.contains(file)) sums[file] = checksum_of(entry.path());
+  for (const auto& file : files_in(folder)) {  // config.json and its like
+    if (!sums.contains(file)) sums[file] = checksum_of(folder / file);
   }
   write_json_file(folder / kChecksums, sums);
 }

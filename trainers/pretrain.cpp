@@ -1,17 +1,26 @@
 #include <torch/types.h>
 
+#include <nlohmann/json.hpp>
+
 #include "framework/errors/error.h"
+#include "framework/files/json.h"
 #include "trainers/run_setup.h"
 #include "trainers/runs.h"
 
 namespace regroup {
 namespace {
 
-/// The data's own tokenizer travels with the model.
+/// The data's own tokenizer goes with the model. Throws Error where it is no JSON.
 TextHandling text_of(const TokenData& data) {
   TextHandling text;
   text.special_tokens["eos_token_id"] = data.eos_id();
   text.tokenizer_json = data.tokenizer();
+  if (text.tokenizer_json.empty()) {
+    // Without these keys transformers would take its class's defaults, which are ordinary tokens.
+    for (const char* key : {"bos_token_id", "pad_token_id"}) text.special_tokens[key] = nullptr;
+  } else {
+    parse_json(text.tokenizer_json, data.path().string() + ": tokenizer");
+  }
   return text;
 }
 
@@ -27,6 +36,7 @@ RunResult pretrain(const TrainConfig& config, const std::string& resolved_config
   const auto data = open_run_data(config);
   const auto architecture = decoder_config(config, data.train.vocab_size());
   check_run_data(data, architecture);
+  const auto text = text_of(data.train);
 
   RunFolder run(start, resolved_config, world);
   Decoder model(architecture, options, world.new_sharing());
@@ -38,7 +48,7 @@ RunResult pretrain(const TrainConfig& config, const std::string& resolved_config
                                         architecture,
                                         config.train.dtype,
                                         {},
-                                        text_of(data.train)},
+                                        text},
                         .train = data.train_split(),
                         .val = data.val_split(),
                         .identity = run_identity(config, architecture, data, ""),

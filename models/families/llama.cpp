@@ -1,11 +1,14 @@
 // Llama (Touvron et al. 2023): transformers' LlamaForCausalLM.
 #include <c10/util/StringUtil.h>
 
+#include <torch/types.h>
+
 #include <nlohmann/json.hpp>
 
 #include "framework/errors/error.h"
 #include "framework/progress/console.h"
 #include "models/families/family.h"
+#include "models/layers/rope.h"
 
 namespace regroup {
 namespace {
@@ -102,7 +105,8 @@ void warn_of_unknown_fields(const JsonObject& json) {
     if (std::find(harmless.begin(), harmless.end(), key) == harmless.end()) unknown.push_back(key);
   }
   if (!unknown.empty())
-    warn(c10::str(json.where(), ": unknown fields are passed over: ", c10::Join(", ", unknown)));
+    warn_once(
+        c10::str(json.where(), ": unknown fields are passed over: ", c10::Join(", ", unknown)));
 }
 
 DecoderConfig read_config(const JsonObject& json) {
@@ -133,6 +137,22 @@ DecoderConfig read_config(const JsonObject& json) {
     expect(json, key, nullptr);
   warn_of_unknown_fields(json);
   return config;
+}
+
+/// True for the config's own frequencies, rounded to the dtype of stored; also for those before a
+/// linear scaling, which transformers used to apply to the positions instead.
+bool are_rope_frequencies(const DecoderConfig& config, const torch::Tensor& stored) {
+  if (!stored.is_floating_point() || stored.dim() != 1 || stored.size(0) != config.head_dim / 2)
+    return false;
+  const double rounding = stored.scalar_type() == torch::kBFloat16 ? 8e-3 : 1e-3;
+  const auto agrees_with = [&](const DecoderConfig& expected) {
+    return torch::allclose(stored.to(torch::kDouble), rope_frequencies(expected, torch::kDouble),
+                           rounding, /*atol=*/1e-7);
+  };
+  if (config.rope_scaling.kind != RopeScaling::Kind::kLinear) return agrees_with(config);
+  DecoderConfig unscaled = config;
+  unscaled.rope_scaling = {};
+  return agrees_with(config) || agrees_with(unscaled);
 }
 
 nlohmann::ordered_json scaling_json(const DecoderConfig& config) {
@@ -203,8 +223,8 @@ Family llama_family() {
                   {"final_norm.weight", "model.norm.weight"},
                   {"head.weight", "lm_head.weight"},
               },
-          .passed_over = {"model.layers.{}.self_attn.rotary_emb.inv_freq",
-                          "model.rotary_emb.inv_freq"}};
+          .buffers = {{"model.layers.{}.self_attn.rotary_emb.inv_freq", are_rope_frequencies},
+                      {"model.rotary_emb.inv_freq", are_rope_frequencies}}};
 }
 
 }  // namespace regroup

@@ -45,11 +45,11 @@ std::string Family::file_name(const std::string& parameter) const {
   TORCH_CHECK(false, "family ", name, " has no name for ", parameter);
 }
 
-bool Family::passes_over(const std::string& tensor) const {
-  for (const auto& pattern : passed_over) {
-    if (matched_layer(pattern, tensor)) return true;
+const StoredBuffer* Family::buffer(const std::string& tensor) const {
+  for (const auto& buffer : buffers) {
+    if (matched_layer(buffer.name, tensor)) return &buffer;
   }
-  return false;
+  return nullptr;
 }
 
 const std::vector<Family>& families() {

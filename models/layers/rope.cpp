@@ -32,12 +32,15 @@ torch::Tensor scaled(const torch::Tensor& frequencies, const RopeScaling& scalin
 
 }  // namespace
 
-Rope::Rope(const DecoderConfig& config, torch::TensorOptions options) {
-  const auto type = kernels::sum_type(c10::typeMetaToScalarType(options.dtype()));
-  options = options.dtype(type).requires_grad(false);
+torch::Tensor rope_frequencies(const DecoderConfig& config, torch::TensorOptions options) {
   const auto exponents =
       torch::arange(0, config.head_dim, 2, options) / static_cast<double>(config.head_dim);
-  frequencies_ = scaled(1.0 / torch::pow(config.rope_theta, exponents), config.rope_scaling);
+  return scaled(1.0 / torch::pow(config.rope_theta, exponents), config.rope_scaling);
+}
+
+Rope::Rope(const DecoderConfig& config, torch::TensorOptions options) {
+  const auto type = kernels::sum_type(c10::typeMetaToScalarType(options.dtype()));
+  frequencies_ = rope_frequencies(config, options.dtype(type).requires_grad(false));
 }
 
 RopeAngles Rope::angles(int64_t first, int64_t count) {

@@ -15,6 +15,10 @@ struct RopeAngles {
 };
 
 /// Su et al. 2021, eq. 15: frequency i is theta^(-2i / head_dim), scaled by RopeScaling.
+/// -> [head_dim / 2] in the dtype of options.
+torch::Tensor rope_frequencies(const DecoderConfig& config, torch::TensorOptions options);
+
+/// The angles of rope_frequencies().
 class Rope {
  public:
   explicit Rope(const DecoderConfig& config, torch::TensorOptions options);

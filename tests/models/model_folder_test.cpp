@@ -6,6 +6,8 @@
 
 #include "framework/errors/error.h"
 #include "framework/files/json.h"
+#include "models/families/family.h"
+#include "models/layers/rope.h"
 #include "tests/support/catch_torch.h"
 #include "tests/support/temp_folder.h"
 #include "tests/support/tiny_models.h"
@@ -138,18 +140,60 @@ TEST_CASE("missing and misshapen and extra tensors are all reported at once", "[
       Contains("4 problems") &&
           Contains("missing tensor model.layers.1.mlp.up_proj.weight [14, 10]") &&
           Contains("tensor model.norm.weight has shape [11], config.json makes it [10]") &&
-          Contains("model.layers.0.self_attn.q_proj.bias belongs to nothing") &&
+          Contains("model.layers.0.self_attn.q_proj.bias has no place") &&
           Contains("lm_head.weight is") && Contains("expected floating point"));
 }
 
 TEST_CASE("buffers that real folders hold are passed over", "[hf]") {
   DamagedModel model;
-  model.tensor("model.layers.0.self_attn.rotary_emb.inv_freq") = torch::ones({3});
-  model.tensor("model.layers.1.self_attn.rotary_emb.inv_freq") = torch::ones({3});
+  const auto frequencies = rope_frequencies(tiny_config(), torch::kFloat32);
+  model.tensor("model.layers.0.self_attn.rotary_emb.inv_freq") = frequencies;
+  model.tensor("model.layers.1.self_attn.rotary_emb.inv_freq") = frequencies;
   CHECK_NOTHROW(model.open());
   model.tensor("model.layers.x.self_attn.rotary_emb.inv_freq") = torch::ones({3});
   CHECK_THROWS_WITH(model.open(),
-                    Contains("model.layers.x.self_attn.rotary_emb.inv_freq belongs to nothing"));
+                    Contains("model.layers.x.self_attn.rotary_emb.inv_freq has no place"));
+}
+
+TEST_CASE("a stored buffer agrees with config.json in any precision", "[hf]") {
+  auto config = tiny_config();
+  config.rope_scaling = GENERATE(RopeScaling{}, RopeScaling{RopeScaling::Kind::kLinear, 2.5},
+                                 RopeScaling{RopeScaling::Kind::kLlama3, 8, 1.5, 4.5, 77});
+  const auto dtype = GENERATE(torch::kFloat64, torch::kFloat32, torch::kBFloat16, torch::kFloat16);
+  const auto* buffer = families().front().buffer("model.rotary_emb.inv_freq");
+  REQUIRE(buffer);
+  const auto stored = rope_frequencies(config, torch::kFloat64);
+  CHECK(buffer->agrees(config, stored.to(dtype)));
+  CHECK_FALSE(buffer->agrees(config, (stored * 1.05).to(dtype)));
+  CHECK_FALSE(buffer->agrees(config, stored.narrow(0, 0, 2).to(dtype)));
+  CHECK_FALSE(buffer->agrees(config, stored.to(torch::kInt64)));
+}
+
+TEST_CASE("frequencies before a linear scaling agree with it too", "[hf]") {
+  const auto plain = rope_frequencies(tiny_config(), torch::kFloat32);
+  auto config = tiny_config();
+  const auto* buffer = families().front().buffer("model.layers.0.self_attn.rotary_emb.inv_freq");
+  REQUIRE(buffer);
+  config.rope_scaling = RopeScaling{RopeScaling::Kind::kLinear, 2.5};
+  CHECK(buffer->agrees(config, plain));
+  config.rope_scaling = RopeScaling{RopeScaling::Kind::kLlama3, 8, 1.5, 4.5, 77};
+  CHECK_FALSE(buffer->agrees(config, plain));
+}
+
+TEST_CASE("a head that differs from the embedding unties a model that config.json ties", "[hf]") {
+  auto config = tiny_config();
+  config.tie_embeddings = true;
+  DamagedModel model(config);
+  auto& head = model.tensor("lm_head.weight");
+  head = model.tensor("model.embed_tokens.weight").clone();
+  CHECK(model.open().config().tie_embeddings);
+  head = head.to(torch::kFloat64);
+  CHECK(model.open().config().tie_embeddings);
+  head[22][9] += 1;
+  CHECK_FALSE(model.open().config().tie_embeddings);
+  CHECK(torch::equal(load_decoder(model.open(), torch::kFloat64).parameter("head.weight"), head));
+  head = head.narrow(0, 0, 22).contiguous();
+  CHECK_THROWS_WITH(model.open(), Contains("lm_head.weight has shape [22, 10]"));
 }
 
 TEST_CASE("the head of a tied model is passed over and that of an untied one is needed", "[hf]") {
@@ -198,7 +242,7 @@ TEST_CASE("a folder of pickles is refused as a model", "[hf]") {
 TEST_CASE("a folder that is no model says what is missing", "[hf]") {
   const TempFolder folder;
   CHECK_THROWS_WITH(ModelFolder::open(folder.path()), Contains("holds no config.json"));
-  CHECK_THROWS_WITH(ModelFolder::open(folder / "absent"), Contains("is no model folder"));
+  CHECK_THROWS_WITH(ModelFolder::open(folder / "absent"), Contains("is not a model folder"));
   folder.write("config.json", "{\"model_type\": ");
   CHECK_THROWS_WITH(ModelFolder::open(folder.path()), Contains("config.json"));
 }

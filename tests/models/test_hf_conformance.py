@@ -63,8 +63,7 @@ def test_the_older_dialect_gives_the_same_logits(shape, tmp_path):
     assert np.abs(logits_here(tmp_path) - logits_there(model)).max() <= 1e-4
 
 
-@pytest.mark.parametrize("field, value", [("rope_theta", 690.0), ("rms_norm_eps", 1e-2),
-                                          ("tie_word_embeddings", True)])
+@pytest.mark.parametrize("field, value", [("rope_theta", 690.0), ("rms_norm_eps", 1e-2)])
 def test_the_comparison_notices_a_wrong_config(field, value, tmp_path):
     model = random_llama(num_key_value_heads=3)
     model.save_pretrained(tmp_path)

@@ -96,7 +96,8 @@ def test_a_run_folder_holds_the_promised_files(shared):
     assert checkpoints(run) == ["step_00000004", "step_00000006"]
     assert (run / "checkpoints/latest").resolve() == run / "checkpoints/step_00000006"
     files = sorted(path.name for path in (run / "checkpoints/latest").iterdir())
-    assert files == ["checksums.json", "config.json", "model.safetensors", "training_state.h5"]
+    assert files == ["checksums.json", "config.json", "generation_config.json", "model.safetensors",
+                     "training_state.h5"]
     assert weights_bytes(run / "checkpoints/latest") == weights_bytes(run / "final")
 
 

@@ -14,8 +14,8 @@ namespace {
 
 int64_t folder_bytes(const std::filesystem::path& folder) {
   int64_t total = 0;
-  for (const auto& entry : std::filesystem::directory_iterator(folder))
-    total += static_cast<int64_t>(entry.file_size());
+  for (const auto& entry : std::filesystem::recursive_directory_iterator(folder))
+    if (entry.is_regular_file()) total += static_cast<int64_t>(entry.file_size());
   return total;
 }
 

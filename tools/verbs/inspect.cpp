@@ -124,6 +124,7 @@ Finding model_finding(const fs::path& path) {
                 ", vocabulary ", config.vocab_size, ", up to ", config.max_seq_len, " positions")},
       {"query heads", c10::str(config.n_head, " of head_dim ", config.head_dim)},
       {"K/V heads", kv_heads_sentence(config)},
+      {"tied", config.tie_embeddings ? "yes: the output head is the embedding" : "no"},
       {"K/V cache", human_bytes(static_cast<double>(kv_bytes)) + " a token in " + dtype},
       {"history", history(model.provenance())}};
   finding.json = {
@@ -139,6 +140,7 @@ Finding model_finding(const fs::path& path) {
       {"n_head", config.n_head},
       {"head_dim", config.head_dim},
       {"n_kv_head", config.n_kv_head},
+      {"tie_embeddings", config.tie_embeddings},
       {"kv_bytes_per_token", kv_bytes},
       {"regroup", is_known(model.provenance()) ? model.provenance().to_json(config) : Json()}};
   return finding;
