@@ -65,6 +65,17 @@ Tensor Decoder::logits(const Tensor& tokens) {
   return regroup::linear(hidden, head).unflatten(0, {tokens.size(0), tokens.size(1)});
 }
 
+std::optional<int64_t> Decoder::first_nonfinite_layer(const Tensor& tokens) {
+  const torch::NoGradGuard no_grad;
+  const auto angles = rope_.angles(0, tokens.size(1));
+  auto x = regroup::embedding(blocks_.front().gather()[0], tokens).flatten(0, 1);
+  for (int64_t layer = 0; layer < config_.n_layer; ++layer) {
+    x = layer_forward(layer, x, tokens.size(0), angles, nullptr);
+    if (!x.isfinite().all().item<bool>()) return layer;
+  }
+  return std::nullopt;
+}
+
 Tensor Decoder::loss(const Tensor& tokens, double scale) {
   const auto [inputs, targets] = inputs_and_targets(tokens);
   const auto [hidden, head] = predictions(inputs);

@@ -3,7 +3,9 @@
 
 #include <torch/types.h>
 
+#include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -24,6 +26,17 @@ class Decoder {
   Decoder(const DecoderConfig& config, torch::TensorOptions options,
           std::shared_ptr<Sharing> sharing = nullptr);
 
+  /// Where the weights came from, for messages.
+  struct Origin {
+    std::string where = "the model";  // a folder
+    /// Our name of a parameter -> its name in the folder's files.
+    std::function<std::string(const std::string&)> name_in_file = [](const auto& name) {
+      return name;
+    };
+  };
+  const Origin& origin() const { return origin_; }
+  void set_origin(Origin origin) { origin_ = std::move(origin); }
+
   const DecoderConfig& config() const { return config_; }
   torch::TensorOptions options() const { return options_; }
 
@@ -33,6 +46,8 @@ class Decoder {
   Predictions predictions(const torch::Tensor& tokens, KvCache* cache = nullptr);
   /// tokens: [B, T] -> logits [B, T, vocab_size] in the model's dtype.
   torch::Tensor logits(const torch::Tensor& tokens);
+  /// tokens: [B, T] -> the first layer whose output is not finite, if any.
+  std::optional<int64_t> first_nonfinite_layer(const torch::Tensor& tokens);
   /// tokens: [B, T + 1] -> scalar: scale * sum of the cross-entropies of tokens 1 .. T given the
   /// tokens before them.
   torch::Tensor loss(const torch::Tensor& tokens, double scale);
@@ -64,6 +79,7 @@ class Decoder {
                               const RopeAngles& angles, KvCache* cache) const;
 
   DecoderConfig config_;
+  Origin origin_;
   torch::TensorOptions options_;
   std::shared_ptr<Sharing> sharing_;  // null: one process
   std::vector<FlatParameters> blocks_;

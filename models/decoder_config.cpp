@@ -5,9 +5,9 @@
 #include <algorithm>
 #include <cmath>
 #include <numeric>
-#include <tuple>
 
 #include "framework/errors/error.h"
+#include "framework/settings/settings.h"
 
 namespace regroup {
 namespace {
@@ -28,6 +28,22 @@ std::string kv_head_problem(int64_t n_kv_head, int64_t n_head) {
   if (n_kv_head >= 1 && n_head >= 1 && n_head % n_kv_head == 0) return "";
   return c10::str("n_kv_head (", n_kv_head, ") does not divide n_head (", n_head,
                   "); choose one of ", divisors_text(n_head));
+}
+
+std::string scaling_text(const RopeScaling& scaling) {
+  const auto factor = print_number(scaling.factor);
+  switch (scaling.kind) {
+    case RopeScaling::Kind::kNone:
+      return "none";
+    case RopeScaling::Kind::kLinear:
+      return "linear by " + factor;
+    case RopeScaling::Kind::kLlama3:
+      break;
+  }
+  return c10::str("llama3 by ", factor, ", frequency factors ",
+                  print_number(scaling.low_freq_factor), " and ",
+                  print_number(scaling.high_freq_factor), ", from ", scaling.original_max_seq_len,
+                  " positions");
 }
 
 BlockSpec embedding_block(const DecoderConfig& config) {
@@ -126,14 +142,19 @@ std::vector<std::string> DecoderConfig::problems() const {
   return problems;
 }
 
-bool DecoderConfig::operator==(const DecoderConfig& other) const {
-  const auto fields = [](const DecoderConfig& c) {
-    return std::tie(c.n_layer, c.d_model, c.n_head, c.n_kv_head, c.head_dim, c.d_ff, c.vocab_size,
-                    c.max_seq_len, c.rope_theta, c.rope_scaling.kind, c.rope_scaling.factor,
-                    c.rope_scaling.low_freq_factor, c.rope_scaling.high_freq_factor,
-                    c.rope_scaling.original_max_seq_len, c.norm_eps, c.tie_embeddings);
-  };
-  return fields(*this) == fields(other);
+std::vector<std::pair<std::string, std::string>> DecoderConfig::fields() const {
+  return {{"n_layer", c10::str(n_layer)},
+          {"d_model", c10::str(d_model)},
+          {"n_head", c10::str(n_head)},
+          {"n_kv_head", kv_heads_text(n_kv_head)},
+          {"head_dim", c10::str(head_dim)},
+          {"d_ff", c10::str(d_ff)},
+          {"vocab_size", c10::str(vocab_size)},
+          {"max_seq_len", c10::str(max_seq_len)},
+          {"rope_theta", print_number(rope_theta)},
+          {"rope_scaling", scaling_text(rope_scaling)},
+          {"norm_eps", print_number(norm_eps)},
+          {"tie_embeddings", tie_embeddings ? "true" : "false"}};
 }
 
 std::string kv_heads_text(const std::vector<int64_t>& n_kv_head) {

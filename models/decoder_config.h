@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "framework/parameters/flat_parameters.h"
@@ -50,7 +51,9 @@ struct DecoderConfig {
   /// Everything that is wrong with the numbers, by config key; empty if the config is valid.
   std::vector<std::string> problems() const;
 
-  bool operator==(const DecoderConfig&) const;
+  /// Every field by name, its value printed exactly: what operator== and a run's identity compare.
+  std::vector<std::pair<std::string, std::string>> fields() const;
+  bool operator==(const DecoderConfig& other) const { return fields() == other.fields(); }
 };
 
 /// The K/V heads of all layers as configs write them: "8" or "8,4,4,1".

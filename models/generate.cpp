@@ -5,6 +5,7 @@
 
 #include "framework/kernels/matmul.h"
 #include "framework/tensors/random.h"
+#include "models/finite.h"
 
 namespace regroup {
 namespace {
@@ -56,8 +57,14 @@ void generate(Decoder& model, const Tensor& prompts, int64_t n_new, const Sampli
   Generation generation(model, prompts.size(0), prompts.size(1) + n_new);
   auto generator = seeded_generator(sampling.seed, "sampling");
   auto tokens = prompts;
+  std::vector<Tensor> seen;
   for (int64_t i = 0; i < n_new; ++i) {
-    const auto next = sample(generation.advance(tokens), sampling, generator);
+    seen.push_back(tokens);
+    const auto logits = generation.advance(tokens);
+    // The maximum is NaN where any logit is.
+    if (!logits.amax(-1).isfinite().all().item<bool>())
+      refuse_nonfinite_results(model, torch::cat(seen, 1));
+    const auto next = sample(logits, sampling, generator);
     if (!on_token(next)) return;
     tokens = next.unsqueeze(-1);
   }

@@ -40,7 +40,8 @@ torch::Tensor sample(const torch::Tensor& logits, const Sampling& sampling,
                      at::Generator& generator);
 
 /// Continues prompts [B, T] by up to n_new tokens. on_token receives each step's tokens [B] and
-/// returns false to stop.
+/// returns false to stop. Throws Error, which names the tensor or layer to blame, if logits are not
+/// finite.
 void generate(Decoder& model, const torch::Tensor& prompts, int64_t n_new, const Sampling& sampling,
               const std::function<bool(const torch::Tensor&)>& on_token);
 

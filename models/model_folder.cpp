@@ -188,6 +188,9 @@ Decoder load_decoder(const ModelFolder& folder, torch::TensorOptions options,
 }
 
 void load_weights(const ModelFolder& folder, Decoder& decoder) {
+  const auto* family = &folder.family();
+  decoder.set_origin({folder.path().string(),
+                      [family](const std::string& name) { return family->file_name(name); }});
   for (auto& block : decoder.blocks()) {
     for (size_t i = 0; i < block.parameters().size(); ++i)
       block.assign(i, folder.parameter(block.parameters()[i].name));

@@ -43,8 +43,11 @@ int print_help() {
   for (const auto& verb : regroup::kVerbs) {
     std::cout << "  " << std::left << std::setw(10) << verb.name << verb.summary << "\n";
   }
-  std::cout << "\n  regroup VERB --help   the options of a verb, with an example\n"
-               "  regroup --version     versions and devices\n";
+  std::cout
+      << "\n  regroup VERB --help   the options of a verb, with an example\n"
+         "  regroup --version     versions and devices\n\n"
+         "Several processes train together under a launcher; torchrun needs the --:\n"
+         "  torchrun --no-python --nproc-per-node 2 -- regroup uptrain --config FILE --run DIR\n";
   std::cout.flush();
   return std::cout ? 0 : fail("stdout: the help could not be written. Is the disk full?");
 }

@@ -221,7 +221,8 @@ TrainState read_progress(const fs::path& path, const RunIdentity& identity, Adam
   check_identity(path.parent_path(), read_identity(file), identity);
   optimizer.set_steps(counter(file, "/", "optimizer_steps"));
   return {counter(file, "/", "step"), counter(file, "/", "tokens"),
-          counter(file, "/", "skipped_steps"), counter(file, "/", "skipped_in_a_row")};
+          counter(file, "/", "skipped_steps"), counter(file, "/", "skipped_in_a_row"),
+          file.integer_attribute("/", "planned_steps").value_or(0)};
 }
 
 TrainState read_checkpoint(const fs::path& folder, const RunIdentity& identity, Decoder& model,
@@ -276,6 +277,7 @@ std::vector<std::string> Snapshot::write(const fs::path& folder,
   file.set_attribute("/", "tokens", state_.tokens);
   file.set_attribute("/", "skipped_steps", state_.skipped_steps);
   file.set_attribute("/", "skipped_in_a_row", state_.skipped_in_a_row);
+  file.set_attribute("/", "planned_steps", state_.planned_steps);
   file.set_attribute("/", "optimizer_steps", optimizer_steps_);
   for (size_t i = 0; i < stretches_.size(); ++i) {
     for (const auto& [name, tensor] : state_tensors(has_masters_)) {

@@ -20,6 +20,7 @@ struct TrainState {
   int64_t tokens = 0;         // trained on in this run
   int64_t skipped_steps = 0;  // for a loss or gradient that was not finite
   int64_t skipped_in_a_row = 0;
+  int64_t planned_steps = 0;  // length of the run when it was saved; 0: unknown
 };
 
 /// Values that must not change when a run is resumed: config keys and fingerprints by name.

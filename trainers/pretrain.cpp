@@ -34,6 +34,7 @@ RunResult pretrain(const TrainConfig& config, const std::string& resolved_config
   world.on_rank_0([&] { check_run_start(start); });
   const auto options = use_machine(config, world);
   const auto data = open_run_data(config);
+  require_same_tokens(token_meanings(config), config.data.allow_other_tokenizer);
   const auto architecture = decoder_config(config, data.train.vocab_size());
   check_run_data(data, architecture);
   const auto text = text_of(data.train);

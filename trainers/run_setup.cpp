@@ -44,6 +44,14 @@ void check_run_data(const RunData& data, const DecoderConfig& model) {
   if (data.choices) data.choices->check_fit(model.vocab_size, model.max_seq_len);
 }
 
+std::vector<TokenMeaning> token_meanings(const TrainConfig& config) {
+  std::vector<TokenMeaning> meanings;
+  for (const auto& file : {config.data.train, config.data.val, config.eval.choices}) {
+    if (!file.empty()) meanings.push_back(token_meaning(file));
+  }
+  return meanings;
+}
+
 torch::DeviceType device_kind(const TrainConfig& config) {
   return config.train.device == "cuda" ? torch::kCUDA : torch::kCPU;
 }
@@ -75,14 +83,6 @@ RunIdentity run_identity(const TrainConfig& config, const DecoderConfig& model, 
                          const std::string& starting_weights) {
   const auto& optim = config.optim;
   RunIdentity identity{
-      {"model",
-       c10::str(model.n_layer, " layers, d_model ", model.d_model, ", ", model.n_head,
-                " query heads, K/V heads ", kv_heads_text(model.n_kv_head), ", head_dim ",
-                model.head_dim, ", d_ff ", model.d_ff, ", vocabulary ", model.vocab_size,
-                ", max_seq_len ", model.max_seq_len, ", rope_theta ",
-                print_number(model.rope_theta), ", rope scaling ",
-                print_number(model.rope_scaling.factor), ", norm_eps ",
-                print_number(model.norm_eps), model.tie_embeddings ? ", tied" : ", untied")},
       {"starting weights", starting_weights},
       {"data.train", data.train_split().fingerprint()},
       {"data.seq_len", c10::str(config.data.seq_len)},
@@ -103,6 +103,7 @@ RunIdentity run_identity(const TrainConfig& config, const DecoderConfig& model, 
       {"distill.weight", config.distill.weight},
       {"distill.temperature", config.distill.temperature}};
   for (const auto& [name, value] : numbers) identity[name] = print_number(value);
+  for (const auto& [name, value] : model.fields()) identity["model." + name] = value;
   identity["optim.warmup_steps"] = c10::str(optim.schedule.warmup_steps);
   return identity;
 }

@@ -3,8 +3,10 @@
 
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "framework/data/token_data.h"
+#include "models/token_meaning.h"
 #include "trainers/run_folder.h"
 #include "trainers/train_config.h"
 #include "trainers/trainer.h"
@@ -27,6 +29,9 @@ RunData open_run_data(const TrainConfig& config);
 /// Throws Error when a token is beyond the model's vocabulary, or a choice question longer than its
 /// context.
 void check_run_data(const RunData& data, const DecoderConfig& model);
+
+/// What the run's token files say about their ids, for require_same_tokens.
+std::vector<TokenMeaning> token_meanings(const TrainConfig& config);
 
 /// What [train] device asks for; the one of this process is device_of's.
 torch::DeviceType device_kind(const TrainConfig& config);

@@ -4,9 +4,11 @@
 #include <torch/utils.h>
 
 #include <algorithm>
+#include <cmath>
 #include <numeric>
 
 #include "framework/functions/cross_entropy.h"
+#include "models/finite.h"
 
 namespace regroup {
 namespace {
@@ -130,6 +132,23 @@ Tensor batch_losses(Decoder& model, const PaddedBatch& batch) {
       .cpu();
 }
 
+/// batch_losses of a model that is used, not trained: throws Error if any is not finite.
+Tensor finite_losses(Decoder& model, const PaddedBatch& batch) {
+  const auto losses = batch_losses(model, batch);
+  if (!losses.sum().isfinite().item<bool>())
+    refuse_nonfinite_results(model, batch.inputs.to(model.options().device()));
+  return losses;
+}
+
+/// Throws Error if the likeness of a batch is not finite.
+void require_finite(const std::vector<double>& sums, Decoder& model, Decoder& reference,
+                    const Tensor& inputs) {
+  if (std::all_of(sums.begin(), sums.end(), [](double sum) { return std::isfinite(sum); })) return;
+  require_finite_parameters(model);
+  require_finite_parameters(reference);
+  refuse_nonfinite_results(model, inputs);
+}
+
 }  // namespace
 
 double window_loss(Decoder& model, Batches& windows, int64_t n_batches, int64_t batch,
@@ -155,7 +174,7 @@ Tensor score_tokens(Decoder& model, const TokenSplit& split, const ScoringWindow
   for_each_batch(
       split, windows, world, progress,
       [&](const Stretches& stretches, const PaddedBatch& batch, bool counts) {
-        const auto losses = batch_losses(model, batch);
+        const auto losses = finite_losses(model, batch);
         for (size_t row = 0; counts && row < stretches.size(); ++row) {
           const auto& [begin, length, skipped] = stretches[row];
           const auto counted =
@@ -183,7 +202,9 @@ Likeness compare_predictions(Decoder& model, Decoder& reference, const TokenSpli
                    };
                    const auto found = of_rows(model.predictions(inputs));
                    const auto wanted = of_rows(reference.predictions(inputs));
-                   if (counts) meter.add(found, wanted, targets.index_select(0, rows));
+                   if (!counts) return;
+                   meter.add(found, wanted, targets.index_select(0, rows));
+                   require_finite(meter.sums(), model, reference, inputs);
                  });
   meter.set_sums(world.sum(meter.sums()));
   return meter.mean();
@@ -200,7 +221,7 @@ double choice_accuracy(Decoder& model, const Choices& choices, World& world,
       sequences.push_back(torch::cat({choice.context, option}));
     const std::vector<int64_t> skipped(sequences.size(), choice.context.size(0) - 1);
     const auto losses =
-        batch_losses(model, padded_batch(sequences, skipped)).sum(-1);  // of the options' tokens
+        finite_losses(model, padded_batch(sequences, skipped)).sum(-1);  // of the options' tokens
     if (!counts) return;
     right += losses.argmin().item<int64_t>() == choice.gold;
     if (progress) progress(std::min(choices.size(), question + world.size() - world.rank()));

@@ -65,10 +65,11 @@ void declare_train(ConfigSchema& schema, TrainConfig::Train& train) {
   schema.add("train.dtype", &train.dtype,
              "dtype of weights and activations; masters and optimizer are fp32", compute_dtypes());
   schema.add("train.seed", &train.seed, "seed of initial weights and random heads", at_least(0));
-  schema.add("train.activation_checkpointing", &train.activation_checkpointing,
-             "recompute blocks in backward",
-             EnumNames<ActivationCheckpointing>{{"none", ActivationCheckpointing::kNone},
-                                                {"full", ActivationCheckpointing::kFull}});
+  schema.add(
+      "train.activation_checkpointing", &train.activation_checkpointing,
+      "recompute blocks in backward (default: full with strategy shard or hybrid, else none)",
+      EnumNames<ActivationCheckpointing>{{"none", ActivationCheckpointing::kNone},
+                                         {"full", ActivationCheckpointing::kFull}});
   schema.add("train.max_skipped_steps", &train.max_skipped_steps,
              "non-finite steps in a row that stop the run", at_least(1));
   schema.add("train.threads", &train.threads,
@@ -110,6 +111,12 @@ void declare_convert(ConfigSchema& schema, TrainConfig::Convert& convert) {
 
 }  // namespace
 
+bool TrainConfig::recomputes_activations() const {
+  const auto by_strategy = dist.strategy == Strategy::kReplicate ? ActivationCheckpointing::kNone
+                                                                 : ActivationCheckpointing::kFull;
+  return train.activation_checkpointing.value_or(by_strategy) == ActivationCheckpointing::kFull;
+}
+
 const EnumNames<ScheduleKind>& schedule_names() {
   static const EnumNames<ScheduleKind> names{{"cosine", ScheduleKind::kCosine},
                                              {"linear", ScheduleKind::kLinear},
@@ -132,6 +139,8 @@ void declare(ConfigSchema& schema, TrainConfig& config) {
              between(1, 1 << 30));
   schema.add("data.shuffle_seed", &config.data.shuffle_seed, "seed of the order of sequences",
              at_least(0));
+  schema.add("data.allow_other_tokenizer", &config.data.allow_other_tokenizer,
+             "accept token data made with another tokenizer than the model's");
   declare_optim(schema, config.optim);
   declare_train(schema, config.train);
   declare_convert(schema, config.convert);
@@ -174,8 +183,7 @@ void declare(ConfigSchema& schema, TrainConfig& config) {
     return c10::str("min_lr (", schedule.min_lr, ") is above lr (", schedule.lr, ")");
   });
   schema.add_rule({"dist.strategy", "train.activation_checkpointing"}, [&config]() -> std::string {
-    if (config.dist.strategy == Strategy::kReplicate) return "";
-    if (config.train.activation_checkpointing == ActivationCheckpointing::kFull) return "";
+    if (config.dist.strategy == Strategy::kReplicate || config.recomputes_activations()) return "";
     return c10::str("strategy = ", name_of(strategies(), config.dist.strategy),
                     " needs train.activation_checkpointing = full: without it backward would keep "
                     "every gathered layer");

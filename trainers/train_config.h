@@ -40,6 +40,7 @@ struct TrainConfig {
     std::filesystem::path train, val;
     int64_t seq_len = 512;
     int64_t shuffle_seed = 0;
+    bool allow_other_tokenizer = false;
   } data;
   struct Optim {
     LrSchedule schedule;  // its steps are the run's, filled in by the trainer
@@ -51,7 +52,7 @@ struct TrainConfig {
     int64_t batch_tokens = 8192, micro_batch = 8;
     torch::ScalarType dtype = torch::kFloat32;
     int64_t seed = 0;
-    ActivationCheckpointing activation_checkpointing = ActivationCheckpointing::kNone;
+    std::optional<ActivationCheckpointing> activation_checkpointing;  // empty: by the strategy
     int64_t max_skipped_steps = 10;
     std::optional<int64_t> threads;
     std::string device = "cpu";
@@ -80,6 +81,8 @@ struct TrainConfig {
 
   /// Sequences of one optimizer step, over all micro-batches.
   int64_t sequences_per_step() const { return train.batch_tokens / data.seq_len; }
+  /// True if backward recomputes the blocks' activations.
+  bool recomputes_activations() const;
   int64_t tokens_per_step() const { return sequences_per_step() * data.seq_len; }
 };
 

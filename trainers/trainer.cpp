@@ -3,7 +3,9 @@
 #include <ATen/ceil_div.h>
 #include <torch/types.h>
 
+#include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "framework/data/batches.h"
 #include "framework/data/prefetch.h"
@@ -14,6 +16,7 @@
 #include "framework/progress/metrics_log.h"
 #include "framework/progress/progress.h"
 #include "framework/text/human.h"
+#include "models/finite.h"
 #include "models/flops.h"
 #include "trainers/machine.h"
 #include "trainers/scoring.h"
@@ -77,11 +80,13 @@ class Trainer {
         world_(world),
         snapshot_(world.rank(), world.size()),
         optimizer_(model.blocks(), job.config.optim.adamw),
-        schedule_(schedule_of(job)),
+        schedule_(schedule_of(job.config, job.steps)),
         flops_per_token_(training_flops_per_token(model.config(), job.config.data.seq_len)),
         peak_(model.options(), job.config.train.micro_batch * job.config.data.seq_len,
               model.config().d_model, model.config().d_ff) {
     peak_.measure(kPeakSeconds);
+    warn_of_short_warmup(job);
+    state_.planned_steps = job.steps;
     if (job.val) val_windows_.emplace(*job.val, job.config.data.seq_len, std::nullopt);
   }
 
@@ -116,15 +121,18 @@ class Trainer {
     if (progress_ && is_finished()) progress_->finish();
   }
 
-  static LrSchedule schedule_of(const TrainingJob& job) {
-    LrSchedule schedule = job.config.optim.schedule;
-    schedule.steps = job.steps;
-    if (schedule.warmup_steps > job.steps) {
-      warn(c10::str("warmup_steps (", schedule.warmup_steps, ") is longer than the run of ",
-                    job.steps, " steps; it is shortened to that"));
-      schedule.warmup_steps = job.steps;
-    }
+  static LrSchedule schedule_of(const TrainConfig& config, int64_t steps) {
+    LrSchedule schedule = config.optim.schedule;
+    schedule.steps = steps;
+    schedule.warmup_steps = std::min(schedule.warmup_steps, steps);
     return schedule;
+  }
+
+  static void warn_of_short_warmup(const TrainingJob& job) {
+    const int64_t wanted = job.config.optim.schedule.warmup_steps;
+    if (wanted <= job.steps) return;
+    warn(c10::str("warmup_steps (", wanted, ") is longer than the run of ", job.steps,
+                  " steps; it is shortened to that"));
   }
 
   ProgressOptions progress_options() const {
@@ -141,11 +149,23 @@ class Trainer {
       note(c10::str("resuming from ", checkpoint.string()));
     });
     saved_step_ = state_.step;
-    if (state_.step <= job_.steps) return;
+    const auto planned_steps = std::exchange(state_.planned_steps, job_.steps);
+    if (state_.step <= job_.steps) return warn_of_jump(planned_steps);
     throw request_error(run_.path().string(),
                         c10::str("has been trained for ", state_.step, " steps, more than the ",
                                  job_.steps, " requested"),
                         "Ask for more steps, or start a new run.");
+  }
+
+  /// Says so if the schedule of a run of another length had another learning rate here.
+  void warn_of_jump(int64_t planned_steps) const {
+    if (planned_steps == 0 || planned_steps == job_.steps) return;
+    const double before = schedule_of(job_.config, planned_steps).at(state_.step);
+    const double now = schedule_.at(state_.step);
+    if (before == now) return;
+    warn(c10::str("the learning rate jumps: at step ", state_.step, " it was ",
+                  print_number(before), " in the schedule of ", planned_steps, " steps, and is ",
+                  print_number(now), " in that of ", job_.steps));
   }
 
   /// Forward and backward over the step's micro-batches, then one update of the weights.
@@ -249,6 +269,9 @@ class Trainer {
   void refuse_divergence() {
     if (state_.skipped_in_a_row < job_.config.train.max_skipped_steps) return;
     saving_.wait();
+    // Training does not write such weights: they were read.
+    require_finite_parameters(model_);
+    if (job_.teacher) require_finite_parameters(*job_.teacher);
     const auto checkpoint = run_.newest_checkpoint();
     throw Error(c10::str(run_.path().string(), ", step ", state_.step),
                 c10::str("loss or gradient was not finite in ", state_.skipped_in_a_row,
@@ -321,8 +344,7 @@ class Trainer {
 }  // namespace
 
 TrainingOutcome train(Decoder& model, RunFolder& run, const TrainingJob& job, World& world) {
-  model.enable_training(job.config.train.activation_checkpointing ==
-                        ActivationCheckpointing::kFull);
+  model.enable_training(job.config.recomputes_activations());
   return Trainer(model, run, job, world).run();
 }
 

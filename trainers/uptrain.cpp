@@ -12,6 +12,7 @@
 #include "models/flops.h"
 #include "models/model_folder.h"
 #include "models/run_layout.h"
+#include "models/token_meaning.h"
 #include "trainers/evaluation.h"
 #include "trainers/machine.h"
 #include "trainers/run_setup.h"
@@ -91,11 +92,21 @@ void check_originals(const TrainConfig& config, const ModelFolder& original) {
                       "Name the model that uptrain.from was converted from.");
 }
 
+/// Models, data, choices and calibration text must mean the same by a token.
+void check_tokens(const TrainConfig& config, const ModelFolder& original) {
+  auto meanings = token_meanings(config);
+  meanings.push_back(token_meaning(original));
+  if (!converts_now(config))
+    meanings.push_back(token_meaning(ModelFolder::open(config.uptrain.from)));
+  require_same_tokens(meanings, config.data.allow_other_tokenizer);
+}
+
 /// The conversion that [convert] describes; nothing if the model is already converted.
 std::optional<Conversion> requested_conversion(const TrainConfig& config,
                                                const ModelFolder& original) {
   if (!converts_now(config)) return std::nullopt;
   auto plan = config.convert.plan;
+  plan.allow_other_tokenizer = config.data.allow_other_tokenizer;
   plan.seed = static_cast<uint64_t>(config.train.seed);
   const bool looks = plan.gains_from_text() || plan.calibration_tokens;
   if (plan.calibration.empty() && looks) plan.calibration = config.data.train;
@@ -167,6 +178,7 @@ RunResult uptrain(const TrainConfig& config, const std::string& resolved_config,
   check_originals(config, original);
   const int64_t steps = uptraining_steps(config, original);
   const auto data = open_run_data(config);
+  check_tokens(config, original);
   check_run_data(data, original.config());
   const auto conversion = requested_conversion(config, original);
 

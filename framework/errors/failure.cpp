@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <iostream>
 #include <new>
+#include <system_error>
 
 namespace regroup {
 namespace {
@@ -26,6 +27,18 @@ Failure defect(const std::string& message, const std::string& trace) {
   return {"this is a defect of Regroup: " + message +
           (is_debugging() ? "\n" + trace
                           : "\nPlease report it with the command; REGROUP_DEBUG=1 shows where.")};
+}
+
+/// The driver or the device failed, or the build does not suit it.
+bool is_of_gpu(const c10::Error& error) {
+  const std::string message = error.what_without_backtrace();
+  return !is_out_of_memory(error) &&
+         (message.starts_with("CUDA ") || message.find("NVIDIA driver") != std::string::npos);
+}
+
+Failure of_gpu(const std::string& message) {
+  return {"the GPU failed: " + message +
+          "\nCheck it with nvidia-smi; regroup --version says what this build can use."};
 }
 
 Failure of_file(const std::filesystem::filesystem_error& error) {
@@ -49,11 +62,19 @@ Failure describe_failure(std::exception_ptr problem) {
     return {error.what(), error.exit_code()};
   } catch (const PeerFailure& error) {
     return {error.what(), ExitCode::kFailed, /*is_of_peer=*/true};
+  } catch (const c10::LinAlgError& error) {
+    return {std::string("a matrix cannot be solved or decomposed: ") +
+            error.what_without_backtrace() +
+            "\nAre the model's weights finite? Give more calibration text, or another method."};
   } catch (const c10::Error& error) {
+    if (is_of_gpu(error)) return of_gpu(error.what_without_backtrace());
     if (is_out_of_memory(error)) return out_of_memory(error.what_without_backtrace());
     return defect(error.what_without_backtrace(), error.what());
   } catch (const std::filesystem::filesystem_error& error) {
     return of_file(error);
+  } catch (const std::system_error& error) {
+    return {std::string("the system refused: ") + error.what() +
+            "\nCheck the limits on threads, processes and open files (ulimit -a)."};
   } catch (const std::bad_alloc&) {
     return out_of_memory("the system refused more");
   } catch (const std::exception& error) {

@@ -32,7 +32,11 @@ void require_inside(const fs::path& folder, const std::string& shard) {
       name.is_absolute() || std::find(name.begin(), name.end(), "..") != name.end();
   if (is_outside || shard.find('\0') != std::string::npos) throw unfit("leads out of the folder");
   std::error_code error;
-  if (!fs::exists(folder / name, error)) throw unfit("is not there");
+  if (!fs::exists(folder / name, error)) {
+    throw Error((folder / kIndexFile).string(),
+                c10::str("names the shard \"", shard, "\", which is not there"),
+                "If the download was interrupted, finish it; else get the model again.");
+  }
   if (fs::is_directory(folder / name, error)) throw unfit("is a folder");
 }
 

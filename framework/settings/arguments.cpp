@@ -38,6 +38,12 @@ std::string option_name(const std::string& word) {
   return word.starts_with("--") ? word.substr(2, word.find('=') - 2) : "";
 }
 
+/// `--name ''`: an option that needs a value, followed by an empty word.
+bool takes_empty_word(const Setting& setting, const std::vector<std::string>& piece) {
+  return setting.takes == Setting::Takes::kValue && piece[0] == "--" + setting.name &&
+         piece.size() > 1 && piece[1].empty();
+}
+
 const Setting* find(const std::vector<const Setting*>& known, const std::string& name) {
   for (const Setting* setting : known) {
     if (setting->name == name) return setting;
@@ -90,6 +96,9 @@ Arguments parse_arguments(const std::vector<std::string>& arguments,
     } else if (setting && piece[0] == "--" + name + "=") {  // Boost refuses an empty value
       result.options.push_back({name, ""});
       keep_words(piece);
+    } else if (setting && takes_empty_word(*setting, piece)) {
+      result.options.push_back({name, ""});
+      keep_words({piece.begin() + 1, piece.end()});
     } else {
       try {
         tokenize(piece, description, setting ? setting->implied : "", &result);

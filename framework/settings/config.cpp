@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <fstream>
 #include <sstream>
+#include <string_view>
 #include <system_error>
 
 #include <boost/program_options.hpp>
@@ -34,7 +35,8 @@ std::string read_config_text(const std::filesystem::path& file) {
     throw request_error(file.string(), "is not a config file: it is binary or larger than 1 MiB",
                         "Name an INI file.");
   }
-  return text;
+  constexpr std::string_view kByteOrderMark = "\xEF\xBB\xBF";  // Windows editors write it
+  return text.starts_with(kByteOrderMark) ? text.substr(kByteOrderMark.size()) : text;
 }
 
 /// The name in a line that Boost reads as a section's, "[name]"; empty for other lines.

@@ -195,6 +195,11 @@ Setting& Setting::without_value_means(const std::string& value) {
   return *this;
 }
 
+Setting& Setting::may_be_empty() {
+  accepts_empty = true;
+  return *this;
+}
+
 Setting& Setting::shown_as(const std::string& shown) {
   value_name = shown;
   return *this;
@@ -242,8 +247,14 @@ Setting setting(std::string name, std::optional<double>* target, std::string hel
   return optional_setting(std::move(name), target, std::move(help), "X", limits);
 }
 
+/// The text as it is: blanks at its ends count.
 Setting setting(std::string name, std::optional<std::string>* target, std::string help) {
-  return optional_setting(std::move(name), target, std::move(help), "TEXT");
+  Setting made = optional_setting(std::move(name), target, std::move(help), "TEXT");
+  made.assign = [target](const std::string& text) {
+    *target = text;
+    return kFine;
+  };
+  return made;
 }
 
 Setting setting(std::string name, std::optional<std::filesystem::path>* target, std::string help) {

@@ -56,6 +56,7 @@ struct Setting {
   std::string implied;  // the value of an option that is given without a value
   bool repeatable = false;
   bool is_required = false;
+  bool accepts_empty = false;  // as an option's value
   /// Sets the target. For text that it cannot parse, returns what it expected and leaves the target
   /// unchanged.
   std::function<std::optional<std::string>(const std::string& text)> assign;
@@ -65,6 +66,8 @@ struct Setting {
   Setting& required();
   /// The option may be given without a value, and then means `value`.
   Setting& without_value_means(const std::string& value);
+  /// On a command line the empty text is a value, not a mistake.
+  Setting& may_be_empty();
   /// Replaces value_name.
   Setting& shown_as(const std::string& shown);
 };
@@ -85,7 +88,7 @@ Setting setting(std::string name, std::string* target, std::string help,
 /// A path, made absolute from the working directory. Empty text is an empty path.
 Setting setting(std::string name, std::filesystem::path* target, std::string help);
 Setting setting(std::string name, ByteCount* target, std::string help);
-/// Optional values: empty text sets nullopt.
+/// Optional values: empty text sets nullopt; only of a text it is a value.
 Setting setting(std::string name, std::optional<int64_t>* target, std::string help,
                 Limits limits = {});
 Setting setting(std::string name, std::optional<double>* target, std::string help,
@@ -111,6 +114,25 @@ requires std::is_enum_v<E> Setting setting(std::string name, E* target, std::str
   const auto choose = [target, names](size_t index) { *target = names[index].second; };
   const auto chosen = [target, names] { return name_of(names, *target); };
   return choice(std::move(name), std::move(help), std::move(choices), choose, chosen);
+}
+
+/// An optional enum: empty text sets nullopt.
+template <class E>
+requires std::is_enum_v<E> Setting setting(std::string name, std::optional<E>* target,
+                                           std::string help, EnumNames<E> names) {
+  std::vector<std::string> choices;
+  for (const auto& entry : names) choices.push_back(entry.first);
+  const auto choose = [target, names](size_t index) { *target = names[index].second; };
+  const auto chosen = [target, names] {
+    return target->has_value() ? name_of(names, **target) : std::string();
+  };
+  Setting made = choice(std::move(name), std::move(help), std::move(choices), choose, chosen);
+  made.assign = [target, assign = made.assign](const std::string& text) {
+    if (!text.empty()) return assign(text);
+    target->reset();
+    return std::optional<std::string>();
+  };
+  return made;
 }
 
 /// The shortest text that parses to exactly this number.

@@ -7,6 +7,7 @@
 #include "framework/files/scratch_tensor.h"
 #include "framework/functions/embedding.h"
 #include "framework/functions/linear.h"
+#include "models/finite.h"
 #include "models/layers/blocked_attention.h"
 
 namespace regroup {
@@ -71,7 +72,7 @@ Tensor CalibrationPass::new_stream() const {
 
 Tensor CalibrationPass::embedded() const {
   const torch::NoGradGuard no_grad;
-  const auto table = source_.parameter("embedding.weight");
+  const auto table = finite_parameter(source_, "embedding.weight");
   const auto tokens = text_.tokens.narrow(1, 0, text_.positions()).flatten();
   auto stream = new_stream();
   for (const auto& chunk : chunks(text_))
@@ -98,7 +99,7 @@ FlatParameters CalibrationPass::block_with(const LayerProjections* pooled,
   for (size_t i = 0; i < block.parameters().size(); ++i) {
     const auto& name = block.parameters()[i].name;
     const auto projection = pooled ? find_projection(name) : nullptr;
-    block.parameter(i).copy_(projection ? pooled->*projection : source_.parameter(name));
+    block.parameter(i).copy_(projection ? pooled->*projection : finite_parameter(source_, name));
   }
   return block;
 }
@@ -212,9 +213,10 @@ RefitOutcome CalibrationPass::advance_beside(LayerProjections& pooled, RefitKind
 
 Likeness CalibrationPass::likeness() const {
   const torch::NoGradGuard no_grad;
-  const auto norm = source_.parameter("final_norm.weight").to(torch::kFloat32);
-  const auto head = source_.parameter(config_.tie_embeddings ? "embedding.weight" : "head.weight")
-                        .to(torch::kFloat32);
+  const auto norm = finite_parameter(source_, "final_norm.weight").to(torch::kFloat32);
+  const auto head =
+      finite_parameter(source_, config_.tie_embeddings ? "embedding.weight" : "head.weight")
+          .to(torch::kFloat32);
   const auto targets = text_.tokens.narrow(1, 1, text_.positions()).flatten();
   LikenessMeter meter;
   for (const auto& chunk : chunks(text_)) {

@@ -9,9 +9,11 @@
 #include "models/convert/method_check.h"
 #include "models/convert/methods.h"
 #include "models/convert/projection_training.h"
+#include "models/finite.h"
 #include "models/flops.h"
 #include "models/model_writer.h"
 #include "models/run_layout.h"
+#include "models/token_meaning.h"
 
 namespace regroup {
 namespace {
@@ -162,6 +164,8 @@ Conversion::Conversion(const ModelFolder& source, ConversionPlan plan)
   if (plan_.calibration.empty()) return;
   const auto data = TokenData::open(plan_.calibration);
   const auto& train = data.split("train");
+  require_same_tokens({token_meaning(source), token_meaning(plan_.calibration)},
+                      plan_.allow_other_tokenizer);
   data.check_vocabulary(train, source.config().vocab_size);
   const auto text = read_calibration_text(train, plan_.calibration_tokens, source.config());
   if (!plan_.gains_from_text()) return;

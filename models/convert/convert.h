@@ -23,6 +23,7 @@ struct ConversionPlan {
   RefitKind refit = RefitKind::kNone;
   std::filesystem::path calibration = {};  // token file, of which /train is read; empty: none
   std::optional<int64_t> calibration_tokens = {};  // default: 32768, or all if there are fewer
+  bool allow_other_tokenizer = false;              // of the calibration text
   bool verify = false;  // measure each layer's error and how alike the predictions are
   uint64_t seed = 0;    // of the method random
 
@@ -48,8 +49,9 @@ DecoderConfig converted_config(const DecoderConfig& source, const std::vector<in
 class Conversion {
  public:
   /// Reads the calibration text and checks the plan. Throws a request Error where heads do not
-  /// divide, no choice meets the budget, or the plan needs calibration text and names none; an
-  /// Error where the text does not fit the model. source must outlive this.
+  /// divide, no choice meets the budget, or the plan needs calibration text and names none, or
+  /// text with another tokenizer; an Error where the text does not fit the model. source must
+  /// outlive this.
   Conversion(const ModelFolder& source, ConversionPlan plan);
 
   /// The provenance of the model that write() writes; under a budget without its n_kv_head.

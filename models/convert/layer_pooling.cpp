@@ -2,7 +2,7 @@
 
 #include <torch/types.h>
 
-#include "framework/errors/error.h"
+#include "models/finite.h"
 
 namespace regroup {
 
@@ -16,14 +16,7 @@ LayerProjections layer_projections(const ModelFolder& source, int64_t layer) {
   const auto& config = source.config();
   const auto projection = [&](const char* name) {
     const auto parameter = c10::str("layers.", layer, ".attention.", name, ".weight");
-    const auto values = source.parameter(parameter);
-    if (!values.isfinite().all().item<bool>()) {
-      throw Error(source.path().string(),
-                  c10::str("tensor ", source.family().file_name(parameter),
-                           " holds numbers that are not finite"),
-                  "The file is damaged, or its training diverged.");
-    }
-    return values;
+    return finite_parameter(source, parameter);
   };
   return {{config.n_head, config.n_kv_head[static_cast<size_t>(layer)], config.head_dim},
           config.head_dim,

@@ -76,30 +76,15 @@ void check_heads(const JsonObject& json, const DecoderConfig& config, int64_t n_
 }
 
 void warn_of_unknown_fields(const JsonObject& json) {
-  static const std::vector<std::string> harmless{"_name_or_path",
-                                                 "architectures",
-                                                 "bos_token_id",
-                                                 "dtype",
-                                                 "eos_token_id",
-                                                 "initializer_range",
-                                                 "pad_token_id",
-                                                 "pretraining_tp",
-                                                 "regroup",
-                                                 "torch_dtype",
-                                                 "transformers_version",
-                                                 "use_cache",
-                                                 "unsloth_fixed",
-                                                 "output_attentions",
-                                                 "output_hidden_states",
-                                                 "return_dict",
-                                                 "id2label",
-                                                 "label2id",
-                                                 "chunk_size_feed_forward",
-                                                 "is_encoder_decoder",
-                                                 "problem_type",
-                                                 "attn_implementation",
-                                                 "_attn_implementation",
-                                                 "model_type"};
+  static const std::vector<std::string> harmless{
+      "_name_or_path", "architectures", "bos_token_id", "dtype", "eos_token_id",
+      "initializer_range", "pad_token_id", "pretraining_tp", "regroup",
+      // Act in training only; Regroup trains without.
+      "attention_dropout", "attn_pdrop", "dropout", "embd_pdrop", "hidden_dropout", "resid_pdrop",
+      "torch_dtype", "transformers_version", "use_cache", "unsloth_fixed", "output_attentions",
+      "output_hidden_states", "return_dict", "id2label", "label2id", "chunk_size_feed_forward",
+      "is_encoder_decoder", "problem_type", "attn_implementation", "_attn_implementation",
+      "model_type"};
   std::vector<std::string> unknown;
   for (const auto& key : json.unread_keys()) {
     if (std::find(harmless.begin(), harmless.end(), key) == harmless.end()) unknown.push_back(key);
@@ -128,10 +113,10 @@ DecoderConfig read_config(const JsonObject& json) {
   config.norm_eps = json.find_number("rms_norm_eps").value_or(1e-6);
   config.tie_embeddings = json.find_boolean("tie_word_embeddings").value_or(false);
   read_rope(json, config);
-  expect(json, "hidden_act", "silu");
+  const auto activation = json.find_string("hidden_act").value_or("silu");
+  if (activation != "silu" && activation != "swish") expect(json, "hidden_act", "silu");
   expect(json, "attention_bias", false);
   expect(json, "mlp_bias", false);
-  expect(json, "attention_dropout", 0.0);
   expect(json, "partial_rotary_factor", 1.0);
   for (const char* key : {"quantization_config", "sliding_window", "per_layer_config"})
     expect(json, key, nullptr);

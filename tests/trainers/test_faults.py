@@ -136,7 +136,8 @@ def test_a_bad_request_is_reported_once(workplace):
 
 
 def test_shard_without_recomputation_is_refused(workplace):
-    processes = Processes(workplace, 2, words_of("pretrain", "run", dist__strategy="shard"))
+    processes = Processes(workplace, 2, words_of("pretrain", "run", dist__strategy="shard",
+                                               train__activation_checkpointing="none"))
     assert processes.wait() == [2, 2]
     assert_one_message(processes, 0, "dist.strategy", "train.activation_checkpointing = full")
 

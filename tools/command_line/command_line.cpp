@@ -98,7 +98,8 @@ bool CommandLine::given(const std::string& name) const {
 
 void CommandLine::assign(const Setting& option, const std::string& value, Complaints* complaints) {
   given_.push_back(option.name);
-  if (option.is_required && value.empty()) {
+  const bool is_empty = value.find_first_not_of(" \t\r\n") == std::string::npos;
+  if (is_empty && !option.accepts_empty && option.takes != Setting::Takes::kNothing) {
     complaints->add("--" + option.name + ": expected " + option.value_name + ", found nothing");
     return;
   }
@@ -115,6 +116,11 @@ void CommandLine::assign_positional(const std::vector<std::string>& words, Compl
       return;
     }
     given_.push_back(positional_[i].name);
+    if (words[i].empty()) {
+      complaints->add(positional_[i].name + ": expected " + positional_[i].help +
+                      ", found nothing");
+      continue;
+    }
     const auto problem = positional_[i].assign(words[i]);
     if (problem) complaints->add(abbreviated(words[i]) + ": " + *problem);
   }

@@ -21,6 +21,9 @@ struct VerbHelp {
   std::string example;  // a whole command, or several lines of them
 };
 
+constexpr const char* kAllowOtherTokenizer =
+    "accept token data made with another tokenizer than the model's";
+
 class CommandLine {
  public:
   explicit CommandLine(VerbHelp help) : help_(std::move(help)) {}

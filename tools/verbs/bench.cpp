@@ -146,8 +146,7 @@ struct TrainBench {
         seq_len.value_or(std::min(options.config.data.seq_len, config.max_seq_len));
     check_length(length, "--seq-len", config);
     auto model = random_decoder(config, options, world);
-    model.enable_training(options.config.train.activation_checkpointing ==
-                          ActivationCheckpointing::kFull);
+    model.enable_training(options.config.recomputes_activations());
     const auto speed = measure_training(model, batch, length, seconds, world);
     Json json{
         {"tokens_per_s", speed.tokens_per_s},

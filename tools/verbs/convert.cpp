@@ -116,6 +116,7 @@ ExitCode run_convert(const std::vector<std::string>& arguments) {
   line.add("grouping", &plan.grouping, "which heads are pooled", groupings());
   line.add("calibration", &plan.calibration, "token file for calibration; its /train is read")
       .shown_as("FILE.h5");
+  line.add_flag("allow-other-tokenizer", &plan.allow_other_tokenizer, kAllowOtherTokenizer);
   line.add("calibration-tokens", &plan.calibration_tokens, "calibration tokens (default: 32768)",
            at_least(1));
   line.add("refit", &plan.refit, "what is re-fitted after pooling", refit_kinds());

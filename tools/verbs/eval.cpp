@@ -3,11 +3,25 @@
 
 #include "framework/files/json.h"
 #include "models/run_layout.h"
+#include "models/token_meaning.h"
 #include "tools/command_line/compute.h"
 #include "tools/verbs/verbs.h"
 #include "trainers/evaluation.h"
 
 namespace regroup {
+
+namespace {
+
+std::vector<TokenMeaning> token_meanings(const EvaluationRequest& request) {
+  std::vector<TokenMeaning> meanings{token_meaning(request.data)};
+  if (request.choices) meanings.push_back(token_meaning(*request.choices));
+  for (const auto& model : request.models)
+    meanings.push_back(token_meaning(ModelFolder::open(model.path)));
+  if (request.reference) meanings.push_back(token_meaning(ModelFolder::open(*request.reference)));
+  return meanings;
+}
+
+}  // namespace
 
 ExitCode run_eval(const std::vector<std::string>& arguments) {
   EvaluationRequest request;
@@ -28,6 +42,8 @@ ExitCode run_eval(const std::vector<std::string>& arguments) {
   line.add("data", &request.data, "token file").shown_as("FILE.h5").required();
   line.add("split", &request.split, "split of the token file");
   line.add("choices", &request.choices, "token file with choice questions").shown_as("FILE.h5");
+  bool allow_other_tokenizer = false;
+  line.add_flag("allow-other-tokenizer", &allow_other_tokenizer, kAllowOtherTokenizer);
   line.add_flag("speed", &speed, "also measure decoding at batch 1 and 16");
   compute.declare_on(line);
   line.add_json(&json_file);
@@ -35,6 +51,7 @@ ExitCode run_eval(const std::vector<std::string>& arguments) {
   if (!line.parse(arguments)) return ExitCode::kDone;
 
   for (const auto& model : models) request.models.push_back({model, model_name(model)});
+  require_same_tokens(token_meanings(request), allow_other_tokenizer);
   request.options = compute.use();
   World alone;
   auto evaluation = evaluate(request, alone);

@@ -9,6 +9,7 @@
 #include "framework/errors/error.h"
 #include "framework/files/json.h"
 #include "models/model_folder.h"
+#include "models/token_meaning.h"
 #include "tools/command_line/compute.h"
 #include "tools/command_line/tokenizer.h"
 #include "tools/verbs/verbs.h"
@@ -28,21 +29,10 @@ struct Continuation {
   bool reached_eos = false;
 };
 
-/// The ids that end a text: from generation_config.json, else config.json, else none.
-std::vector<int64_t> eos_ids(const fs::path& folder) {
-  for (const char* file : {"generation_config.json", "config.json"}) {
-    if (!fs::exists(folder / file)) continue;
-    const auto json = JsonObject::from_file(folder / file);
-    if (!json.has("eos_token_id")) continue;
-    if (json.raw("eos_token_id").is_array()) return json.integers("eos_token_id");
-    return {json.integer("eos_token_id")};
-  }
-  return {};
-}
-
 void check_prompt(const std::vector<int64_t>& tokens, int64_t n_new, const DecoderConfig& config) {
   Complaints complaints;
-  if (tokens.empty()) complaints.add("the prompt has no tokens");
+  if (tokens.empty())
+    complaints.add("the prompt has no tokens, and a model continues at least one");
   const auto length = static_cast<int64_t>(tokens.size());
   if (length > config.max_seq_len - n_new) {
     complaints.add(c10::str("the prompt's ", length, " tokens and --max-new-tokens (", n_new,
@@ -97,7 +87,8 @@ ExitCode run_generate(const std::vector<std::string>& arguments) {
                                "--temperature 0.8 --top-p 0.95"});
   line.add("model", &model_path, "the model").shown_as("MODEL").required();
   line.add("prompt", &prompt.text, "a text; needs tokenizer.json in the model's folder")
-      .shown_as("TEXT");
+      .shown_as("TEXT")
+      .may_be_empty();
   line.add("tokens", &prompt.tokens, "the prompt as ids", at_least(0));
   line.add("max-new-tokens", &n_new, "most tokens to add; eos ends earlier", at_least(1));
   line.add("temperature", &sampling.temperature,
@@ -120,7 +111,7 @@ ExitCode run_generate(const std::vector<std::string>& arguments) {
   if (prompt.text) tokenizer.emplace(folder.path());
   const auto tokens = tokenizer ? tokenizer->encode(*prompt.text) : prompt.tokens;
   check_prompt(tokens, n_new, folder.config());
-  const auto eos = eos_ids(folder.path());
+  const auto eos = generation_eos_ids(folder.path());
   auto model = load_decoder(folder, compute.use());
   const auto continuation = continue_prompt(model, tokens, n_new, sampling, eos);
   const auto text =

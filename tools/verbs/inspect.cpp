@@ -201,6 +201,12 @@ Finding run_finding(const fs::path& path) {
   return finding;
 }
 
+bool is_gguf(const fs::path& file) {
+  char magic[4] = {};
+  std::ifstream(file, std::ios::binary).read(magic, sizeof magic);
+  return std::string_view(magic, sizeof magic) == "GGUF";
+}
+
 Finding inspect(const fs::path& path) {
   std::error_code ignored;
   const bool is_folder = fs::is_directory(path, ignored);
@@ -210,6 +216,11 @@ Finding inspect(const fs::path& path) {
   if (is_folder && fs::exists(path / "config.json")) return model_finding(path);
   if (is_folder && is_run(path)) return run_finding(path);
   if (!is_folder && is_hdf5(path)) return token_data_finding(path);
+  if (!is_folder && is_gguf(path)) {
+    throw Error(
+        path.string(), "is a GGUF file, which Regroup does not read",
+        c10::str("Make a model folder of it: tools/import_gguf.py ", path.string(), " --to DIR."));
+  }
   throw Error(
       path.string(), "is not a file type that Regroup recognises",
       "Regroup recognises model folders in Hugging Face layout, checkpoints, runs, and token data "

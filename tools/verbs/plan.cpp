@@ -72,7 +72,7 @@ Job job_of(const PlanOptions& options, const CommandLine& line) {
   }
   shape.micro_batch = config.train.micro_batch;
   shape.sequences_per_step = std::max<int64_t>(1, config.train.batch_tokens / shape.seq_len);
-  shape.recomputes = config.train.activation_checkpointing == ActivationCheckpointing::kFull;
+  shape.recomputes = config.recomputes_activations();
   return job;
 }
 

@@ -8,6 +8,7 @@
 #include "framework/progress/progress.h"
 #include "framework/text/human.h"
 #include "models/model_folder.h"
+#include "models/token_meaning.h"
 #include "tools/command_line/compute.h"
 #include "tools/verbs/verbs.h"
 #include "trainers/scoring.h"
@@ -96,6 +97,8 @@ ExitCode run_score(const std::vector<std::string>& arguments) {
            at_least(1));
   line.add("stride", &stride, "tokens from one window to the next (default: the window)",
            at_least(1));
+  bool allow_other_tokenizer = false;
+  line.add_flag("allow-other-tokenizer", &allow_other_tokenizer, kAllowOtherTokenizer);
   compute.declare_on(line);
   line.add_force(&force);
   line.add_quiet();
@@ -105,6 +108,7 @@ ExitCode run_score(const std::vector<std::string>& arguments) {
   const auto folder = ModelFolder::open(model_path);
   const auto windows = scoring_windows(window, stride, folder.config().max_seq_len);
   const auto data = TokenData::open(data_path);
+  require_same_tokens({token_meaning(folder), token_meaning(data_path)}, allow_other_tokenizer);
   const auto& split = data.split(split_name);
   data.check_vocabulary(split, folder.config().vocab_size);
   auto model = load_decoder(folder, compute.use());

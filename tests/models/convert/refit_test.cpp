@@ -2,6 +2,7 @@
 
 #include <torch/types.h>
 
+#include "models/decoder_layer.h"
 #include "tests/support/catch_torch.h"
 #include "tests/support/numerical_gradient.h"
 #include "tests/support/tiny_models.h"

@@ -1,0 +1,56 @@
+#include "models/finite.h"
+
+#include <torch/types.h>
+#include <torch/utils.h>
+
+#include <algorithm>
+
+#include "framework/errors/error.h"
+#include "framework/tensors/dtype.h"
+
+namespace regroup {
+namespace {
+
+constexpr const char* kDamagedWeights = "The file is damaged, or its training diverged.";
+
+bool is_finite(const torch::Tensor& values) { return values.isfinite().all().item<bool>(); }
+
+[[noreturn]] void refuse_tensor(const std::string& where, const std::string& name) {
+  throw Error(where, "tensor " + name + " holds numbers that are not finite", kDamagedWeights);
+}
+
+bool is_held_whole(const FlatParameters& block) { return block.held().size() == block.numel(); }
+
+}  // namespace
+
+torch::Tensor finite_parameter(const ModelFolder& folder, const std::string& name) {
+  const auto values = folder.parameter(name);
+  if (!is_finite(values)) refuse_tensor(folder.path().string(), folder.family().file_name(name));
+  return values;
+}
+
+void require_finite_parameters(const Decoder& model) {
+  const torch::NoGradGuard no_grad;
+  const auto& [where, name_in_file] = model.origin();
+  for (const auto& block : model.blocks()) {
+    if (!is_held_whole(block)) continue;
+    for (size_t i = 0; i < block.parameters().size(); ++i) {
+      if (!is_finite(block.parameter(i)))
+        refuse_tensor(where, name_in_file(block.parameters()[i].name));
+    }
+  }
+}
+
+void refuse_nonfinite_results(Decoder& model, const torch::Tensor& tokens) {
+  require_finite_parameters(model);
+  const bool has_all = std::all_of(model.blocks().begin(), model.blocks().end(), is_held_whole);
+  const auto layer = has_all ? model.first_nonfinite_layer(tokens) : std::nullopt;
+  const auto dtype = c10::typeMetaToScalarType(model.options().dtype());
+  throw Error(model.origin().where,
+              c10::str(layer ? c10::str("the output of layer ", *layer) : "the model's output",
+                       " is not finite, though its weights are: it exceeds the range of ",
+                       dtype_info(dtype).short_name),
+              dtype == torch::kFloat32 ? kDamagedWeights : "Compute in fp32.");
+}
+
+}  // namespace regroup
