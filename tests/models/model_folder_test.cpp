@@ -92,7 +92,6 @@ TEST_CASE("fields that change the computation and are not implemented are refuse
       GENERATE(table<std::string, std::string>({{"hidden_act", "\"gelu\""},
                                                 {"attention_bias", "true"},
                                                 {"mlp_bias", "true"},
-                                                {"attention_dropout", "0.1"},
                                                 {"partial_rotary_factor", "0.5"},
                                                 {"quantization_config", "{\"bits\":4}"},
                                                 {"sliding_window", "4096"},
