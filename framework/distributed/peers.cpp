@@ -12,7 +12,7 @@ namespace {
 
 using Clock = Board::Clock;
 
-constexpr Board::milliseconds kDiagnosis{4000};  // the longest that diagnose() waits for notices
+constexpr Board::milliseconds kDiagnosis{3400};  // the longest that diagnose() waits for notices
 constexpr Board::milliseconds kReportWait{900};  // the longest wait for the reporter
 constexpr size_t kMostOfMessage = 2500;          // characters
 
