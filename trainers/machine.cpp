@@ -18,7 +18,7 @@ namespace regroup {
 
 namespace {
 
-/// The model of the node's first GPU, as its driver tells; empty where there is none.
+/// The model of the node's first GPU, as the driver names it; empty without a GPU.
 std::string gpu_name() {
   std::error_code none;
   for (const auto& gpu : std::filesystem::directory_iterator("/proc/driver/nvidia/gpus", none)) {

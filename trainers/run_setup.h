@@ -36,7 +36,7 @@ std::vector<TokenMeaning> token_meanings(const TrainConfig& config);
 /// What [train] device asks for; the one of this process is device_of's.
 torch::DeviceType device_kind(const TrainConfig& config);
 
-/// The device of this process by [train] device: of several on a node each has a GPU of its own.
+/// The device of this process by [train] device: each process of a node has a separate GPU.
 /// Throws a request Error for one that is not there.
 torch::Device device_of(const TrainConfig& config, const World& world);
 

@@ -1,25 +1,10 @@
 """Inputs that differ in form but not in meaning are accepted; what cannot be is refused with the advice that helps."""
 
 import json
-import shutil
 
 import pytest
 from safetensors.numpy import load_file, save_file
-from tiny_runs import CONFIG, assert_done, assert_refused, make_workplace, pretrain, regroup, uptrain
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    workplace = make_workplace(tmp_path_factory.mktemp("trained"))
-    assert_done(pretrain(workplace, "run", train__steps=1))
-    return workplace
-
-
-@pytest.fixture
-def workplace(tmp_path, trained):
-    make_workplace(tmp_path)
-    shutil.copytree(trained / "run/final", tmp_path / "model")
-    return tmp_path
+from tiny_runs import CONFIG, assert_done, assert_refused, pretrain, regroup, uptrain
 
 
 def edit_config(workplace, **fields):

@@ -12,7 +12,6 @@ from tiny_runs import (
     assert_done,
     assert_refused,
     everything_in,
-    make_workplace,
     pretrain,
     regroup,
     uptrain,
@@ -22,21 +21,6 @@ from tiny_runs import (
 
 Q_PROJ = "model.layers.0.self_attn.q_proj.weight"
 K_PROJ = "model.layers.1.self_attn.k_proj.weight"
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    workplace = make_workplace(tmp_path_factory.mktemp("trained"))
-    assert_done(pretrain(workplace, "run", train__steps=1))
-    return workplace
-
-
-@pytest.fixture
-def workplace(tmp_path, trained):
-    """tokens.h5, run.ini, and in model/ a sound model that tests damage."""
-    make_workplace(tmp_path)
-    shutil.copytree(trained / "run/final", tmp_path / "model")
-    return tmp_path
 
 
 def convert(workplace, *words):

@@ -5,16 +5,9 @@ import shutil
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
-from tiny_runs import assert_done, assert_refused, make_workplace, pretrain, regroup, uptrain, write_tokens
+from tiny_runs import assert_refused, make_workplace, regroup, uptrain, write_tokens
 
 TENSOR = "model.layers.1.mlp.up_proj.weight"
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    workplace = make_workplace(tmp_path_factory.mktemp("trained"))
-    assert_done(pretrain(workplace, "run", train__steps=1))
-    return workplace
 
 
 @pytest.fixture

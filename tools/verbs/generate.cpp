@@ -78,7 +78,6 @@ ExitCode run_generate(const std::vector<std::string>& arguments) {
   int64_t n_new = 64, seed = 0;
   Sampling sampling;
   Compute compute;
-  std::optional<int64_t> threads;
   bool as_json = false;
   CommandLine line({.verb = "generate",
                     .usage = "--model MODEL (--prompt TEXT or --tokens 1,2,3) [options]",
