@@ -8,6 +8,7 @@
 
 #include "framework/errors/error.h"
 #include "framework/files/hdf5_library.h"
+#include "framework/files/hdf5_trial.h"
 #include "framework/tensors/dtype.h"
 
 namespace regroup {
@@ -155,6 +156,27 @@ Hdf5Handle selected_rows(const std::vector<int64_t>& shape, int64_t begin, int64
   return space;
 }
 
+/// Creation properties of objects that do not record when they were made: same data, same bytes.
+Hdf5Handle timeless(hid_t kind) {
+  auto properties = property_list(kind);
+  check(H5Pset_obj_track_times(properties.id(), false), "HDF5", "leave times out");
+  return properties;
+}
+
+/// The groups in which the object of this name will be.
+void create_groups(hid_t file, const std::string& name, const std::string& where) {
+  const auto properties = timeless(H5P_GROUP_CREATE);
+  auto groups = prefixes(name);
+  groups.pop_back();
+  for (const auto& group : groups) {
+    if (H5Lexists(file, group.c_str(), H5P_DEFAULT) > 0) continue;
+    const Hdf5Handle created(
+        check(H5Gcreate2(file, group.c_str(), H5P_DEFAULT, properties.id(), H5P_DEFAULT), where,
+              "make group " + group),
+        H5Gclose);
+  }
+}
+
 int64_t n_rows(const std::vector<int64_t>& shape) { return shape.empty() ? 1 : shape[0]; }
 
 /// The bits of a tensor in the dtype that HDF5 stores, contiguous and on the CPU.
@@ -199,6 +221,9 @@ Hdf5File Hdf5File::open(const fs::path& file) {
   if (H5Fis_hdf5(file.c_str()) == 0) {
     throw Error(opened.where_, "is not an HDF5 file", "Check that this is the right file.");
   }
+#ifndef FUZZING_BUILD_MODE_UNSAFE_FOR_PRODUCTION  // the fuzz targets' files come from the library
+  require_survives_reading(file);
+#endif
   const auto access = property_list(H5P_FILE_ACCESS);
   check(H5Pset_file_locking(access.id(), false, true), opened.where_, "turn file locks off");
   opened.handle_ = {
@@ -221,7 +246,7 @@ Hdf5File Hdf5File::create(const fs::path& file) {
   // finished.
   check(H5Pset_fclose_degree(access.id(), H5F_CLOSE_SEMI), created.where_, "prepare");
   created.handle_ = {check(H5Fcreate(created.target_->temporary().c_str(), H5F_ACC_TRUNC,
-                                     H5P_DEFAULT, access.id()),
+                                     timeless(H5P_FILE_CREATE).id(), access.id()),
                            created.where_, "create"),
                      H5Fclose};
   return created;
@@ -305,16 +330,14 @@ void Hdf5File::write(const std::string& name, const at::Tensor& tensor) {
 Hdf5Handle Hdf5File::create_dataset(const std::string& name, const at::Tensor& bits) {
   const std::string where = located(where_, name);
   const LibraryLock lock;
-  const auto links = property_list(H5P_LINK_CREATE);
-  const auto properties = property_list(H5P_DATASET_CREATE);
-  check(H5Pset_create_intermediate_group(links.id(), 1), where, "prepare");
-  check(H5Pset_obj_track_times(properties.id(), false), where, "prepare");  // same data, same bytes
+  create_groups(handle_.id(), name, where);
+  const auto properties = timeless(H5P_DATASET_CREATE);
   check(H5Pset_alloc_time(properties.id(), H5D_ALLOC_TIME_EARLY), where, "prepare");
   check(H5Pset_fill_time(properties.id(), H5D_FILL_TIME_NEVER), where, "prepare");
   const auto shape = bits.sizes().vec();
   const auto space = rows_space(shape, n_rows(shape));
   const hid_t id = H5Dcreate2(handle_.id(), name.c_str(), native_type(bits.scalar_type()),
-                              space.id(), links.id(), properties.id(), H5P_DEFAULT);
+                              space.id(), H5P_DEFAULT, properties.id(), H5P_DEFAULT);
   return {check(id, where, "create"), H5Dclose};
 }
 
