@@ -8,11 +8,11 @@
 
 #include <cerrno>
 #include <cstring>
-#include <sstream>
 #include <utility>
 
 #include "framework/errors/error.h"
 #include "framework/files/file_descriptor.h"
+#include "framework/text/token_ids.h"
 
 extern char** environ;
 
@@ -137,10 +137,7 @@ std::string Tokenizer::run(const std::string& action, const std::string& input) 
 }
 
 std::vector<int64_t> Tokenizer::encode(const std::string& text) const {
-  std::istringstream words(run("encode", text));
-  std::vector<int64_t> ids;
-  for (int64_t id = 0; words >> id;) ids.push_back(id);
-  return ids;
+  return parse_token_ids(run("encode", text), file_.string());
 }
 
 std::string Tokenizer::decode(const std::vector<int64_t>& ids) const {
