@@ -41,9 +41,13 @@ std::string nearest_name(const std::string& name, const std::vector<std::string>
   size_t fewest_edits = std::numeric_limits<size_t>::max();
   for (const std::string& candidate : known) {
     const std::string spelled = lower_case(candidate);
-    size_t edits = edit_distance(wanted, spelled);
     const bool in_a_section = spelled.find('.') != std::string::npos;
-    if (in_a_section && last_part(wanted) == last_part(spelled)) edits = std::min<size_t>(edits, 1);
+    const bool is_other_section = in_a_section && last_part(wanted) == last_part(spelled);
+    const size_t length_apart = std::max(wanted.size(), spelled.size()) -
+                                std::min(wanted.size(), spelled.size());  // edits at the least
+    if (!is_other_section && length_apart >= fewest_edits) continue;
+    size_t edits = edit_distance(wanted, spelled);
+    if (is_other_section) edits = std::min<size_t>(edits, 1);
     if (edits < fewest_edits) {
       fewest_edits = edits;
       nearest = candidate;
