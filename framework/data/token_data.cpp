@@ -234,6 +234,8 @@ TokenData TokenData::open(const std::filesystem::path& path) {
   data.eos_id_ = required_integer(file, "eos_id", 0, data.vocab_size_ - 1);
   data.tokenizer_ = file.string_attribute("/", "tokenizer").value_or("");
   data.source_ = file.string_attribute("/", "source").value_or("");
+  data.special_tokens_ = file.string_attribute("/", "special_tokens").value_or("");
+  data.bos_ = file.string_attribute("/", "bos").value_or("");
   for (const auto& name : file.members("/")) {
     if (name == kChoicesGroup) {
       data.has_choices_ = true;

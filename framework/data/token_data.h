@@ -103,6 +103,11 @@ class TokenData {
   const std::string& tokenizer() const { return tokenizer_; }
   /// The origin of the text, in words.
   const std::string& source() const { return source_; }
+  /// How the documents were tokenized, as the options --special-tokens ("parse" or "text") and
+  /// --bos
+  /// ("auto", "yes" or "no") of tools/prepare_data.py name it; empty when unknown.
+  const std::string& special_tokens() const { return special_tokens_; }
+  const std::string& bos() const { return bos_; }
   bool has_choices() const { return has_choices_; }
   const std::vector<TokenSplit>& splits() const { return splits_; }
 
@@ -118,6 +123,8 @@ class TokenData {
   int64_t eos_id_ = 0;
   std::string tokenizer_;
   std::string source_;
+  std::string special_tokens_;
+  std::string bos_;
   bool has_choices_ = false;
   std::vector<TokenSplit> splits_;
 };

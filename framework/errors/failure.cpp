@@ -9,6 +9,8 @@
 #include <new>
 #include <system_error>
 
+#include "framework/text/human.h"
+
 namespace regroup {
 namespace {
 
@@ -85,7 +87,8 @@ Failure describe_failure(std::exception_ptr problem) {
 ExitCode print_failure(const std::string& message, ExitCode code) {
   constexpr size_t kMostCharacters = 2900;
   const bool is_cut = !is_debugging() && message.size() > kMostCharacters;
-  std::cerr << "regroup: error: " << (is_cut ? message.substr(0, kMostCharacters) + "..." : message)
+  std::cerr << "regroup: error: "
+            << printable(is_cut ? message.substr(0, kMostCharacters) + "..." : message)
             << std::endl;
   return code;
 }

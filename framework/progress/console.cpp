@@ -8,6 +8,7 @@
 #include <string_view>
 
 #include "framework/files/file_descriptor.h"
+#include "framework/text/human.h"
 
 namespace regroup {
 namespace {
@@ -69,7 +70,7 @@ void Console::warn(const std::string& text) {
 void Console::live(const std::string& text) {
   const std::lock_guard lock(mutex_);
   if (!is_terminal_ || verbosity_ != Verbosity::kAll) return;
-  live_ = cut(text, terminal_columns(descriptor_) - 1);
+  live_ = cut(printable(text), terminal_columns(descriptor_) - 1);
   write_all(descriptor_, kEraseLine + live_);
 }
 
@@ -81,7 +82,7 @@ void Console::end_live() {
 
 void Console::write_line(const std::string& text) {
   const bool redraw = !live_.empty();
-  write_all(descriptor_, (redraw ? kEraseLine : "") + text + "\n" + live_);
+  write_all(descriptor_, (redraw ? kEraseLine : "") + printable(text) + "\n" + live_);
 }
 
 Console& console() {

@@ -67,6 +67,25 @@ std::string abbreviated(const std::string& text, size_t most_bytes) {
   return text.size() <= most_bytes ? text : text.substr(0, most_bytes) + "...";
 }
 
+std::string printable(const std::string& text) {
+  std::string shown;
+  for (size_t i = 0; i < text.size(); ++i) {
+    const auto byte = static_cast<unsigned char>(text[i]);
+    const bool is_c1 = byte == 0xC2 && i + 1 < text.size() &&  // U+0080 to U+009F in UTF-8
+                       static_cast<unsigned char>(text[i + 1]) < 0xA0;
+    const bool is_control = (byte < 0x20 && byte != '\n' && byte != '\t') || byte == 0x7F || is_c1;
+    if (!is_control) {
+      shown += text[i];
+      continue;
+    }
+    char escaped[8];
+    std::snprintf(escaped, sizeof escaped, "\\x%02x",
+                  static_cast<unsigned>(is_c1 ? static_cast<unsigned char>(text[++i]) : byte));
+    shown += escaped;
+  }
+  return shown;
+}
+
 std::string aligned_table(const std::vector<std::vector<std::string>>& rows) {
   std::vector<size_t> widths(rows[0].size(), 0);
   for (const auto& row : rows) {

@@ -23,6 +23,10 @@ std::string fixed(double value, int digits);
 /// The text, or its first bytes and "..." where it is longer: for user input in a message.
 std::string abbreviated(const std::string& text, size_t most_bytes = 200);
 
+/// The text with control characters other than line ends and tabs as "\x1b": names from files must
+/// not act on the terminal.
+std::string printable(const std::string& text);
+
 /// A table with columns padded to their widest cell. The first column is text, the rest are
 /// numbers. The first row is the header; all rows have the same number of cells.
 std::string aligned_table(const std::vector<std::vector<std::string>>& rows);

@@ -36,7 +36,8 @@ def verbs():
 def token_file(tmp_path):
     path = tmp_path / "tokens.h5"
     with h5py.File(path, "w") as file:
-        file.attrs.update(vocab_size=100, eos_id=0, tokenizer="", source="a test", format_version=1)
+        file.attrs.update(vocab_size=100, eos_id=0, tokenizer="", source="a test", format_version=1,
+                          special_tokens="parse", bos="auto")
         for split, n_documents in (("train", 3), ("val", 1)):
             group = file.create_group(split)
             group["tokens"] = np.arange(10 * n_documents, dtype=np.uint16)
@@ -127,12 +128,13 @@ def test_inspect_describes_token_data(token_file):
     assert f"token data: {token_file}" in result.stdout
     assert "3 documents, 30 tokens, 45 B of text" in result.stdout
     assert "1 document, 10 tokens\n" in result.stdout
+    assert "special tokens parse, BOS auto\n" in result.stdout
 
 
 def test_inspect_prints_json_for_programs(token_file):
     found = json.loads(regroup("inspect", token_file, "--json").stdout)
     assert found["kind"] == "token data"
-    assert found["vocab_size"] == 100
+    assert (found["vocab_size"], found["special_tokens"], found["bos"]) == (100, "parse", "auto")
     assert found["splits"] == {"train": {"documents": 3, "tokens": 30, "bytes": 45},
                                "val": {"documents": 1, "tokens": 10, "bytes": None}}
     assert found["choices"] is None

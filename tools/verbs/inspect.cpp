@@ -56,6 +56,12 @@ void add_choices(const fs::path& path, Finding* finding) {
   finding->json["choices"] = {{"questions", choices.size()}, {"options", choices.n_options()}};
 }
 
+/// "special tokens parse, BOS auto", in the words of tools/prepare_data.py's options.
+std::string documents_sentence(const TokenData& data) {
+  if (data.special_tokens().empty() && data.bos().empty()) return "unknown";
+  return "special tokens " + data.special_tokens() + ", BOS " + data.bos();
+}
+
 Finding token_data_finding(const fs::path& path) {
   const TokenData data = TokenData::open(path);
   Finding finding;
@@ -63,10 +69,16 @@ Finding token_data_finding(const fs::path& path) {
   const bool has_tokenizer = !data.tokenizer().empty();
   finding.lines = {{"vocabulary", c10::str(data.vocab_size(), " ids, eos id ", data.eos_id())},
                    {"tokenizer", has_tokenizer ? "included" : "unknown"},
+                   {"documents", documents_sentence(data)},
                    {"source", data.source().empty() ? "unknown" : data.source()}};
-  finding.json = {{"vocab_size", data.vocab_size()}, {"eos_id", data.eos_id()},
-                  {"has_tokenizer", has_tokenizer},  {"source", data.source()},
-                  {"splits", Json::object()},        {"choices", nullptr}};
+  finding.json = {{"vocab_size", data.vocab_size()},
+                  {"eos_id", data.eos_id()},
+                  {"has_tokenizer", has_tokenizer},
+                  {"source", data.source()},
+                  {"special_tokens", data.special_tokens()},
+                  {"bos", data.bos()},
+                  {"splits", Json::object()},
+                  {"choices", nullptr}};
   for (const TokenSplit& split : data.splits()) add_split(split, &finding);
   if (data.has_choices()) add_choices(path, &finding);
   return finding;
@@ -230,10 +242,10 @@ Finding inspect(const fs::path& path) {
 void print_lines(const fs::path& path, const Finding& finding) {
   size_t widest = 0;
   for (const auto& line : finding.lines) widest = std::max(widest, line.first.size());
-  std::cout << finding.kind << ": " << path.string() << "\n";
+  std::cout << finding.kind << ": " << printable(path.string()) << "\n";
   for (auto [name, sentence] : finding.lines) {
     name.resize(widest, ' ');
-    std::cout << "  " << name << "  " << sentence << "\n";
+    std::cout << "  " << name << "  " << printable(sentence) << "\n";
   }
 }
 

@@ -35,5 +35,12 @@ TEST_CASE("durations are printed in their two largest units", "[human]") {
   CHECK(human_duration(-1) == "?");
 }
 
+TEST_CASE("control characters are printed escaped, and other text as it is", "[human]") {
+  CHECK(printable("a\tb\n\x1b[31m\x07") == "a\tb\n\\x1b[31m\\x07");
+  CHECK(printable("\xc2\x9b"
+                  "1m\x7f\r") == "\\x9b1m\\x7f\\x0d");
+  CHECK(printable("größe 語 \xc2") == "größe 語 \xc2");
+}
+
 }  // namespace
 }  // namespace regroup
