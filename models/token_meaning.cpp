@@ -13,6 +13,7 @@
 #include "framework/files/hdf5_file.h"
 #include "framework/files/json.h"
 #include "framework/progress/console.h"
+#include "models/tokenizer_vocabulary.h"
 
 namespace regroup {
 namespace {
@@ -48,16 +49,10 @@ std::string read_tokenizer(const fs::path& folder) {
 std::optional<int64_t> tokenizer_eos_id(const fs::path& folder, const std::string& tokenizer) {
   const auto config = find_json(folder / "tokenizer_config.json");
   if (!config || !config->has("eos_token") || tokenizer.empty()) return std::nullopt;
-  const auto& named = config->raw("eos_token");
-  const auto content = named.is_object() ? named.value("content", Json()) : named;
+  const auto name = special_token_text(config->raw("eos_token"));
+  if (!name) return std::nullopt;
   const auto json = parse_json(tokenizer, (folder / "tokenizer.json").string());
-  if (!json.is_object() || !json.contains("added_tokens")) return std::nullopt;
-  for (const auto& token : json["added_tokens"]) {
-    const bool is_eos = token.is_object() && token.contains("content") &&
-                        token["content"] == content && token.contains("id");
-    if (is_eos && token["id"].is_number_integer()) return token["id"].get<int64_t>();
-  }
-  return std::nullopt;
+  return TokenizerVocabulary(json).id_of(*name);
 }
 
 /// What older versions of `tokenizers` leave out: null, false, "", 0, and flags whose default is

@@ -8,6 +8,7 @@
 #include "framework/files/atomic_write.h"
 #include "framework/progress/console.h"
 #include "models/companion_files.h"
+#include "models/tokenizer_vocabulary.h"
 
 namespace regroup {
 namespace {
@@ -20,75 +21,6 @@ constexpr const char* kTokenizerConfig = "tokenizer_config.json";
 constexpr const char* kSpecialTokensMap = "special_tokens_map.json";  // older than its config
 constexpr const char* kGenerationConfig = "generation_config.json";
 
-/// The tokens of a tokenizer.json by id and by text. Whatever its JSON holds, nothing throws.
-class Vocabulary {
- public:
-  explicit Vocabulary(json tokenizer) : tokenizer_(std::move(tokenizer)) {}
-
-  std::optional<std::string> text_of(int64_t id) const {
-    for (const auto& token : part(tokenizer_, "added_tokens")) {
-      if (part(token, "id") == id) return text(part(token, "content"));
-    }
-    const auto& vocab = part(part(tokenizer_, "model"), "vocab");
-    if (vocab.is_array()) {  // [text, score] by id
-      const auto index = static_cast<size_t>(id);
-      return id >= 0 && index < vocab.size() && vocab[index].is_array() && !vocab[index].empty()
-                 ? text(vocab[index][0])
-                 : std::nullopt;
-    }
-    for (const auto& [token, its_id] : vocab.items()) {
-      if (its_id == id) return token;
-    }
-    return std::nullopt;
-  }
-
-  /// The id of a token that stands among the added ones, as special tokens do, or in the
-  /// vocabulary.
-  std::optional<int64_t> id_of(const std::string& token) const {
-    for (const auto& added : part(tokenizer_, "added_tokens")) {
-      if (part(added, "content") == token) return integer(part(added, "id"));
-    }
-    const auto& vocab = part(part(tokenizer_, "model"), "vocab");
-    if (vocab.is_object()) return integer(part(vocab, token));
-    for (size_t id = 0; id < vocab.size(); ++id) {
-      if (vocab[id].is_array() && !vocab[id].empty() && vocab[id][0] == token)
-        return static_cast<int64_t>(id);
-    }
-    return std::nullopt;
-  }
-
-  /// The special token that the tokenizer puts before every text.
-  std::optional<std::string> first_token() const {
-    return first_token(part(tokenizer_, "post_processor"));
-  }
-
- private:
-  static std::optional<std::string> first_token(const json& processor) {
-    for (const auto& step : part(processor, "processors")) {
-      if (const auto token = first_token(step)) return token;
-    }
-    const auto& pieces = part(processor, "single");
-    if (!pieces.is_array() || pieces.empty()) return std::nullopt;
-    return text(part(part(pieces[0], "SpecialToken"), "id"));
-  }
-
-  /// What stands under a key; null where nothing does.
-  static const json& part(const json& value, const std::string& key) {
-    static const json null;
-    if (!value.is_object()) return null;
-    const auto found = value.find(key);
-    return found == value.end() ? null : *found;
-  }
-  static std::optional<std::string> text(const json& value) {
-    return value.is_string() ? std::optional(value.get<std::string>()) : std::nullopt;
-  }
-  static std::optional<int64_t> integer(const json& value) {
-    return value.is_number_integer() ? std::optional(value.get<int64_t>()) : std::nullopt;
-  }
-
-  json tokenizer_;
-};
-
 /// A special token's id; of several (Llama 3's eos) the first.
 std::optional<int64_t> id_in(const json& special_tokens, const char* key) {
   auto id = special_tokens.value(key, json());
@@ -96,19 +28,16 @@ std::optional<int64_t> id_in(const json& special_tokens, const char* key) {
   return id.is_number_integer() ? std::optional(id.get<int64_t>()) : std::nullopt;
 }
 
-/// As transformers writes a special token: its text, or an object that holds it as content.
-std::optional<std::string> token_in(const json& names, const std::string& name) {
-  auto token = names.is_object() ? names.value(name, json()) : json();
-  if (token.is_object()) token = token.value("content", json());
-  return token.is_string() ? std::optional(token.get<std::string>()) : std::nullopt;
+std::optional<std::string> named_token(const json& names, const std::string& name) {
+  return special_token_text(names.is_object() ? names.value(name, json()) : json());
 }
 
 /// Completes the special tokens by those that a tokenizer_config.json or special_tokens_map.json
 /// names.
-json completed(json special_tokens, const Vocabulary& vocabulary, const json& names) {
+json completed(json special_tokens, const TokenizerVocabulary& vocabulary, const json& names) {
   for (const std::string name : {"bos_token", "eos_token", "pad_token"}) {
     if (special_tokens.contains(name + "_id")) continue;
-    const auto token = token_in(names, name);
+    const auto token = named_token(names, name);
     const auto id = token ? vocabulary.id_of(*token) : std::nullopt;
     special_tokens[name + "_id"] = id ? json(*id) : json();
   }
@@ -117,7 +46,7 @@ json completed(json special_tokens, const Vocabulary& vocabulary, const json& na
 
 /// The tokenizer's description for transformers. Where nothing is put before a text, bos is eos,
 /// which stands there in the training data, as in GPT-2; some programs cannot do without a bos.
-json tokenizer_config(const Vocabulary& vocabulary, const json& special_tokens,
+json tokenizer_config(const TokenizerVocabulary& vocabulary, const json& special_tokens,
                       int64_t max_seq_len) {
   json config = {{"tokenizer_class", "PreTrainedTokenizerFast"},
                  {"clean_up_tokenization_spaces", false},
@@ -129,7 +58,7 @@ json tokenizer_config(const Vocabulary& vocabulary, const json& special_tokens,
   }
   const bool may_choose_bos = !special_tokens.contains("bos_token_id");
   const auto bos =
-      vocabulary.first_token() ? vocabulary.first_token() : token_in(config, "eos_token");
+      vocabulary.first_token() ? vocabulary.first_token() : named_token(config, "eos_token");
   if (may_choose_bos && bos) config["bos_token"] = *bos;
   return config;
 }
@@ -170,7 +99,7 @@ json write_tokenizer_files(const fs::path& folder, const TextHandling& text, int
   const auto has = [&](const char* file) { return fs::exists(folder / file); };
   auto special_tokens = text.special_tokens;
   if (has(kTokenizer) && (!has(kTokenizerConfig) || special_tokens.size() < 3)) {
-    const Vocabulary vocabulary(read_json_file(folder / kTokenizer));
+    const TokenizerVocabulary vocabulary(read_json_file(folder / kTokenizer));
     if (!has(kTokenizerConfig) && !has(kSpecialTokensMap)) {
       write_json_file(folder / kTokenizerConfig,
                       tokenizer_config(vocabulary, special_tokens, max_seq_len));
