@@ -27,6 +27,8 @@ namespace {
 constexpr size_t kBatchesAhead = 4;
 constexpr double kPeakSeconds = 0.5;  // a run starts later by as much
 constexpr int kMostMendedPeaks = 3;
+constexpr const char* kStopping =
+    "\nstopping after this step, with a checkpoint; a second signal stops at once, without one\n";
 
 struct StepResult {
   double loss;  // mean over the step's tokens
@@ -91,7 +93,7 @@ class Trainer {
   }
 
   TrainingOutcome run() {
-    const StopSignals signals;
+    const StopSignals signals(world_.is_rank_0() && console().shows_progress() ? kStopping : "");
     world_.report_failure_of([this] { train(); });
     return outcome_;
   }

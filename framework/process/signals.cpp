@@ -4,8 +4,10 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <cerrno>
 
 #include "framework/errors/error.h"
+#include "framework/files/file_descriptor.h"
 
 namespace regroup {
 namespace {
@@ -13,20 +15,27 @@ namespace {
 std::atomic<time_t> first_signal_at{0};  // 0: none yet
 static_assert(std::atomic<time_t>::is_always_lock_free, "a signal handler may not wait");
 constexpr time_t kEchoSeconds = 2;
+std::atomic<const char*> first_signal_message{""};
 
 /// Must call only async-signal-safe functions.
 void on_signal(int) {
+  const int errno_before = errno;
   timespec now{};
   clock_gettime(CLOCK_MONOTONIC, &now);
   const time_t seconds = now.tv_sec + 1;  // never 0
   time_t first = 0;
-  if (first_signal_at.compare_exchange_strong(first, seconds)) return;
+  if (first_signal_at.compare_exchange_strong(first, seconds)) {
+    write_all(STDERR_FILENO, first_signal_message.load());
+    errno = errno_before;
+    return;
+  }
   if (seconds - first >= kEchoSeconds) _exit(static_cast<int>(ExitCode::kInterrupted));
 }
 
 }  // namespace
 
-StopSignals::StopSignals() {
+StopSignals::StopSignals(const char* message) {
+  first_signal_message = message;
   first_signal_at = 0;
   struct sigaction action {};
   action.sa_handler = on_signal;

@@ -12,7 +12,8 @@ namespace regroup {
 /// to their processes.
 class StopSignals {
  public:
-  StopSignals();
+  /// message: printed on stderr by the first signal, at once; a literal. Empty: none.
+  explicit StopSignals(const char* message = "");
   /// Restores the previous signal handlers.
   ~StopSignals();
   StopSignals(const StopSignals&) = delete;

@@ -18,6 +18,24 @@ TEST_CASE("the first SIGINT or SIGTERM only requests a stop", "[signals]") {
   CHECK(stop_requested());
 }
 
+TEST_CASE("the first signal prints the message at once, a second one does not", "[signals]") {
+  int ends[2];
+  REQUIRE(::pipe(ends) == 0);
+  const int own_stderr = ::dup(STDERR_FILENO);
+  ::dup2(ends[1], STDERR_FILENO);
+  {
+    const StopSignals signals("stopping");
+    ::raise(SIGINT);
+    ::raise(SIGINT);
+  }
+  ::dup2(own_stderr, STDERR_FILENO);
+  for (const int descriptor : {ends[1], own_stderr}) ::close(descriptor);
+  char printed[64] = "";
+  CHECK(::read(ends[0], printed, sizeof printed - 1) == 8);
+  CHECK(printed == std::string("stopping"));
+  ::close(ends[0]);
+}
+
 TEST_CASE("a new scope starts without a stop", "[signals]") {
   {
     const StopSignals signals;
