@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <fstream>
+#include <memory>
 #include <nlohmann/json.hpp>
 #include <sstream>
 
@@ -22,7 +23,7 @@ namespace {
 namespace fs = std::filesystem;
 using torch::Tensor;
 
-constexpr int64_t kFormatVersion = 2;
+constexpr int64_t kFormatVersion = 3;  // 3: the identity has a key for each field of the model
 constexpr const char* kChecksums = "checksums.json";
 constexpr const char* kAlone = "training_state.h5";
 constexpr const char* kPattern = "training_state_%05d_of_%05d.h5";
@@ -84,10 +85,11 @@ int64_t counter(const Hdf5File& file, const std::string& object, const char* nam
 
 std::string checksum_of(const fs::path& file) {
   std::ifstream bytes(file, std::ios::binary);
-  std::vector<char> piece(size_t{4} << 20);  // the same everywhere: the hash depends on it
+  constexpr size_t kPieceBytes = size_t{4} << 20;  // the same everywhere: the hash depends on it
+  const auto piece = std::make_unique_for_overwrite<char[]>(kPieceBytes);
   Hash hash;
-  while (bytes.read(piece.data(), static_cast<std::streamsize>(piece.size())) || bytes.gcount() > 0)
-    hash.add(piece.data(), static_cast<size_t>(bytes.gcount()));
+  while (bytes.read(piece.get(), kPieceBytes) || bytes.gcount() > 0)
+    hash.add(piece.get(), static_cast<size_t>(bytes.gcount()));
   if (!bytes.eof())
     throw Error(file.string(), "cannot be read", "Check the path and its permissions.");
   return hash.digits();
@@ -214,9 +216,11 @@ void read_state(const std::vector<fs::path>& files, const Decoder& model, AdamW&
 /// The run's counters, which every rank's state file holds.
 TrainState read_progress(const fs::path& path, const RunIdentity& identity, AdamW& optimizer) {
   const auto file = Hdf5File::open(path);
-  if (counter(file, "/", "format_version") != kFormatVersion) {
-    throw Error(file.where(), "has another format version",
-                "Resume with the version of Regroup that wrote it.");
+  const auto version = counter(file, "/", "format_version");
+  if (version != kFormatVersion) {
+    throw Error(file.where(),
+                c10::str("has format version ", version, "; this Regroup reads ", kFormatVersion),
+                "Finish the run with the version of Regroup that began it, or start a new run.");
   }
   check_identity(path.parent_path(), read_identity(file), identity);
   optimizer.set_steps(counter(file, "/", "optimizer_steps"));

@@ -1,5 +1,7 @@
 #include "trainers/checkpoint.h"
 
+#include <hdf5.h>
+
 #include "framework/errors/error.h"
 #include "models/families/family.h"
 #include "models/model_writer.h"
@@ -94,6 +96,26 @@ TEST_CASE("a snapshot's memory serves the next one", "[checkpoint]") {
   CHECK(load_checkpoint(folder.path(), kIdentity, loaded.model, *loaded.optimizer, alone).step ==
         2);
   check_same(loaded.everything(), trained.everything());
+}
+
+TEST_CASE("a checkpoint in another version's format says which version can resume it",
+          "[checkpoint]") {
+  const TempFolder folder;
+  Trained trained(torch::kFloat32);
+  Snapshot snapshot(0, 1);
+  snapshot.take({}, trained.model, *trained.optimizer);
+  const auto files = snapshot.write(folder.path(), description_of(trained), kIdentity);
+  const hid_t file = H5Fopen((folder / "training_state.h5").c_str(), H5F_ACC_RDWR, H5P_DEFAULT);
+  const hid_t attribute = H5Aopen(file, "format_version", H5P_DEFAULT);
+  const int64_t old_version = 2;
+  REQUIRE(H5Awrite(attribute, H5T_NATIVE_INT64, &old_version) >= 0);
+  H5Aclose(attribute);
+  H5Fclose(file);
+  write_checksums(folder.path(), {checksum_lines(folder.path(), files)});
+  World alone;
+  CHECK_THROWS_WITH(
+      load_checkpoint(folder.path(), kIdentity, trained.model, *trained.optimizer, alone),
+      Contains("has format version 2; this Regroup reads 3") && Contains("start a new run"));
 }
 
 TEST_CASE("a checkpoint of another run is a wrong request that says what differs", "[checkpoint]") {
