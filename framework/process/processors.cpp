@@ -1,5 +1,6 @@
 #include "framework/process/processors.h"
 
+#include <c10/util/StringUtil.h>
 #include <sched.h>
 #include <sys/resource.h>
 #include <torch/utils.h>
@@ -10,6 +11,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
+#include <functional>
 #include <sstream>
 #include <string>
 
@@ -124,6 +126,11 @@ std::vector<int> allowed_processors() {
 int64_t available_threads(size_t n_allowed, std::optional<double> quota) {
   const auto n = static_cast<double>(n_allowed);
   return std::max<int64_t>(1, static_cast<int64_t>(std::ceil(std::min(n, quota.value_or(n)))));
+}
+
+double processors_key(const std::string& node, const std::vector<int>& processors) {
+  const auto hash = std::hash<std::string>()(node + " " + c10::Join(",", processors));
+  return static_cast<double>(hash >> 11);
 }
 
 void use_default_threads(int64_t n_processes) {

@@ -21,9 +21,14 @@ std::vector<int> allowed_processors();
 /// processor counts as a whole.
 int64_t available_threads(size_t n_allowed, std::optional<double> quota);
 
+/// A whole number below 2^53 that two processes share if they may run on the same processors of the
+/// same node.
+double processors_key(const std::string& node, const std::vector<int>& processors);
+
 /// Sets LibTorch's threads to this process's share of what affinity and quota allow, where
-/// n_processes of a job run on this node; a number that the user chose in OMP_NUM_THREADS stays.
-/// (torchrun sets OMP_NUM_THREADS=1 where the user chose nothing; that does not count.)
+/// n_processes of a job may run on the same processors; a number that the user chose in
+/// OMP_NUM_THREADS stays. (torchrun sets OMP_NUM_THREADS=1 where the user chose nothing; that does
+/// not count.)
 void use_default_threads(int64_t n_processes = 1);
 
 /// Processor seconds that the kernel has counted as busy on these processors, by the text of

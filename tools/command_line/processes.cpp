@@ -1,7 +1,10 @@
 #include "tools/command_line/processes.h"
 
 #include <torch/version.h>
+#include <unistd.h>
 
+#include <algorithm>
+#include <array>
 #include <cstdlib>
 
 #include "framework/errors/failure.h"
@@ -22,6 +25,22 @@ constexpr std::chrono::seconds kJoinTimeout{300};  // when the command line coul
   peers.leave();
   // Without destructors, because these may wait for processes that are gone.
   std::_Exit(static_cast<int>(verdict.exit_code));
+}
+
+std::string node_name() {
+  std::array<char, 256> name{};
+  gethostname(name.data(), name.size() - 1);
+  return name.data();
+}
+
+/// The ranks that share this rank's processors: all of its node, or fewer where the launcher binds
+/// ranks to processors, as srun and mpirun do.
+int64_t n_ranks_on_these_processors(World& world) {
+  std::vector<double> keys(static_cast<size_t>(world.size()), 0.0);
+  auto& own_key = keys[static_cast<size_t>(world.rank())];
+  own_key = processors_key(node_name(), allowed_processors());
+  const auto all = world.sum(keys);
+  return std::count(all.begin(), all.end(), own_key);
 }
 
 ExitCode run_among_peers(const Launch& launch,
@@ -53,7 +72,7 @@ ExitCode run_among_peers(const Launch& launch,
         c10::str("Regroup ", REGROUP_VERSION, ", LibTorch ", TORCH_VERSION);
     peers.require_equal("settings", options->settings);
     world = World(peers, options->dist, options->device);
-    use_default_threads(world.local_size());
+    use_default_threads(n_ranks_on_these_processors(world));
     return work(world);
   } catch (...) {
     end_by(peers.diagnose(describe_failure(std::current_exception())), peers);

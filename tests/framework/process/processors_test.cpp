@@ -3,6 +3,7 @@
 #include <sched.h>
 #include <torch/utils.h>
 
+#include <cmath>
 #include <cstdlib>
 #include <optional>
 
@@ -132,6 +133,15 @@ TEST_CASE("threads follow the process's affinity", "[processors]") {
   REQUIRE(sched_setaffinity(0, sizeof one, &one) == 0);
   CHECK(allowed_processors() == std::vector<int>{allowed.back()});
   sched_setaffinity(0, sizeof before, &before);
+}
+
+TEST_CASE("processes share processors if their node and affinity are the same", "[processors]") {
+  const double key = processors_key("node-1", {0, 1});
+  CHECK(key == processors_key("node-1", {0, 1}));
+  CHECK(key != processors_key("node-2", {0, 1}));
+  CHECK(key != processors_key("node-1", {2, 3}));
+  CHECK(key == std::floor(key));
+  CHECK(key < 0x1p53);
 }
 
 TEST_CASE("busy time is that of the allowed processors, stolen time included", "[processors]") {
