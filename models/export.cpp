@@ -8,6 +8,7 @@
 #include "framework/errors/error.h"
 #include "framework/files/hdf5_file.h"
 #include "framework/tensors/dtype.h"
+#include "models/finite.h"
 
 namespace regroup {
 namespace {
@@ -51,7 +52,7 @@ ParameterSource exported_parameter(const ModelFolder& source, const ExportPlan& 
   return {parameter.name,
           [&source, name = parameter.name, dtype = plan.dtype, head_dim = target.head_dim, times] {
             const auto values =
-                converted(source.parameter(name), dtype, source.family().file_name(name));
+                converted(finite_parameter(source, name), dtype, source.family().file_name(name));
             return times == 1 ? values : repeat_heads(values, head_dim, times);
           }};
 }

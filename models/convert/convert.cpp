@@ -97,7 +97,7 @@ std::function<torch::Tensor()> parameter_values(const ModelFolder& source,
                                                 int64_t layer) {
   if (const auto projection = find_projection(name))
     return [&converter, layer, projection] { return converter.layer(layer).*projection; };
-  return [&source, name] { return source.parameter(name); };
+  return [&source, name] { return finite_parameter(source, name); };
 }
 
 std::vector<ParameterSource> converted_parameters(const ModelFolder& source,

@@ -76,6 +76,14 @@ def test_calibration_names_a_nonfinite_weight(workplace, name):
     assert not (workplace / "converted").exists()
 
 
+@pytest.mark.parametrize("words", [["convert", "--from", "model", "--to", "made", "--kv-heads", "2"],
+                                   ["export", "--model", "model", "--to", "made"]])
+def test_a_nonfinite_weight_is_not_copied(workplace, words):
+    damage(workplace, TENSOR, set_nan)
+    assert_refused(regroup(*words, cwd=workplace), 1, "model", TENSOR, "not finite")
+    assert not (workplace / "made").exists()
+
+
 def test_training_names_a_nonfinite_weight(workplace):
     damage(workplace, TENSOR, set_nan)
     result = uptrain(workplace, "up", convert__from="model", convert__n_kv_head=2, uptrain__alpha=1,
