@@ -11,6 +11,7 @@ fewer digits than bf16.
 import argparse
 import json
 import os
+import shutil
 import sys
 from collections import Counter
 from contextlib import contextmanager
@@ -21,7 +22,7 @@ import numpy as np
 import torch
 from gguf import MODEL_ARCH, GGUFReader, get_tensor_name_map
 from safetensors import SafetensorError
-from script_support import Problem, bad_request, require_space, run_script
+from script_support import Problem, bad_request, run_script
 from tokenizers import pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
@@ -48,6 +49,17 @@ def main(arguments):
         if tokenizer:
             tokenizer.save_pretrained(folder)
     print(f"{options.to}: a Llama of {model.num_parameters():,} parameters in {model.dtype}")
+
+
+def require_space(folder, n_bytes):
+    """Throws Problem unless the folder's disk has n_bytes free."""
+    free = shutil.disk_usage(folder).free
+    if free < n_bytes:
+        raise Problem(
+            folder,
+            f"the disk is full: {free:,} bytes are free, {n_bytes:,} are needed next",
+            "Make room, or write to another disk.",
+        )
 
 
 def parse_arguments(arguments):

@@ -41,10 +41,10 @@ from array import array
 from collections import Counter
 from pathlib import Path
 
-import h5py
 import numpy as np
 from data.choice_questions import draw_questions, write_questions
 from data.document_encoder import DocumentEncoder
+from data.hdf5_output import written_hdf5
 from data.held_out_overlap import HeldOutIndex, shingles_of
 from data.input_files import FOLDER_SUFFIXES
 from data.text_sources import TextSources
@@ -60,7 +60,6 @@ from data.text_tokenizer import (
 from script_support import (
     Problem,
     bad_request,
-    require_space,
     run_script,
     write_text,
     written_atomically,
@@ -70,7 +69,6 @@ from tqdm import tqdm
 FORMAT_VERSION = 1
 BATCH_CHARACTERS = 1 << 22  # text tokenized at once
 CHUNK_TOKENS = 1 << 17  # tokens in one HDF5 chunk
-SPARE_BYTES = 1 << 23  # of disk, for what HDF5 writes beside the tokens
 DROPPED, TRAIN, VAL = range(3)
 
 
@@ -90,10 +88,11 @@ def main(arguments):
         encoder = encoder_of(tokenizer, options)
     tokenizer_text = tokenizer.to_str(pretty=own_tokenizer is not None)
     with written_atomically(options.out) as temporary:
-        require_space(temporary.parent, len(tokenizer_text) + SPARE_BYTES)
-        with h5py.File(temporary, "w") as file:
+        with written_hdf5(temporary) as (file, check_written):
             write_attributes(file, tokenizer, tokenizer_text, encoder.eos_id, options)
-            summary = write_splits(file, corpus, encoder, token_dtype(tokenizer))
+            summary = write_splits(file, check_written, corpus, encoder, token_dtype(tokenizer))
+            file.flush()
+            check_written()  # the choices are drawn from what was written
             summary["choices"] = write_choices(file, options.choices, options.seed, encoder.prefix)
         if own_tokenizer:
             write_text(own_tokenizer, tokenizer_text)
@@ -340,14 +339,14 @@ def write_attributes(file, tokenizer, tokenizer_text, eos_id, options):
     file.attrs["bos"] = options.bos
 
 
-def write_splits(file, corpus, encoder, dtype):
+def write_splits(file, check_written, corpus, encoder, dtype):
     """Writes /train and /val; returns {split: (documents, tokens, bytes)}."""
-    train = SplitWriter(file.create_group("train"), encoder, dtype)
+    train = SplitWriter(file.create_group("train"), check_written, encoder, dtype)
     for text in corpus.texts(TRAIN, "tokenizing train"):
         corpus.held_out.mark_train(text)
         train.add(text)
     corpus.drop_near_duplicates()
-    val = SplitWriter(file.create_group("val"), encoder, dtype)
+    val = SplitWriter(file.create_group("val"), check_written, encoder, dtype)
     for text in corpus.texts(VAL, "tokenizing val"):
         val.add(text)
     return {"train": train.finish(), "val": val.finish()}
@@ -356,8 +355,9 @@ def write_splits(file, corpus, encoder, dtype):
 class SplitWriter:
     """Tokenizes documents in batches and appends them to one split's group."""
 
-    def __init__(self, group, encoder, dtype):
-        self._group, self._encoder, self._dtype = group, encoder, dtype
+    def __init__(self, group, check_written, encoder, dtype):
+        self._group, self._check_written = group, check_written
+        self._encoder, self._dtype = encoder, dtype
         self._tokens = group.create_dataset(
             "tokens", shape=(0,), maxshape=(None,), dtype=dtype, chunks=(CHUNK_TOKENS,)
         )
@@ -387,12 +387,10 @@ class SplitWriter:
         self._batch, self._batch_characters = [], 0
 
     def _append(self, tokens):
-        offsets_bytes = self._offsets.itemsize * len(self._offsets)  # written last
-        folder = Path(self._group.file.filename).parent
-        require_space(folder, tokens.nbytes + offsets_bytes + SPARE_BYTES)
         begin = len(self._tokens)
         self._tokens.resize((begin + len(tokens),))
         self._tokens[begin:] = tokens
+        self._check_written()
 
 
 def write_choices(file, n_questions, seed, prefix):

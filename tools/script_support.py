@@ -1,7 +1,6 @@
 """Shared by the scripts: errors that a user can fix, and files that appear whole or not at all."""
 
 import os
-import shutil
 import sys
 import tempfile
 from contextlib import contextmanager
@@ -58,20 +57,6 @@ def _complain(name, message, exit_code):
     return exit_code
 
 
-def require_space(folder, n_bytes):
-    """Throws Problem unless the folder's disk has n_bytes free.
-
-    HDF5 crashes the process when the disk fills up under it, so callers check before each write.
-    """
-    free = shutil.disk_usage(folder).free
-    if free < n_bytes:
-        raise Problem(
-            folder,
-            f"the disk is full: {free:,} bytes are free, {n_bytes:,} are needed next",
-            "Make room, or write to another disk.",
-        )
-
-
 @contextmanager
 def written_atomically(target):
     """Yields a temporary path beside `target` and renames the file there to target on success."""
@@ -87,8 +72,10 @@ def written_atomically(target):
         _sync(temporary)
         os.replace(temporary, target)
         _sync(target.parent)
-    except BaseException:
+    except BaseException as error:
         Path(temporary).unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename in (None, temporary):
+            raise OSError(error.errno, error.strerror, str(target)) from error
         raise
 
 
