@@ -7,10 +7,9 @@
 #include <bit>
 #include <cstdint>
 
-// One binary runs everywhere: the loader picks the clone that the processor supports. Sanitizers
-// start too late for the loader's resolvers, so those builds keep to the baseline.
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && \
-    !defined(__SANITIZE_ADDRESS__)
+// One binary runs everywhere: the loader picks the clone that the processor supports. Clang 14 does
+// not know such clones, and its sanitizers would start too late for the loader's resolvers.
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
 #define REGROUP_CPU_CLONES \
   __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 #else
@@ -53,7 +52,8 @@ REGROUP_INLINE void store(c10::BFloat16* p, int64_t i, float value) {
 REGROUP_INLINE float fast_exp(float x) {
   const float clamped = x < -87.0f ? -87.0f : (x > 88.0f ? 88.0f : x);
   const float scaled = clamped * 1.44269504f;
-  const int32_t exponent = static_cast<int32_t>(scaled + __builtin_copysignf(0.5f, scaled));
+  const float rounded = scaled + __builtin_copysignf(0.5f, scaled);
+  const int32_t exponent = static_cast<int32_t>(x == x ? rounded : 0.0f);  // a NaN has no integer
   const float n = static_cast<float>(exponent);
   const float r = (clamped - n * 0.693359375f) + n * 2.12194440e-4f;
   float p = 1.9875691500e-4f;
