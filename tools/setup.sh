@@ -21,7 +21,8 @@ debian_packages=(
   libhdf5-dev libboost-program-options-dev nlohmann-json3-dev libgloo-dev catch2
   python3 python3-venv
 )
-test_packages=(openmpi-bin iproute2)  # launchers and networks that the tests use
+# launchers and networks that the tests use; the compiler of the fuzz targets
+test_packages=(openmpi-bin iproute2 clang-14 libclang-rt-14-dev)
 venv=.venv
 flavour=cpu
 requirements=(tools/requirements.txt tools/requirements-corpus.txt)

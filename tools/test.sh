@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Sets up, builds and runs all tests: the unit tests under sanitizers, then everything as users have it.
+# Sets up, builds and runs all tests: the unit tests under sanitizers and a minute of each fuzz target, then
+# everything as users have it.
 # May be run again, and then does only what is left to do.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -12,7 +13,12 @@ for preset in asan release; do
   cmake --build --preset "$preset" --parallel "$jobs"
 done
 
-status=0
-ctest --preset asan --parallel "$jobs" || status=$?
-ctest --preset release --parallel "$jobs" || status=$?
-exit "$status"
+failed=()
+for preset in asan release; do
+  ctest --preset "$preset" --parallel "$jobs" || failed+=("$preset")
+done
+for preset in "${failed[@]}"; do
+  echo "failed in build/$preset:"
+  cat "build/$preset/Testing/Temporary/LastTestsFailed.log"
+done
+((${#failed[@]} == 0))

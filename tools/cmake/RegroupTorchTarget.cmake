@@ -49,7 +49,8 @@ macro(regroup_add_torch_target folder)
       PROPERTIES
         INTERFACE_COMPILE_FEATURES cxx_std_20
         INTERFACE_COMPILE_DEFINITIONS "${regroup_torch_definitions}"
-        INTERFACE_COMPILE_OPTIONS "$<$<COMPILE_LANGUAGE:CXX>:-fopenmp>"
+        # Only GCC's: Clang's would bring a second OpenMP runtime into the process.
+        INTERFACE_COMPILE_OPTIONS "$<$<COMPILE_LANG_AND_ID:CXX,GNU>:-fopenmp>"
         INTERFACE_INCLUDE_DIRECTORIES "${regroup_torch_includes}"
         INTERFACE_SYSTEM_INCLUDE_DIRECTORIES "${regroup_torch_includes}"
         # torch_cuda registers its kernels when loaded, though no symbol of it is used
