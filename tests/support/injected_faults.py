@@ -1,0 +1,47 @@
+"""Programs of which one system call or allocation fails, by the library of fault_injection.c."""
+
+import os
+import subprocess
+
+LIBRARY = os.environ["REGROUP_FAULT_LIBRARY"]
+EVERY_FAULT = os.environ.get("REGROUP_EVERY_FAULT") == "1"
+PLACES_PER_KIND = 2  # of a short run
+MOST_ALLOCATIONS = 100  # of a run of every fault: decoding for speed alone makes thousands
+ALLOCATION = "alloc"
+
+
+def run_watched(words, folder, kind=None, at=None, report=None):
+    """Runs a program; with kind and at, that call on files below the folder fails."""
+    env = {**os.environ, "LD_PRELOAD": LIBRARY, "FAULT_FOLDER": str(folder.resolve())}
+    if kind is not None:
+        env.update(FAULT_KIND=kind, FAULT_AT=str(at))
+    if report is not None:
+        env.update(FAULT_REPORT=str(report))
+    return subprocess.run([*map(str, words)], capture_output=True, text=True, timeout=300, check=False, cwd=folder,
+                          env=env)
+
+
+def count_calls(words, folder, report):
+    """Runs a program to its end -> the number of its calls by kind."""
+    result = run_watched(words, folder, report=report)
+    assert result.returncode == 0, result.stderr
+    return {kind: int(count) for kind, count in map(str.split, report.read_text().splitlines())}
+
+
+def places_to_fail(counts):
+    """(kind, number of the call): every one where REGROUP_EVERY_FAULT=1 asks for that, else some, spread evenly."""
+    for kind, count in counts.items():
+        most = PLACES_PER_KIND if not EVERY_FAULT else MOST_ALLOCATIONS if kind == ALLOCATION else count
+        step = max(1, -(-count // max(1, most)))
+        for at in range(1 + (step - 1) // 2, count + 1, step):
+            yield kind, at
+
+
+def assert_failed_clearly(result, kind, folder):
+    """One error that names a file below the folder, or says that memory ran out; never a crash."""
+    assert result.returncode == 1, (result.returncode, result.stderr)
+    assert "error: " in result.stderr
+    for never in ("defect", "frame #", "Traceback", "terminate called"):
+        assert never not in result.stderr, result.stderr
+    expected = "memory" if kind == ALLOCATION else str(folder)
+    assert expected in result.stderr[result.stderr.index("error: "):], result.stderr
