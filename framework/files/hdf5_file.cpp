@@ -17,7 +17,7 @@ using namespace hdf5;
 namespace {
 
 constexpr const char* kDtypeAttribute = "torch_dtype";
-constexpr const char* kDamaged = "The file is damaged or was not written completely; get it again.";
+constexpr const char* kDamagedFile = "The file is damaged or was not written completely; get it again.";
 constexpr int64_t kMostDeflateRatio = 1032;  // of zlib's format
 constexpr int64_t kBytesPerWrite = int64_t{32} << 20;
 constexpr size_t kChunkCacheBytes = size_t{16} << 20;
@@ -106,7 +106,7 @@ void check_storage(hid_t dataset, int64_t file_bytes, const std::vector<int64_t>
       where,
       c10::str("claims shape ", c10::IntArrayRef(shape), ", ",
                overflows ? "more than 2^63" : c10::str(claimed), " bytes, but stores ", stored),
-      kDamaged);
+      kDamagedFile);
 }
 
 /// The prefixes of a path: "/train/tokens" gives "/train" and "/train/tokens".
@@ -315,7 +315,7 @@ Hdf5Dataset Hdf5File::dataset(const std::string& name) const {
     throw Error(where,
                 c10::str(kDtypeAttribute, " is \"", *dtype_name, "\", but it stores ",
                          dtype_info(stored).hf_name),
-                kDamaged);
+                kDamagedFile);
   }
   return opened;
 }

@@ -1,5 +1,5 @@
 // What the Python helper prints for a text: its token ids.
-#include "framework/text/token_ids.h"
+#include "framework/data/token_ids.h"
 #include "tests/fuzz/fuzz_target.h"
 
 void regroup::fuzz::read_input(std::string_view input) {

@@ -44,6 +44,18 @@ def test_blanks_of_a_prompt_count(workplace):
     assert '"prompt_tokens": [\n    30,\n    2,\n    30\n  ]' in result.stdout
 
 
+def test_a_prompt_is_neither_truncated_nor_padded(workplace):
+    """As transformers, which ignores what tokenizer.json says about both."""
+    write_tokenizer(workplace, bos=False)
+    path = str(workplace / "model/tokenizer.json")
+    tokenizer = Tokenizer.from_file(path)
+    tokenizer.enable_truncation(2)
+    tokenizer.enable_padding(length=5, pad_id=9, pad_token="H")
+    tokenizer.save(path)
+    result = assert_done(generate(workplace, "--prompt", "ABC"))
+    assert '"prompt_tokens": [\n    2,\n    3,\n    4\n  ]' in result.stdout
+
+
 @pytest.mark.parametrize("verb, option", [
     ("generate", "--tokens"), ("generate", "--top-k"), ("generate", "--threads"), ("generate", "--model"),
     ("eval", "--json"), ("eval", "--reference"), ("eval", "--choices"), ("eval", "--split"),

@@ -12,7 +12,7 @@
 
 #include "framework/errors/error.h"
 #include "framework/files/file_descriptor.h"
-#include "framework/text/token_ids.h"
+#include "framework/data/token_ids.h"
 
 extern char** environ;
 
@@ -35,6 +35,8 @@ except ImportError as error:
     sys.exit(3)
 try:
     tokenizer = Tokenizer.from_file(path)
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
     if action == "encode":
         result = " ".join(map(str, tokenizer.encode(given.decode("utf-8")).ids))
     else:

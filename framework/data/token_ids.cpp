@@ -1,4 +1,4 @@
-#include "framework/text/token_ids.h"
+#include "framework/data/token_ids.h"
 
 #include <charconv>
 #include <sstream>

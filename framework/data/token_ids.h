@@ -1,4 +1,4 @@
-// framework/text/token_ids.h: token ids as text.
+// framework/data/token_ids.h: token ids as text.
 #pragma once
 
 #include <cstdint>
