@@ -21,6 +21,8 @@ struct RopeScaling {
   double high_freq_factor =
       4;  // low_freq_factor are divided by factor, below / high_freq_factor kept
   int64_t original_max_seq_len = 8192;
+
+  bool operator==(const RopeScaling&) const = default;
 };
 
 /// A Llama-style decoder: RMSNorm before attention and MLP, RoPE, SwiGLU, no biases.

@@ -13,7 +13,11 @@ namespace {
 
 constexpr const char* kDamagedWeights = "The file is damaged, or its training diverged.";
 
-bool is_finite(const torch::Tensor& values) { return values.isfinite().all().item<bool>(); }
+/// Upcast, because LibTorch has no isfinite of 8-bit floats.
+bool is_finite(const torch::Tensor& values) {
+  const bool is_small = values.is_floating_point() && values.element_size() == 1;
+  return (is_small ? values.to(torch::kFloat32) : values).isfinite().all().item<bool>();
+}
 
 [[noreturn]] void refuse_tensor(const std::string& where, const std::string& name) {
   throw Error(where, "tensor " + name + " holds numbers that are not finite", kDamagedWeights);

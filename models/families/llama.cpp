@@ -23,9 +23,20 @@ void expect(const JsonObject& json, const std::string& key, const nlohmann::json
     json.refuse(key, value.dump() + ", all that this decoder implements");
 }
 
-RopeScaling read_scaling(const JsonObject& rope) {
-  const auto type =
-      rope.find_string("rope_type").value_or(rope.find_string("type").value_or("default"));
+/// The context of the original model: beside the RoPE object (as Phi-3's files have it), in it, or
+/// the model's own.
+int64_t original_max_seq_len(const JsonObject& json, const JsonObject& rope, int64_t max_seq_len) {
+  constexpr const char* kKey = "original_max_position_embeddings";
+  const auto outside = json.find_integer(kKey, kPositive);
+  const auto inside = rope.find_integer(kKey, kPositive);
+  if (outside && inside && *outside != *inside)
+    rope.refuse(kKey, c10::str(*outside, " as outside"));
+  return outside ? *outside : inside.value_or(max_seq_len);
+}
+
+RopeScaling read_scaling(const JsonObject& json, const JsonObject& rope, int64_t max_seq_len) {
+  const auto old_type = rope.find_string("type");
+  const auto type = rope.find_string("rope_type").value_or(old_type.value_or("default"));
   RopeScaling scaling;
   if (type == "default") return scaling;
   scaling.factor = rope.number("factor");
@@ -38,32 +49,46 @@ RopeScaling read_scaling(const JsonObject& rope) {
     scaling.high_freq_factor = rope.number("high_freq_factor");
     if (scaling.high_freq_factor == scaling.low_freq_factor)
       rope.refuse("high_freq_factor", "another than low_freq_factor");
-    scaling.original_max_seq_len = rope.integer("original_max_position_embeddings", kPositive);
+    scaling.original_max_seq_len = original_max_seq_len(json, rope, max_seq_len);
   } else {
     rope.refuse(rope.has("rope_type") ? "rope_type" : "type", "one of default, linear, llama3");
   }
   return scaling;
 }
 
-/// Both dialects say the same in two places; where a file has both, they must agree.
-void read_rope(const JsonObject& json, DecoderConfig& config) {
-  const auto old_theta = json.find_number("rope_theta");
-  const auto old_scaling = json.find_object("rope_scaling");
-  if (old_theta) config.rope_theta = *old_theta;
-  if (old_scaling) config.rope_scaling = read_scaling(*old_scaling);
-  const auto rope = json.find_object("rope_parameters");
-  if (!rope) return;
-  DecoderConfig present = config;
-  present.rope_theta = rope->find_number("rope_theta").value_or(config.rope_theta);
-  present.rope_scaling = read_scaling(*rope);
-  expect(*rope, "partial_rotary_factor", 1.0);
-  const bool contradicts = (old_theta && present.rope_theta != config.rope_theta) ||
-                           (old_scaling && !(present == config));
-  if (contradicts) {
-    throw Error(json.where(), "rope_parameters contradicts rope_theta and rope_scaling",
-                "Keep one of the two, or make them equal.");
+void warn_of_unknown_fields(const JsonObject& json, const std::string& path,
+                            const std::vector<std::string>& harmless) {
+  std::vector<std::string> unknown;
+  for (const auto& key : json.unread_keys()) {
+    if (std::find(harmless.begin(), harmless.end(), key) == harmless.end())
+      unknown.push_back(path + key);
   }
-  config = present;
+  if (!unknown.empty())
+    warn_once(
+        c10::str(json.where(), ": unknown fields are passed over: ", c10::Join(", ", unknown)));
+}
+
+/// rope_theta stands beside or in an object, rope_scaling in older files, rope_parameters in newer
+/// ones. What a file says twice must agree.
+void read_rope(const JsonObject& json, DecoderConfig& config) {
+  auto theta = json.find_number("rope_theta");
+  std::optional<RopeScaling> scaling;
+  for (const char* key : {"rope_scaling", "rope_parameters"}) {
+    const auto rope = json.find_object(key);
+    if (!rope) continue;
+    const auto own_theta = rope->find_number("rope_theta");
+    const auto own_scaling = read_scaling(json, *rope, config.max_seq_len);
+    expect(*rope, "partial_rotary_factor", 1.0);
+    warn_of_unknown_fields(*rope, c10::str(key, "."), {});
+    if ((theta && own_theta && *theta != *own_theta) || (scaling && !(*scaling == own_scaling))) {
+      throw Error(json.where(), c10::str(key, " contradicts what stands beside it about RoPE"),
+                  "Keep one of rope_theta, rope_scaling and rope_parameters, or make them equal.");
+    }
+    if (own_theta) theta = own_theta;
+    scaling = own_scaling;
+  }
+  config.rope_theta = theta.value_or(config.rope_theta);
+  config.rope_scaling = scaling.value_or(config.rope_scaling);
 }
 
 void check_heads(const JsonObject& json, const DecoderConfig& config, int64_t n_kv_head) {
@@ -75,24 +100,17 @@ void check_heads(const JsonObject& json, const DecoderConfig& config, int64_t n_
   }
 }
 
-void warn_of_unknown_fields(const JsonObject& json) {
-  static const std::vector<std::string> harmless{
-      "_name_or_path", "architectures", "bos_token_id", "dtype", "eos_token_id",
-      "initializer_range", "pad_token_id", "pretraining_tp", "regroup",
-      // Act in training only; Regroup trains without.
-      "attention_dropout", "attn_pdrop", "dropout", "embd_pdrop", "hidden_dropout", "resid_pdrop",
-      "torch_dtype", "transformers_version", "use_cache", "unsloth_fixed", "output_attentions",
-      "output_hidden_states", "return_dict", "id2label", "label2id", "chunk_size_feed_forward",
-      "is_encoder_decoder", "problem_type", "attn_implementation", "_attn_implementation",
-      "model_type"};
-  std::vector<std::string> unknown;
-  for (const auto& key : json.unread_keys()) {
-    if (std::find(harmless.begin(), harmless.end(), key) == harmless.end()) unknown.push_back(key);
-  }
-  if (!unknown.empty())
-    warn_once(
-        c10::str(json.where(), ": unknown fields are passed over: ", c10::Join(", ", unknown)));
-}
+// Fields of config.json that change nothing that Regroup computes.
+const std::vector<std::string> kHarmlessFields{
+    "_name_or_path", "architectures", "bos_token_id", "dtype", "eos_token_id", "initializer_range",
+    "original_max_position_embeddings",  // without a scaling
+    "pad_token_id", "pretraining_tp", "regroup",
+    // Act in training only; Regroup trains without.
+    "attention_dropout", "attn_pdrop", "dropout", "embd_pdrop", "hidden_dropout", "resid_pdrop",
+    "torch_dtype", "transformers_version", "use_cache", "unsloth_fixed", "output_attentions",
+    "output_hidden_states", "return_dict", "id2label", "label2id", "chunk_size_feed_forward",
+    "is_encoder_decoder", "problem_type", "attn_implementation", "_attn_implementation",
+    "model_type"};
 
 DecoderConfig read_config(const JsonObject& json) {
   DecoderConfig config;
@@ -120,7 +138,7 @@ DecoderConfig read_config(const JsonObject& json) {
   expect(json, "partial_rotary_factor", 1.0);
   for (const char* key : {"quantization_config", "sliding_window", "per_layer_config"})
     expect(json, key, nullptr);
-  warn_of_unknown_fields(json);
+  warn_of_unknown_fields(json, "", kHarmlessFields);
   return config;
 }
 

@@ -86,6 +86,44 @@ TEST_CASE("dialects that contradict each other are refused", "[hf]") {
                     Contains("config.json") && Contains("rope_parameters contradicts"));
 }
 
+TEST_CASE("rope_theta may stand in rope_scaling alone, as transformers 5 reads it", "[hf]") {
+  DamagedModel model;
+  auto& config = model.config_json;
+  config.erase("rope_parameters");
+  config["rope_scaling"] = {{"rope_type", "default"}, {"rope_theta", 700.0}};
+  SECTION("and beside it, the same") { config["rope_theta"] = 700.0; }
+  SECTION("alone") { config.erase("rope_theta"); }
+  SECTION("and beside it, another") {
+    config["rope_theta"] = 701.0;
+    CHECK_THROWS_WITH(model.open(), Contains("rope_scaling contradicts"));
+    return;
+  }
+  CHECK(model.open().config().rope_theta == 700);
+}
+
+TEST_CASE("the original context of llama3 scaling stands in three places", "[hf]") {
+  DamagedModel model;
+  auto& config = model.config_json;
+  config.erase("rope_parameters");
+  config["max_position_embeddings"] = 64;
+  json scaling = {{"rope_type", "llama3"},
+                  {"factor", 8},
+                  {"low_freq_factor", 1},
+                  {"high_freq_factor", 4},
+                  {"original_max_position_embeddings", 32}};
+  const auto found = [&] {
+    config["rope_scaling"] = scaling;
+    return model.open().config().rope_scaling.original_max_seq_len;
+  };
+  CHECK(found() == 32);
+  config["original_max_position_embeddings"] = 16;
+  CHECK_THROWS_WITH(found(), Contains("original_max_position_embeddings"));
+  scaling.erase("original_max_position_embeddings");
+  CHECK(found() == 16);
+  config.erase("original_max_position_embeddings");
+  CHECK(found() == 64);
+}
+
 TEST_CASE("fields that change the computation and are not implemented are refused", "[hf]") {
   DamagedModel model;
   const auto [key, value] =
