@@ -74,6 +74,10 @@ class Evaluation {
   void check(const ModelFolder& folder) const {
     const auto& config = folder.config();
     data_.check_vocabulary(split_, config.vocab_size);
+    if (split_.n_predicted() == 0) {
+      throw Error(split_.where(), "has no document of two tokens, so there is nothing to predict",
+                  "Give longer documents.");
+    }
     if (choices_) choices_->check_fit(config.vocab_size, config.max_seq_len);
     if (!reference_ || reference_->config().vocab_size == config.vocab_size) return;
     throw request_error(reference_->path().string(),

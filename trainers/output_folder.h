@@ -3,6 +3,7 @@
 #pragma once
 
 #include <filesystem>
+#include <vector>
 
 namespace regroup {
 
@@ -11,7 +12,9 @@ namespace regroup {
 bool is_regroup_folder(const std::filesystem::path& folder);
 
 /// Throws a request Error (exit code 2) if folder is a file, or exists and is not empty; force
-/// allows a non-empty folder that Regroup wrote.
-void check_output_folder(const std::filesystem::path& folder, bool force);
+/// allows a non-empty folder that Regroup wrote, unless it holds one of the job's inputs, which
+/// would be replaced with it. Empty inputs count as not given.
+void check_output_folder(const std::filesystem::path& folder, bool force,
+                         const std::vector<std::filesystem::path>& inputs);
 
 }  // namespace regroup

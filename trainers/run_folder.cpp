@@ -36,16 +36,23 @@ void point_latest_at(const fs::path& checkpoints, const fs::path& name) {
 void check_run_start(const RunStart& start) {
   if (!is_occupied(start.folder)) return;
   if (start.resume) {
-    if (is_run(start.folder)) return;
-    throw request_error(start.folder.string(), "is not empty and not a training run",
-                        "Name the run's folder.");
+    if (!is_run(start.folder)) {
+      throw request_error(start.folder.string(), "is not empty and not a training run",
+                          "Name the run's folder.");
+    }
+    if (fs::exists(start.folder / kFinal) && checkpoints_of(start.folder).empty()) {
+      throw request_error(start.folder.string(),
+                          "holds a finished model, and no checkpoint to resume from",
+                          "Name another folder; --force without --resume replaces the run.");
+    }
+    return;
   }
   if (!start.force) {
     throw request_error(
         start.folder.string(), "exists and is not empty",
         "Name another folder, continue with --resume, or replace the run with --force.");
   }
-  check_output_folder(start.folder, start.force);
+  check_output_folder(start.folder, start.force, start.inputs);
 }
 
 RunFolder::RunFolder(const RunStart& start, const std::string& config, World& world)
@@ -73,6 +80,7 @@ void RunFolder::start_run(const std::string& config) {
   lock_.emplace(path_);
   fs::create_directories(path_ / kCheckpoints);
   const bool resumes = resume_ && newest_checkpoint();
+  if (resume_ && !resumes) note(path_.string() + " has no checkpoint: the run starts at step 0");
   if (!resumes) write_config(config);  // at once: a run that is stopped early can be told for one
   remove_leftovers(path_);
   remove_leftovers(path_ / kCheckpoints);

@@ -21,8 +21,9 @@ enum class ResumeMode { kLatest, kAuto };
 
 struct RunStart {
   std::filesystem::path folder;
-  bool force = false;                // replace a run that stands there
-  std::optional<ResumeMode> resume;  // continue it
+  bool force = false;                              // replace a run that stands there
+  std::optional<ResumeMode> resume;                // continue it
+  std::vector<std::filesystem::path> inputs = {};  // what the run reads: not to be replaced
 };
 
 /// Throws a request Error if the folder is not empty and neither force nor resume allows that.

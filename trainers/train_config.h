@@ -84,6 +84,13 @@ struct TrainConfig {
   /// True if backward recomputes the blocks' activations.
   bool recomputes_activations() const;
   int64_t tokens_per_step() const { return sequences_per_step() * data.seq_len; }
+  /// Every model and token file that is named; empty where none is.
+  std::vector<std::filesystem::path> inputs() const {
+    return {convert.from, convert.plan.calibration,
+            uptrain.from, uptrain.original,
+            data.train,   data.val,
+            eval.choices};
+  }
 };
 
 /// Declares every key. The schema refers to config, which must outlive it.

@@ -59,6 +59,29 @@ def test_a_run_killed_before_its_first_checkpoint_starts_anew(workplace, shared,
     assert not list(workplace.rglob(".regroup-tmp-*"))
 
 
+def test_a_finished_run_without_checkpoints_is_not_trained_again(workplace):
+    shutil.rmtree(workplace / "mha/checkpoints")
+    before = everything_in(workplace / "mha")
+    assert_refused(pretrain(workplace, "mha", "--resume"), 2, "mha", "no checkpoint to resume from")
+    assert everything_in(workplace / "mha") == before
+
+
+def test_resuming_what_is_not_there_says_so(workplace):
+    assert "new has no checkpoint: the run starts at step 0" in assert_done(pretrain(workplace, "new", "--resume")).stderr
+
+
+@pytest.mark.parametrize("command", [
+    ["convert", "--from", "gqa/final", "--to", "gqa", "--kv-heads", "1", "--force"],
+    ["convert", "--from", "gqa/final", "--to", "gqa/final", "--kv-heads", "1", "--force"],
+    ["export", "--model", "gqa", "--to", "gqa", "--force"],
+    ["uptrain", "--config", "run.ini", "--run", "gqa", "--convert.from=gqa/final", "--convert.n_kv_head=1", "--force"],
+], ids=" ".join)
+def test_force_does_not_delete_what_the_job_reads(workplace, command):
+    before = everything_in(workplace / "gqa")
+    assert_refused(regroup(*command, cwd=workplace), 2, "gqa", "which this job reads")
+    assert everything_in(workplace / "gqa") == before
+
+
 @pytest.mark.parametrize("change", [{"convert__n_kv_head": 1}, {"convert__method": "first"}, {"convert__from": "gqa/final"}],
                          ids=lambda change: next(iter(change)))
 def test_another_conversion_is_refused_on_resuming(workplace, change):
@@ -192,6 +215,14 @@ def test_empty_documents_count_for_nothing(workplace, tmp_path):
     assert rows("gaps.h5") == expected
     (count, loss), = rows("gaps.h5", "--reference", "mha")
     assert count == expected[0][0] and loss == pytest.approx(expected[0][1], rel=1e-6)
+
+
+def test_data_without_anything_to_predict_are_refused(workplace):
+    with h5py.File(workplace / "tokens.h5", "r+") as file:
+        del file["val"]
+        write_split(file, "val", [[5], [6]])
+    result = regroup("eval", "--model", "gqa/final", "--data", "tokens.h5", cwd=workplace)
+    assert_refused(result, 1, "tokens.h5: /val", "nothing to predict")
 
 
 def test_conversion_keeps_each_tensor_s_dtype(workplace):

@@ -12,7 +12,7 @@ using testing::TempFolder;
 
 ExitCode exit_code_of(const fs::path& folder, bool force) {
   try {
-    check_output_folder(folder, force);
+    check_output_folder(folder, force, {});
     return ExitCode::kDone;
   } catch (const Error& error) {
     return error.exit_code();
@@ -29,7 +29,7 @@ TEST_CASE("a full output folder is refused without force", "[files]") {
   const TempFolder folder;
   folder.write("config.json", "{\"regroup\": {}}");
   CHECK(exit_code_of(folder.path(), false) == ExitCode::kBadRequest);
-  CHECK_THROWS_WITH(check_output_folder(folder.path(), false),
+  CHECK_THROWS_WITH(check_output_folder(folder.path(), false, {}),
                     Contains("not empty") && Contains("--force"));
 }
 
@@ -52,17 +52,31 @@ TEST_CASE("force does not replace what Regroup did not write", "[files]") {
       GENERATE("{\"model_type\": \"llama\"}", "{broken", "[1]", "{\"regroup\": null}");
   const TempFolder folder;
   folder.write("config.json", config);
-  CHECK_THROWS_WITH(check_output_folder(folder.path(), true), Contains("not written by Regroup"));
+  CHECK_THROWS_WITH(check_output_folder(folder.path(), true, {}),
+                    Contains("not written by Regroup"));
   const TempFolder settings;
   settings.write("config.ini", "");
   CHECK(exit_code_of(settings.path(), true) == ExitCode::kBadRequest);
+}
+
+TEST_CASE("force does not replace a folder that holds an input of the job", "[files]") {
+  const TempFolder folder;
+  folder.write("config.ini", "");
+  folder.write("metrics.jsonl", "");
+  fs::create_directory(folder / "final");
+  fs::create_directory_symlink(folder.path(), folder / "linked");
+  const auto input = folder / GENERATE("", "final", "linked/final", "final/../final/");
+  CHECK_THROWS_WITH(check_output_folder(folder.path(), true, {"", input}),
+                    Contains("which this job reads"));
+  const fs::path beside = folder.path().string() + "-2";
+  check_output_folder(folder.path(), true, {"", beside, folder.path().parent_path()});
 }
 
 TEST_CASE("an output folder that is a file is refused with and without force", "[files]") {
   const TempFolder folder;
   const auto file = folder.write("f", "x");
   CHECK(exit_code_of(file, true) == ExitCode::kBadRequest);
-  CHECK_THROWS_WITH(check_output_folder(file, false), Contains("is a file"));
+  CHECK_THROWS_WITH(check_output_folder(file, false, {}), Contains("is a file"));
 }
 
 }  // namespace

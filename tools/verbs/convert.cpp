@@ -128,7 +128,7 @@ ExitCode run_convert(const std::vector<std::string>& arguments) {
   if (!line.parse(arguments)) return ExitCode::kDone;
 
   plan.seed = static_cast<uint64_t>(seed);
-  check_output_folder(to, force);
+  check_output_folder(to, force, {from, plan.calibration});
   const double start = steady_seconds();
   const auto source = ModelFolder::open(from);
   const Conversion conversion(source, plan);

@@ -48,7 +48,7 @@ ExitCode run_export(const std::vector<std::string>& arguments) {
   line.add_quiet();
   if (!line.parse(arguments)) return ExitCode::kDone;
 
-  check_output_folder(to, force);
+  check_output_folder(to, force, {model_path});
   const auto source = ModelFolder::open(model_path);
   plan.dtype = dtype.empty() ? source.dtype() : *dtype_from_name(dtype);
   plan.max_shard_bytes = shard.bytes;

@@ -69,9 +69,9 @@ void print_summary(const fs::path& file, const torch::Tensor& log_probabilities,
                    const TokenSplit& split) {
   const int64_t scored = split.n_predicted();
   const double sum = log_probabilities.sum(torch::kFloat64).item<double>();
-  const double loss = scored > 0 ? -sum / static_cast<double>(scored) : 0;
-  std::cout << scored << " tokens of " << split.n_documents() << " documents scored, loss "
-            << fixed(loss, 4) << ": " << file.string() << "\n";
+  std::cout << scored << " tokens of " << split.n_documents() << " documents scored";
+  if (scored > 0) std::cout << ", loss " << fixed(-sum / static_cast<double>(scored), 4);
+  std::cout << ": " << file.string() << "\n";
 }
 
 }  // namespace

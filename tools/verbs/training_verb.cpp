@@ -49,6 +49,7 @@ struct TrainingRequest {
     line.add_quiet();
     only_help = !line.parse(arguments);
     if (line.given("resume")) start.resume = resume;
+    start.inputs = config.inputs();
   }
   TrainingRequest(const TrainingRequest&) = delete;  // the schema refers to the config
   TrainingRequest& operator=(const TrainingRequest&) = delete;
