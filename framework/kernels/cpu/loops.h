@@ -51,9 +51,8 @@ REGROUP_INLINE void store(c10::BFloat16* p, int64_t i, float value) {
 /// e^x to a few ulp for x clamped to [-87, 88], NaN for NaN; branch free so that it vectorises.
 REGROUP_INLINE float fast_exp(float x) {
   const float clamped = x < -87.0f ? -87.0f : (x > 88.0f ? 88.0f : x);
-  const float scaled = clamped * 1.44269504f;
-  const float rounded = scaled + __builtin_copysignf(0.5f, scaled);
-  const int32_t exponent = static_cast<int32_t>(x == x ? rounded : 0.0f);  // a NaN has no integer
+  const float scaled = (x == x ? clamped : 0.0f) * 1.44269504f;  // a NaN has no exponent
+  const int32_t exponent = static_cast<int32_t>(scaled + __builtin_copysignf(0.5f, scaled));
   const float n = static_cast<float>(exponent);
   const float r = (clamped - n * 0.693359375f) + n * 2.12194440e-4f;
   float p = 1.9875691500e-4f;
