@@ -17,7 +17,7 @@ END
 }
 
 debian_packages=(
-  g++ cmake ninja-build ccache mold git ca-certificates
+  g++ cmake ninja-build ccache git ca-certificates
   libhdf5-dev libboost-program-options-dev nlohmann-json3-dev libgloo-dev catch2
   python3 python3-venv
 )

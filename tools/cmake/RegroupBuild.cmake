@@ -1,4 +1,4 @@
-# How every target of Regroup is compiled: language, optimisation, warnings, compiler cache, linker.
+# How every target of Regroup is compiled: language, optimisation, warnings, compiler cache.
 
 set(CMAKE_CXX_STANDARD 20)
 set(CMAKE_CXX_STANDARD_REQUIRED ON)
@@ -30,11 +30,6 @@ if(REGROUP_CCACHE AND NOT DEFINED CMAKE_CXX_COMPILER_LAUNCHER)
       CCACHE_SLOPPINESS=pch_defines,time_macros,include_file_mtime,include_file_ctime
       CCACHE_BASEDIR=${PROJECT_SOURCE_DIR}
       ${REGROUP_CCACHE})
-endif()
-
-find_program(REGROUP_MOLD mold)
-if(REGROUP_MOLD)
-  add_link_options(-fuse-ld=mold)
 endif()
 
 # Most of a file's compile time is LibTorch's headers: the presets for whole builds compile several files as one
