@@ -103,9 +103,8 @@ class TokenData {
   const std::string& tokenizer() const { return tokenizer_; }
   /// The origin of the text, in words.
   const std::string& source() const { return source_; }
-  /// How the documents were tokenized, as the options --special-tokens ("parse" or "text") and
-  /// --bos
-  /// ("auto", "yes" or "no") of tools/prepare_data.py name it; empty when unknown.
+  /// The options --special-tokens ("parse" or "text") and --bos ("auto", "yes" or "no") of
+  /// tools/prepare_data.py with which the documents were tokenized; empty when unknown.
   const std::string& special_tokens() const { return special_tokens_; }
   const std::string& bos() const { return bos_; }
   bool has_choices() const { return has_choices_; }

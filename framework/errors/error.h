@@ -28,6 +28,10 @@ class Error : public std::runtime_error {
   ExitCode exit_code_;
 };
 
+/// What to do about a file whose contents contradict themselves.
+constexpr const char* kDamagedFile =
+    "The file is damaged or was not written completely; get it again.";
+
 /// An Error whose exit code is kBadRequest.
 Error request_error(const std::string& where, const std::string& what,
                     const std::string& what_to_do);

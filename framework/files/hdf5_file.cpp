@@ -17,8 +17,6 @@ using namespace hdf5;
 namespace {
 
 constexpr const char* kDtypeAttribute = "torch_dtype";
-constexpr const char* kDamagedFile =
-    "The file is damaged or was not written completely; get it again.";
 constexpr int64_t kMostDeflateRatio = 1032;  // of zlib's format
 constexpr int64_t kBytesPerWrite = int64_t{32} << 20;
 constexpr size_t kChunkCacheBytes = size_t{16} << 20;

@@ -29,7 +29,6 @@ constexpr size_t kMostHeaderBytes = 100'000'000;  // as in the reference impleme
 constexpr size_t kHeaderDepth = 4;                // {name: {shape: [..]}} needs 3
 constexpr size_t kMostAxes = 16;
 constexpr const char* kMetadata = "__metadata__";
-constexpr const char* kDamaged = "The file is damaged or was not written completely; get it again.";
 
 /// Reads and checks one file's header.
 class HeaderReader {
@@ -46,9 +45,9 @@ class HeaderReader {
         entries.emplace(name, read_entry(name, value));
       }
     }
-    complaints_.throw_if_any(where_, kDamaged);
+    complaints_.throw_if_any(where_, kDamagedFile);
     check_ranges(entries);
-    complaints_.throw_if_any(where_, kDamaged);
+    complaints_.throw_if_any(where_, kDamagedFile);
     return entries;
   }
 
@@ -56,7 +55,7 @@ class HeaderReader {
   json parse_header() {
     if (map_.size() < kLengthBytes) {
       throw Error(where_, c10::str("has ", map_.size(), " bytes, too few for a safetensors header"),
-                  kDamaged);
+                  kDamagedFile);
     }
     uint64_t length = 0;
     std::memcpy(&length, map_.data(), kLengthBytes);
@@ -64,18 +63,18 @@ class HeaderReader {
       throw Error(where_,
                   c10::str("its header claims ", length, " bytes, but ", map_.size() - kLengthBytes,
                            " follow its length"),
-                  kDamaged);
+                  kDamagedFile);
     }
     if (length > kMostHeaderBytes) {
       throw Error(where_,
                   c10::str("its header claims ", length, " bytes, the format's limit is ",
                            kMostHeaderBytes),
-                  kDamaged);
+                  kDamagedFile);
     }
     data_begin_ = kLengthBytes + length;
     const std::string_view text(reinterpret_cast<const char*>(map_.data()) + kLengthBytes, length);
     auto header = parse_json(text, where_ + " (header)", {kMostHeaderBytes, kHeaderDepth});
-    if (!header.is_object()) throw Error(where_, "its header is not a JSON object", kDamaged);
+    if (!header.is_object()) throw Error(where_, "its header is not a JSON object", kDamagedFile);
     return header;
   }
 

@@ -102,15 +102,15 @@ void check_heads(const JsonObject& json, const DecoderConfig& config, int64_t n_
 
 // Fields of config.json that change nothing that Regroup computes.
 const std::vector<std::string> kHarmlessFields{
-    "_name_or_path", "architectures", "bos_token_id", "dtype", "eos_token_id", "initializer_range",
-    "original_max_position_embeddings",  // without a scaling
-    "pad_token_id", "pretraining_tp", "regroup",
-    // Act in training only; Regroup trains without.
-    "attention_dropout", "attn_pdrop", "dropout", "embd_pdrop", "hidden_dropout", "resid_pdrop",
-    "torch_dtype", "transformers_version", "use_cache", "unsloth_fixed", "output_attentions",
-    "output_hidden_states", "return_dict", "id2label", "label2id", "chunk_size_feed_forward",
-    "is_encoder_decoder", "problem_type", "attn_implementation", "_attn_implementation",
-    "model_type"};
+    "_attn_implementation", "_name_or_path", "architectures", "attn_implementation", "bos_token_id",
+    "chunk_size_feed_forward", "dtype", "eos_token_id", "id2label", "initializer_range",
+    "is_encoder_decoder", "label2id", "model_type", "output_attentions", "output_hidden_states",
+    "pad_token_id", "pretraining_tp", "problem_type", "regroup", "return_dict", "torch_dtype",
+    "transformers_version", "unsloth_fixed", "use_cache",
+    // Have a meaning only with a scaling, which reads it.
+    "original_max_position_embeddings",
+    // Act in training only; Regroup trains without dropout.
+    "attention_dropout", "attn_pdrop", "dropout", "embd_pdrop", "hidden_dropout", "resid_pdrop"};
 
 DecoderConfig read_config(const JsonObject& json) {
   DecoderConfig config;

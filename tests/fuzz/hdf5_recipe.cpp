@@ -3,6 +3,7 @@
 #include <fuzzer/FuzzedDataProvider.h>
 
 #include <array>
+#include <optional>
 
 #include "framework/files/hdf5_library.h"
 
@@ -26,7 +27,7 @@ class Writer {
 
   void dataset(const Hdf5Recipe::Dataset& good) {
     auto values = good.values;
-    switch (changes(good.name)) {
+    switch (next_change()) {
       case Change::kNothing:
         break;
       case Change::kAbsent:
@@ -50,28 +51,17 @@ class Writer {
   }
 
   void integer(const Hdf5Recipe::Integer& good) {
-    int64_t value = good.value;
-    const auto change = changes(good.name);
-    if (change == Change::kAbsent) return;
-    if (change == Change::kValues) value = number();
-    if (change == Change::kKind || change == Change::kLink)
-      return other_attribute(good.object, good.name);
-    const Hdf5Handle scalar(H5Screate(H5S_SCALAR), H5Sclose);
-    attribute(good.object, good.name, H5T_NATIVE_INT64, scalar, &value);
+    const auto value = changed_value(good, [this] { return number(); });
+    if (value) scalar_attribute(good.object, good.name, H5T_NATIVE_INT64, &*value);
   }
 
   void text(const Hdf5Recipe::Text& good) {
-    std::string value = good.value;
-    const auto change = changes(good.name);
-    if (change == Change::kAbsent) return;
-    if (change == Change::kValues) value = text();
-    if (change == Change::kKind || change == Change::kLink)
-      return other_attribute(good.object, good.name);
-    const Hdf5Handle scalar(H5Screate(H5S_SCALAR), H5Sclose);
+    const auto value = changed_value(good, [this] { return text(); });
+    if (!value) return;
     const Hdf5Handle type(H5Tcopy(H5T_C_S1), H5Tclose);
     H5Tset_size(type.id(), H5T_VARIABLE);
-    const char* pointer = value.c_str();
-    attribute(good.object, good.name, type.id(), scalar, &pointer);
+    const char* pointer = value->c_str();
+    scalar_attribute(good.object, good.name, type.id(), &pointer);
   }
 
   /// Groups and links that no reader asks for.
@@ -96,12 +86,29 @@ class Writer {
     return file;
   }
 
-  Change changes(const std::string&) {
+  Change next_change() {
     const int byte = bytes_.ConsumeIntegral<uint8_t>();
     if (byte < 160) return Change::kNothing;
     if (byte < 216) return Change::kValues;
     if (byte < 248) return Change::kKind;
     return byte < 252 ? Change::kAbsent : Change::kLink;
+  }
+
+  /// The value of an attribute; nullopt where it is left out, or something else was written for it.
+  template <typename Good>
+  auto changed_value(const Good& good, auto&& other_value) -> std::optional<decltype(Good::value)> {
+    switch (next_change()) {
+      case Change::kNothing:
+        return good.value;
+      case Change::kValues:
+        return other_value();
+      case Change::kAbsent:
+        return std::nullopt;
+      case Change::kLink:
+      case Change::kKind:
+        other_attribute(good.object, good.name);
+    }
+    return std::nullopt;
   }
 
   int64_t number() {
@@ -200,10 +207,9 @@ class Writer {
     if (opened.id() < 0) return;
     if (bytes_.ConsumeBool()) {
       const std::string dtype = bytes_.ConsumeBool() ? "bfloat16" : "bool";
-      const Hdf5Handle scalar(H5Screate(H5S_SCALAR), H5Sclose);
       const Hdf5Handle words(H5Tcopy(H5T_C_S1), H5Tclose);
       H5Tset_size(words.id(), dtype.size());
-      attribute(name, "torch_dtype", words.id(), scalar, dtype.data());
+      scalar_attribute(name, "torch_dtype", words.id(), dtype.data());
     }
     write_bytes(opened, type, space);
   }
@@ -228,6 +234,11 @@ class Writer {
     const auto count = H5Sget_simple_extent_npoints(space.id());
     const bool fits = count >= 0 && static_cast<size_t>(count) < kMostBytes / 128;
     attribute(object, name, type.id(), space, fits ? values.data() : nullptr);
+  }
+
+  void scalar_attribute(const std::string& object, const std::string& name, hid_t type,
+                        const void* value) {
+    attribute(object, name, type, Hdf5Handle(H5Screate(H5S_SCALAR), H5Sclose), value);
   }
 
   /// Writes what a null pointer does not forbid; on a group or dataset that may not be there.

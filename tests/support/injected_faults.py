@@ -1,5 +1,6 @@
 """Programs of which one system call or allocation fails, by the library of fault_injection.c."""
 
+import math
 import os
 import subprocess
 
@@ -28,11 +29,16 @@ def count_calls(words, folder, report):
     return {kind: int(count) for kind, count in map(str.split, report.read_text().splitlines())}
 
 
+def places_of_kind(kind, count):
+    if not EVERY_FAULT:
+        return PLACES_PER_KIND
+    return MOST_ALLOCATIONS if kind == ALLOCATION else max(1, count)
+
+
 def places_to_fail(counts):
     """(kind, number of the call): every one where REGROUP_EVERY_FAULT=1 asks for that, else some, spread evenly."""
     for kind, count in counts.items():
-        most = PLACES_PER_KIND if not EVERY_FAULT else MOST_ALLOCATIONS if kind == ALLOCATION else count
-        step = max(1, -(-count // max(1, most)))
+        step = max(1, math.ceil(count / places_of_kind(kind, count)))
         for at in range(1 + (step - 1) // 2, count + 1, step):
             yield kind, at
 

@@ -10,7 +10,7 @@ set(CMAKE_EXPORT_COMPILE_COMMANDS ON)
 set(REGROUP_LOOP_FLAGS "-fno-math-errno -fno-trapping-math -fopenmp-simd")
 set(CMAKE_CXX_FLAGS_RELEASE "-O3 ${REGROUP_LOOP_FLAGS} -DNDEBUG")
 set(CMAKE_CXX_FLAGS_DEBUG "-O1 -g ${REGROUP_LOOP_FLAGS}")
-# Clang's, for libFuzzer. Without sanitizers in LibTorch's headers the build takes half the time.
+# Clang's, for libFuzzer. Without sanitizers in LibTorch's headers the build takes a third of the time.
 set(REGROUP_NOT_SANITIZED ${PROJECT_SOURCE_DIR}/tests/fuzz/not_sanitized.txt)
 string(CONCAT CMAKE_CXX_FLAGS_ASAN "-O1 -g1 ${REGROUP_LOOP_FLAGS} -fno-omit-frame-pointer "
        "-fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=undefined "
@@ -36,7 +36,8 @@ endif()
 # (CMAKE_UNITY_BUILD), which halves the time. So the names of a file's unnamed namespace are its target's.
 set(CMAKE_UNITY_BUILD_BATCH_SIZE 6)
 
-# What all targets of ours share: warnings, and the one precompiled header, which regroup_framework builds (some 700 MB) and the others reuse.
+# What all targets of ours share: warnings, and the one precompiled header, which regroup_framework builds (some 700 MB)
+# and the others reuse.
 function(regroup_configure target)
   target_compile_options(
     ${target}

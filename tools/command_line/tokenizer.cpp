@@ -10,9 +10,9 @@
 #include <cstring>
 #include <utility>
 
+#include "framework/data/token_ids.h"
 #include "framework/errors/error.h"
 #include "framework/files/file_descriptor.h"
-#include "framework/data/token_ids.h"
 
 extern char** environ;
 
