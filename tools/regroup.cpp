@@ -10,7 +10,10 @@
 
 #include "framework/errors/error.h"
 #include "framework/errors/failure.h"
+#include "framework/files/atomic_write.h"
 #include "framework/process/processors.h"
+#include "framework/process/signals.h"
+#include "framework/progress/console.h"
 #include "framework/tensors/memory.h"
 #include "framework/text/human.h"
 #include "framework/text/nearest_name.h"
@@ -58,9 +61,19 @@ ExitCode run_and_report(const std::vector<std::string>& words) {
   try {
     return flush_results(run(words));
   } catch (...) {
+    wait_if_ending();
     const auto failure = describe_failure(std::current_exception());
     return print_failure(failure.message, failure.exit_code);
   }
+}
+
+/// What a signal leaves behind: whole files and folders, and a word about it.
+void end_interrupted(const std::string& verb) {
+  const bool was_writing = remove_unfinished_and_block_commits();
+  const bool has_run = verb == "pretrain" || verb == "uptrain";
+  note(has_run       ? "interrupted; continue with --resume"
+       : was_writing ? "interrupted; the unfinished output was removed"
+                     : "interrupted");
 }
 
 }  // namespace
@@ -71,5 +84,7 @@ int main(int argc, char** argv) {
   regroup::use_default_threads();
   signal(SIGPIPE, SIG_IGN);  // a reader that leaves must not end a training run
   const std::vector<std::string> words(argv + 1, argv + argc);
+  regroup::end_on_signals(
+      [verb = words.empty() ? "" : words[0]] { regroup::end_interrupted(verb); });
   return static_cast<int>(regroup::run_and_report(words));
 }

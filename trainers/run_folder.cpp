@@ -58,7 +58,7 @@ void check_run_start(const RunStart& start) {
 RunFolder::RunFolder(const RunStart& start, const std::string& config, World& world)
     : world_(world),
       path_(without_final_slash(start.folder)),
-      replaced_(path_.parent_path() / (".regroup-tmp-replaced-" + path_.filename().string())),
+      replaced_(path_.parent_path() / (".regroup-replaced-" + path_.filename().string())),
       resume_(start.resume) {
   // Every rank uses rank 0's list: a network file system may show another rank an older one.
   const auto names = world.broadcast_string([&] {
@@ -81,7 +81,7 @@ void RunFolder::start_run(const std::string& config) {
   fs::create_directories(path_ / kCheckpoints);
   const bool resumes = resume_ && newest_checkpoint();
   if (resume_ && !resumes) note(path_.string() + " has no checkpoint: the run starts at step 0");
-  if (!resumes) write_config(config);  // at once: a run that is stopped early can be told for one
+  if (!resumes) write_config(config);  // at once, so that --resume recognises a run stopped early
   remove_leftovers(path_);
   remove_leftovers(path_ / kCheckpoints);
 }

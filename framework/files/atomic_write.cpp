@@ -7,6 +7,11 @@
 
 #include <atomic>
 #include <cerrno>
+#include <charconv>
+#include <csignal>
+#include <functional>
+#include <mutex>
+#include <set>
 #include <string>
 #include <system_error>
 #include <vector>
@@ -18,6 +23,40 @@ namespace fs = std::filesystem;
 namespace {
 
 constexpr std::string_view kTemporaryPrefix = ".regroup-tmp-";
+
+/// The temporary files and folders of this process that are neither committed nor removed.
+class Unfinished {
+ public:
+  void add(const fs::path& path) {
+    const std::lock_guard lock(mutex_);
+    paths_.insert(path);
+  }
+  void erase(const fs::path& path) {
+    const std::lock_guard lock(mutex_);
+    paths_.erase(path);
+  }
+  /// Calls rename, after which the path is no longer a temporary one.
+  void commit(const fs::path& path, const std::function<void()>& rename) {
+    const std::lock_guard lock(mutex_);
+    rename();
+    paths_.erase(path);
+  }
+  bool remove_all_and_stay_locked() {
+    mutex_.lock();
+    std::error_code ignored;
+    for (const auto& path : paths_) fs::remove_all(path, ignored);
+    return !paths_.empty();
+  }
+
+ private:
+  std::mutex mutex_;
+  std::set<fs::path> paths_;
+};
+
+Unfinished& unfinished() {
+  static auto* const paths = new Unfinished;  // never destroyed: writers may outlive main
+  return *paths;
+}
 
 [[noreturn]] void fail(const fs::path& path, const std::string& action, int error_number) {
   std::string what_to_do = "Check the path and its permissions.";
@@ -47,14 +86,39 @@ void make_parents(const fs::path& path) {
   if (error) fail(path.parent_path(), "make the folder", error.value());
 }
 
-/// A temporary name that is unique in this process; O_EXCL and mkdir refuse a name that another
-/// process uses.
+/// ".regroup-tmp-NAME-", with which the names of all temporary files and folders of a target start.
+std::string temporary_start(const fs::path& target) {
+  // The whole name must fit NAME_MAX (255 bytes).
+  return std::string(kTemporaryPrefix) + target.filename().string().substr(0, 200) + "-";
+}
+
+/// A temporary name, "…-PID-COUNT", that is unique in this process; O_EXCL and mkdir refuse a name
+/// that another process uses.
 fs::path temporary_name_beside(const fs::path& target) {
   static std::atomic<int> counter{0};
-  const std::string suffix = "-" + std::to_string(getpid()) + "-" + std::to_string(counter++);
-  // The whole name must fit NAME_MAX (255 bytes).
-  const std::string name = target.filename().string().substr(0, 200);
-  return target.parent_path() / (std::string(kTemporaryPrefix) + name + suffix);
+  const std::string suffix = std::to_string(getpid()) + "-" + std::to_string(counter++);
+  return target.parent_path() / (temporary_start(target) + suffix);
+}
+
+/// The process that made the temporary name of a target; 0 for other names.
+pid_t process_of(const std::string& name, const std::string& start) {
+  if (!name.starts_with(start)) return 0;
+  pid_t process = 0;
+  const char* const end = name.data() + name.size();
+  const auto [rest, error] = std::from_chars(name.data() + start.size(), end, process);
+  return error == std::errc() && rest != end && *rest == '-' ? process : 0;
+}
+
+/// Removes the target's temporary folders whose process was killed.
+void remove_those_of_ended_processes(const fs::path& target) {
+  const auto start = temporary_start(target);
+  std::error_code ignored;
+  std::vector<fs::path> found;
+  for (const auto& entry : fs::directory_iterator(target.parent_path(), ignored)) {
+    const auto process = process_of(entry.path().filename().string(), start);
+    if (process > 0 && ::kill(process, 0) != 0 && errno == ESRCH) found.push_back(entry.path());
+  }
+  for (const auto& folder : found) fs::remove_all(folder, ignored);
 }
 
 FileDescriptor opened(const fs::path& path, int flags) {
@@ -116,6 +180,24 @@ void write_file_atomically(const fs::path& file, std::string_view contents) {
   atomic.commit();
 }
 
+void require_writable(const fs::path& file) {
+  std::error_code ignored;
+  if (fs::is_directory(file, ignored))
+    throw request_error(file.string(), "is a folder", "Name a file to write.");
+  fs::path folder = fs::absolute(file).parent_path();
+  while (!fs::exists(folder, ignored) && folder != folder.root_path())
+    folder = folder.parent_path();
+  if (!fs::is_directory(folder, ignored)) {
+    throw request_error(file.string(), "cannot be written: " + folder.string() + " is not a folder",
+                        "Name another file.");
+  }
+  if (::access(folder.c_str(), W_OK | X_OK) == 0) return;
+  throw request_error(
+      file.string(),
+      "cannot be written: " + folder.string() + ": " + std::generic_category().message(errno),
+      "Check the path and its permissions.");
+}
+
 void copy_file_atomically(const fs::path& from, const fs::path& to) {
   const auto source = opened(from, O_RDONLY);
   AtomicFile copy(to);
@@ -139,10 +221,13 @@ AtomicFile::AtomicFile(const fs::path& target) : target_(resolved(target)) {
     descriptor_ = FileDescriptor(temporary_, O_CREAT | O_EXCL | O_WRONLY);
   } while (!descriptor_.is_open() && errno == EEXIST);
   if (!descriptor_.is_open()) fail(target_, "create a file beside it", errno);
+  unfinished().add(temporary_);
 }
 
 AtomicFile::~AtomicFile() {
-  if (!committed_) ::unlink(temporary_.c_str());
+  if (committed_) return;
+  ::unlink(temporary_.c_str());
+  unfinished().erase(temporary_);
 }
 
 void AtomicFile::write(const void* data, size_t size) {
@@ -152,19 +237,21 @@ void AtomicFile::write(const void* data, size_t size) {
 
 void AtomicFile::commit() {
   if (::fsync(descriptor_.value()) != 0) fail(target_, "flush to disk", errno);
-  rename_onto(temporary_, target_);
+  unfinished().commit(temporary_, [&] { rename_onto(temporary_, target_); });
   committed_ = true;
   fsync_path(target_.parent_path());
 }
 
 AtomicFolder::AtomicFolder(const fs::path& target) : target_(resolved(target)) {
   make_parents(target_);
+  remove_those_of_ended_processes(target_);
   int made = 0;
   do {
     temporary_ = temporary_name_beside(target_);
     made = ::mkdir(temporary_.c_str(), 0777);
   } while (made != 0 && errno == EEXIST);
   if (made != 0) fail(target_, "make a folder beside it", errno);
+  unfinished().add(temporary_);
 }
 
 AtomicFolder::AtomicFolder(const fs::path& target, const std::string& launch_id)
@@ -178,13 +265,15 @@ AtomicFolder::AtomicFolder(const fs::path& target, const std::string& launch_id)
 }
 
 AtomicFolder::~AtomicFolder() {
+  if (is_shared_ || committed_) return;
   std::error_code ignored;
-  if (!is_shared_ && !committed_) fs::remove_all(temporary_, ignored);
+  fs::remove_all(temporary_, ignored);
+  unfinished().erase(temporary_);
 }
 
 void AtomicFolder::commit() {
   fsync_tree(temporary_);
-  rename_onto(temporary_, target_);
+  unfinished().commit(temporary_, [&] { rename_onto(temporary_, target_); });
   committed_ = true;
   fsync_path(target_.parent_path());
 }
@@ -193,7 +282,7 @@ void AtomicFolder::commit_replacing() {
   std::error_code ignored;
   if (!fs::exists(target_, ignored)) return commit();
   fsync_tree(temporary_);
-  exchange(temporary_, target_);
+  unfinished().commit(temporary_, [&] { exchange(temporary_, target_); });
   committed_ = true;
   fsync_path(target_.parent_path());
   std::error_code error;
@@ -212,6 +301,8 @@ void remove_leftovers(const fs::path& folder) {
     if (error) fail(entry.path(), "remove what an interrupted run left", error.value());
   }
 }
+
+bool remove_unfinished_and_block_commits() { return unfinished().remove_all_and_stay_locked(); }
 
 bool is_temporary_name(std::string_view name) { return name.starts_with(kTemporaryPrefix); }
 

@@ -19,6 +19,10 @@ void write_file_atomically(const std::filesystem::path& file, std::string_view c
 /// copy's mode follows the umask, whatever that of the source is.
 void copy_file_atomically(const std::filesystem::path& from, const std::filesystem::path& to);
 
+/// Throws a request Error where no file can be written at that path: so that a job says so before
+/// it works. A folder that is missing would be made.
+void require_writable(const std::filesystem::path& file);
+
 /// A file written piece by piece under a temporary name beside its target.
 class AtomicFile {
  public:
@@ -49,7 +53,8 @@ class AtomicFile {
 /// A folder filled under a temporary name beside its target.
 class AtomicFolder {
  public:
-  /// Creates the temporary folder, and missing parents of the target.
+  /// Creates the temporary folder, and missing parents of the target. Removes those that processes
+  /// of this machine that have ended without a chance to clean up have left beside the target.
   explicit AtomicFolder(const std::filesystem::path& target);
   /// A folder that several processes fill, each through an AtomicFolder with the same target and
   /// launch_id. One of them commits it when all are done. An uncommitted folder stays until
@@ -82,6 +87,11 @@ class AtomicFolder {
 /// Removes the temporary files and folders that interrupted writers left in the folder. Call it
 /// only where no other process writes. The folder may be absent.
 void remove_leftovers(const std::filesystem::path& folder);
+
+/// Removes the temporary files and folders of this process, of which none can be committed any
+/// more: a commit waits for ever. True if there were any. For a process that ends at once, from any
+/// thread.
+bool remove_unfinished_and_block_commits();
 
 /// True for the name of a temporary file or folder of these classes.
 bool is_temporary_name(std::string_view name);

@@ -71,10 +71,10 @@ void read_structure(const std::filesystem::path& file) {
   H5Ovisit2(opened.id, H5_INDEX_NAME, H5_ITER_INC, read_object, nullptr, H5O_INFO_BASIC);
 }
 
-/// Lets the kernel end this process silently when it crashes or takes too long.
+/// Lets the kernel end this process silently when it crashes, takes too long or is interrupted.
 void prepare_to_die() {
-  for (const int crash : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT, SIGXCPU}) {
-    std::signal(crash, SIG_DFL);
+  for (const int end : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT, SIGXCPU, SIGINT, SIGTERM}) {
+    std::signal(end, SIG_DFL);
   }
   const rlimit no_core{0, 0}, time{kMostSeconds, kMostSeconds};
   setrlimit(RLIMIT_CORE, &no_core);

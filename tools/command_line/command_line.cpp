@@ -4,6 +4,7 @@
 #include <iostream>
 
 #include "framework/errors/error.h"
+#include "framework/files/atomic_write.h"
 #include "framework/progress/console.h"
 #include "framework/settings/arguments.h"
 #include "framework/text/human.h"
@@ -53,6 +54,7 @@ Setting& CommandLine::add_config(ConfigSchema* schema) {
 }
 
 void CommandLine::add_json(std::optional<std::filesystem::path>* file) {
+  json_file_ = file;
   add("json", file, "also write the results as JSON").shown_as("FILE");
 }
 
@@ -88,6 +90,7 @@ bool CommandLine::parse(const std::vector<std::string>& arguments) {
   const std::string what_to_do = "See `regroup " + help_.verb + " --help`.";
   if (schema_) schema_->finish(help_.verb, what_to_do);
   complaints.throw_if_any(help_.verb, what_to_do, ExitCode::kBadRequest);
+  if (json_file_ && *json_file_) require_writable(**json_file_);
   if (quiet_) console().set_verbosity(Verbosity::kWarnings);
   return true;
 }

@@ -50,7 +50,8 @@ class CommandLine {
   void add_force(bool* force);
 
   /// Fills every target: defaults, then the config file, then the command line. Returns false after
-  /// printing --help. Throws one request Error that lists every mistake.
+  /// printing --help. Throws one request Error that lists every mistake, or that --json FILE cannot
+  /// be written.
   bool parse(const std::vector<std::string>& arguments);
   /// True, after parse, if the option was given.
   bool given(const std::string& name) const;
@@ -67,6 +68,7 @@ class CommandLine {
   std::vector<Setting> positional_;
   ConfigSchema* schema_ = nullptr;
   std::optional<std::filesystem::path> config_file_;
+  std::optional<std::filesystem::path>* json_file_ = nullptr;
   bool quiet_ = false;
   std::vector<std::string> given_;
 };

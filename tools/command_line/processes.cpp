@@ -9,6 +9,7 @@
 
 #include "framework/errors/failure.h"
 #include "framework/process/processors.h"
+#include "framework/process/signals.h"
 #include "framework/progress/console.h"
 
 namespace regroup {
@@ -75,6 +76,7 @@ ExitCode run_among_peers(const Launch& launch,
     use_default_threads(n_ranks_on_these_processors(world));
     return work(world);
   } catch (...) {
+    wait_if_ending();
     end_by(peers.diagnose(describe_failure(std::current_exception())), peers);
   }
 }

@@ -27,10 +27,9 @@ bool is_scores_file(const fs::path& file) {
 }
 
 void check_output_file(const fs::path& file, bool force) {
+  require_writable(file);
   std::error_code ignored;
   if (!fs::exists(file, ignored)) return;
-  if (fs::is_directory(file, ignored))
-    throw request_error(file.string(), "is a folder", "Name a file to write.");
   if (!force) {
     throw request_error(file.string(), "exists",
                         "Name another file, or add --force to replace the scores in it.");

@@ -1,6 +1,8 @@
 #include "framework/files/atomic_write.h"
 
 #include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include "framework/errors/error.h"
 #include "tests/support/catch_torch.h"
@@ -169,6 +171,41 @@ TEST_CASE("leftovers of interrupted writers are removed and nothing else is", "[
   CHECK(n_entries(folder.path()) == 2);
   CHECK(fs::exists(folder / "kept"));
   CHECK_NOTHROW(remove_leftovers(folder / "absent"));
+}
+
+TEST_CASE("a folder's writer removes what killed writers of that folder left", "[files]") {
+  const TempFolder folder;
+  const pid_t ended = ::fork();
+  if (ended == 0) ::_exit(0);
+  ::waitpid(ended, nullptr, 0);
+  const auto left = [&](const std::string& target, pid_t process) {
+    const auto path = folder / (".regroup-tmp-" + target + "-" + std::to_string(process) + "-0");
+    fs::create_directory(path);
+    return path;
+  };
+  const auto of_ended = left("model", ended), of_other_target = left("model-2", ended),
+             of_other_file = left("mode", ended), of_running = left("model", ::getppid());
+  const AtomicFolder made(folder / "model");
+  CHECK_FALSE(fs::exists(of_ended));
+  for (const auto& kept : {of_other_target, of_other_file, of_running}) CHECK(fs::exists(kept));
+}
+
+TEST_CASE("a process that ends at once leaves no temporary files", "[files]") {
+  const TempFolder folder;
+  const pid_t child = ::fork();
+  if (child == 0) {
+    AtomicFolder committed(folder / "committed"), model(folder / "model");
+    committed.commit();
+    folder.write(model.path().filename() / "half", "");
+    const AtomicFile file(folder / "file");
+    const bool were_any = remove_unfinished_and_block_commits();
+    ::_exit(were_any && n_entries(folder.path()) == 1 ? 0 : 1);
+  }
+  int status = 0;
+  REQUIRE(::waitpid(child, &status, 0) == child);
+  REQUIRE(WIFEXITED(status));
+  CHECK(WEXITSTATUS(status) == 0);
+  CHECK(fs::is_directory(folder / "committed"));
 }
 
 TEST_CASE("a name of the greatest possible length can be written", "[files]") {
