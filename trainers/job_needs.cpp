@@ -12,6 +12,7 @@ namespace {
 
 constexpr int64_t kFloat = 4;
 constexpr int64_t kMoments = 2 * kFloat;
+constexpr int64_t kTeacherWidth = 2;           // bytes of a number: bfloat16
 constexpr int64_t kLogits = int64_t{8} << 20;  // numbers of a chunk (framework/functions)
 
 int64_t numel_of(const BlockSpec& block) {
@@ -68,8 +69,24 @@ int64_t activation_bytes(const JobShape& shape) {
   // The head computes its gradient in chunks, in float32, and then copies it to the model's dtype.
   const int64_t head_gradient = c.vocab_size * c.d_model * (kFloat + width);
   const int64_t logits = std::min(kLogits, tokens * c.vocab_size);
-  const int64_t in_head = tokens * width * 2 * c.d_model + head_gradient + 2 * width * logits;
+  const int64_t teacher_logits =
+      shape.teacher ? (width + kTeacherWidth) * logits + tokens * kTeacherWidth * c.d_model : 0;
+  const int64_t in_head =
+      tokens * width * 2 * c.d_model + head_gradient + 2 * width * logits + teacher_logits;
   return layers + std::max(in_backward, in_head);
+}
+
+/// Blocks that a pass over the teacher gathers: each once, a tied embedding again as head.
+int64_t gathered_of_teacher(const DecoderConfig& teacher, const Blocks& blocks) {
+  return blocks.part() + (teacher.tie_embeddings ? blocks.embedding_part() : 0);
+}
+
+/// The teacher's parameters; with several shards, also the block in use, the next one, and the
+/// head, which waits for the model's own predictions.
+int64_t teacher_bytes(const DecoderConfig& teacher, const Division& division) {
+  const Blocks blocks(teacher, division);
+  const int64_t gathers = division.shards > 1 ? 3 * division.shards * blocks.largest_part() : 0;
+  return (blocks.part() + gathers) * kTeacherWidth;
 }
 
 int64_t sent_a_step(const JobShape& shape, const Division& division, const Blocks& blocks) {
@@ -80,7 +97,10 @@ int64_t sent_a_step(const JobShape& shape, const Division& division, const Block
   // Gathers: every block in forward, the layers again in backward, a tied embedding again as head.
   const int64_t gathered = blocks.part() + blocks.layer_parts() +
                            (shape.model.tie_embeddings ? blocks.embedding_part() : 0);
-  const int64_t to_shards = (division.shards - 1) * (gathered * width + blocks.part() * wire);
+  const int64_t teacher =
+      shape.teacher ? gathered_of_teacher(*shape.teacher, Blocks(*shape.teacher, division)) : 0;
+  const int64_t to_shards =
+      (division.shards - 1) * (gathered * width + blocks.part() * wire + teacher * kTeacherWidth);
   const int64_t to_replicas =
       (division.replicas - 1) * (blocks.part() / division.replicas) * (wire + width);
   return micro_batches * to_shards + to_replicas;
@@ -99,6 +119,7 @@ JobNeeds needs_of(const JobShape& shape, const Division& division) {
   needs.parameters = blocks.part() * width;
   needs.gradients = blocks.part() * kFloat;
   needs.optimizer = blocks.part() / division.replicas * (kMoments + (has_masters ? kFloat : 0));
+  if (shape.teacher) needs.teacher = teacher_bytes(*shape.teacher, division);
   if (division.shards > 1) {
     needs.gathers = 2 * whole * width;
     // The sum, the received gradient, and a sent copy if its dtype differs.

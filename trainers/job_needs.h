@@ -5,6 +5,7 @@
 #include <torch/types.h>
 
 #include <cstdint>
+#include <optional>
 
 #include "framework/distributed/world.h"
 #include "models/decoder_config.h"
@@ -13,6 +14,7 @@ namespace regroup {
 
 struct JobShape {
   DecoderConfig model;
+  std::optional<DecoderConfig> teacher = {};  // with [distill]; held in bfloat16
   torch::ScalarType dtype = torch::kBFloat16, wire_dtype = torch::kFloat32;
   int64_t seq_len = 512, micro_batch = 1, sequences_per_step = 8;
   bool recomputes = false;  // activation checkpointing
@@ -27,6 +29,7 @@ struct Division {
 /// Bytes needed by the most loaded process.
 struct JobNeeds {
   int64_t parameters = 0, gradients = 0, optimizer = 0;  // held throughout
+  int64_t teacher = 0;      // its parameters, and its gathered blocks with several shards
   int64_t gathers = 0;      // gathered blocks with several shards: the current one and the next
   int64_t reductions = 0;   // gradients on their way to be summed
   int64_t activations = 0;  // peak of one micro-batch: kept for backward, and in use
@@ -35,7 +38,7 @@ struct JobNeeds {
 
   /// Bytes on the device: everything but the snapshot.
   int64_t device() const {
-    return parameters + gradients + optimizer + gathers + reductions + activations;
+    return parameters + gradients + optimizer + teacher + gathers + reductions + activations;
   }
 };
 

@@ -4,6 +4,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "models/model_folder.h"
 #include "trainers/run_folder.h"
 #include "trainers/train_config.h"
 #include "trainers/trainer.h"
@@ -25,5 +26,9 @@ RunResult pretrain(const TrainConfig& config, const std::string& resolved_config
 /// final/, and evaluates the original, converted and uptrained models into evaluation.json.
 RunResult uptrain(const TrainConfig& config, const std::string& resolved_config,
                   const RunStart& start, World& world);
+
+/// Steps of an uptraining: ceil(alpha * the original's steps), which the config or the original's
+/// config.json gives; else [train] steps or tokens. nullopt where none of them is known.
+std::optional<int64_t> uptraining_steps(const TrainConfig& config, const ModelFolder& original);
 
 }  // namespace regroup

@@ -37,17 +37,8 @@ void check_request(const TrainConfig& config) {
   }
 }
 
-/// ceil(alpha * original steps), from the config or the original's config.json; else [train] steps
-/// or tokens.
-int64_t uptraining_steps(const TrainConfig& config, const ModelFolder& original) {
-  const auto original_steps = config.uptrain.original_steps ? config.uptrain.original_steps
-                                                            : original.provenance().pretrain_steps;
-  if (original_steps) {
-    // A double holds alpha inexactly: 0.05 * 100 must give 5 steps, not 6.
-    const double steps = config.uptrain.alpha * static_cast<double>(*original_steps);
-    return static_cast<int64_t>(std::ceil(steps - 1e-9 * std::max(1.0, steps)));
-  }
-  if (const auto steps = configured_steps(config)) return *steps;
+int64_t required_steps(const TrainConfig& config, const ModelFolder& original) {
+  if (const auto steps = uptraining_steps(config, original)) return *steps;
   throw request_error(
       "uptrain.original_steps", "is not given, and the original's config.json does not say",
       "Give the original's steps, or [train] steps or tokens to say how long to train.");
@@ -168,6 +159,15 @@ nlohmann::ordered_json evaluate_run(const TrainConfig& config, const RunFolder& 
 
 }  // namespace
 
+std::optional<int64_t> uptraining_steps(const TrainConfig& config, const ModelFolder& original) {
+  const auto original_steps = config.uptrain.original_steps ? config.uptrain.original_steps
+                                                            : original.provenance().pretrain_steps;
+  if (!original_steps) return configured_steps(config);
+  // A double holds alpha inexactly: 0.05 * 100 must give 5 steps, not 6.
+  const double steps = config.uptrain.alpha * static_cast<double>(*original_steps);
+  return static_cast<int64_t>(std::ceil(steps - 1e-9 * std::max(1.0, steps)));
+}
+
 RunResult uptrain(const TrainConfig& config, const std::string& resolved_config,
                   const RunStart& start, World& world) {
   check_request(config);
@@ -176,7 +176,7 @@ RunResult uptrain(const TrainConfig& config, const std::string& resolved_config,
   const auto original =
       ModelFolder::open(converts_now(config) ? config.convert.from : config.uptrain.original);
   check_originals(config, original);
-  const int64_t steps = uptraining_steps(config, original);
+  const int64_t steps = required_steps(config, original);
   const auto data = open_run_data(config);
   check_tokens(config, original);
   check_run_data(data, original.config());

@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -22,7 +24,8 @@ def workplace(tmp_path_factory):
 
 def plan(workplace, *words, **keys):
     overrides = [f"--{name.replace('__', '.')}={value}" for name, value in keys.items()]
-    assert_done(regroup("plan", "--config", "run.ini", *words, *overrides, "--json", "plan.json", cwd=workplace))
+    done = assert_done(regroup("plan", "--config", "run.ini", *words, *overrides, "--json", "plan.json", cwd=workplace))
+    (workplace / "plan.txt").write_text(done.stdout)
     found = json.loads((workplace / "plan.json").read_text())
     return {row["strategy"]: row for row in found["strategies"]}, found
 
@@ -63,6 +66,55 @@ def test_peak_memory_within_a_tenth(workplace, n, strategy, keys):
     program = peak_bytes(workplace, n, "small", {**small, **keys})  # the libraries, and hardly any model
     measured = peak_bytes(workplace, n, "large", {**LARGE, **keys}) - program
     assert abs(predicted - measured) < 0.1 * measured, (predicted / GIB, measured / GIB)
+
+
+# Uptraining: the shape is the model's that it starts from, and a teacher takes room
+
+@pytest.fixture(scope="module")
+def mha(workplace):
+    assert_done(regroup(*words_of("pretrain", "mha", model__tie_embeddings="true"), cwd=workplace))
+    return json.loads((workplace / "mha/final/config.json").read_text())
+
+
+@pytest.mark.parametrize("strategy, keys", [("replicate", {}), ("shard", SHARD)])
+def test_bytes_on_the_wire_with_a_teacher_exactly(workplace, mha, strategy, keys):
+    job = {"convert__from": "mha", "convert__n_kv_head": "2,1", "distill__weight": 0.5, "uptrain__alpha": 0.5,
+           "train__batch_tokens": 80, "train__micro_batch": 1, "data__val": "", "checkpoint__every": 0}
+    run = f"taught-{strategy}"
+    run_processes(workplace, 2, words_of("uptrain", run, **job, **keys))
+    rows, _ = plan(workplace, "--gpus", 2, **job)
+    assert [line["sent_bytes"] for line in metrics(workplace / run)] == [rows[strategy]["sent_bytes_a_step"]] * 3
+
+
+def test_an_uptraining_is_planned_from_its_model(workplace, mha):
+    job = {"convert__from": "mha", "convert__n_kv_head": "2,1", "distill__weight": 0.5, "uptrain__alpha": 0.5,
+           "model__n_layer": 7}  # [model] is not the model
+    rows, found = plan(workplace, **job)
+    assert found["n_kv_head"] == [2, 1]
+    assert found["tokens"] == 3 * 128  # half of the original's 6 steps
+    shapes = {"converted": found["parameters"], "original": found["teacher_parameters"]}
+    assert_done(regroup("convert", "--from", "mha", "--to", "two-one", "--kv-heads", "2,1", cwd=workplace))
+    for model, folder in (("converted", "two-one"), ("original", "mha")):
+        described = json.loads(regroup("inspect", folder + "/final" * (folder == "mha"), "--json", cwd=workplace).stdout)
+        assert shapes[model] == described["parameters"], model
+    assert rows["replicate"]["teacher_bytes"] == 2 * found["teacher_parameters"]
+    text = (workplace / "plan.txt").read_text()
+    assert re.search("of .*/mha, K/V heads 4 -> 2,1, with .*/mha/.* as teacher; fp32, 1 GPU;", text), text
+    already = plan(workplace, uptrain__from="two-one", uptrain__original="mha", uptrain__alpha=0.5)[1]
+    assert (already["n_kv_head"], already["tokens"], already["teacher_parameters"]) == ([2, 1], 3 * 128, None)
+    named = plan(workplace, "--model", "two-one", distill__weight=1, uptrain__original="mha")[1]
+    assert (named["n_kv_head"], named["teacher_parameters"]) == ([2, 1], shapes["original"])
+
+
+def test_a_plan_without_the_length_of_training_asks_for_it(workplace, mha):
+    config = json.loads((workplace / "mha/final/config.json").read_text())
+    del config["regroup"]
+    shutil.copytree(workplace / "mha/final", workplace / "foreign")
+    (workplace / "foreign/config.json").write_text(json.dumps(config))
+    done = assert_done(regroup("plan", "--model", "foreign", cwd=workplace))
+    assert "depends on --tokens" in done.stdout
+    found = plan(workplace, train__steps=10)[1]  # pretraining
+    assert found["tokens"] == 10 * 128 and found["hours"] > 0
 
 
 def llama_2(workplace, n_gpus):

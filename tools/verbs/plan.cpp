@@ -7,11 +7,13 @@
 #include "framework/files/json.h"
 #include "framework/tensors/dtype.h"
 #include "framework/text/human.h"
+#include "models/convert/convert.h"
 #include "models/flops.h"
 #include "models/model_folder.h"
 #include "tools/command_line/command_line.h"
 #include "tools/verbs/verbs.h"
 #include "trainers/job_needs.h"
+#include "trainers/runs.h"
 #include "trainers/train_config.h"
 
 namespace regroup {
@@ -27,7 +29,8 @@ struct PlanOptions {
   std::optional<fs::path> model;
   int64_t gpus = 1;
   ByteCount gpu_memory{80'000'000'000};
-  std::optional<double> alpha, tokens;
+  std::optional<double> tokens;
+  bool has_config = false;
   std::optional<int64_t> seq_len;
   double mfu = 0.4, peak_tflops = 989;
   std::optional<fs::path> json_file;
@@ -35,31 +38,66 @@ struct PlanOptions {
   ConfigSchema schema;
 };
 
-/// The job, and the number of tokens the original was trained on if known.
 struct Job {
   JobShape shape;
-  std::optional<double> original_tokens;
+  std::string model;             // where its shape is from, and what becomes of its K/V heads
+  std::optional<double> tokens;  // that it trains on, if known
 };
 
-Job job_of(const PlanOptions& options, const CommandLine& line) {
-  if (line.given("model") == line.given("config")) {
-    throw request_error("plan", "needs either --config or --model", "See `regroup plan --help`.");
+/// The model that --model or the config's [convert] or [uptrain] names; empty for one of [model].
+fs::path starting_model(const PlanOptions& options) {
+  if (options.model) return *options.model;
+  const auto& config = options.config;
+  return config.convert.from.empty() ? config.uptrain.from : config.convert.from;
+}
+
+/// Takes shape and tokens from the folder that training starts from.
+void add_folder(const PlanOptions& options, const fs::path& path, Job* job) {
+  const auto& config = options.config;
+  const auto& heads = config.convert.plan.n_kv_head;
+  const auto folder = ModelFolder::open(path);
+  job->shape.model = heads.empty() ? folder.config() : converted_config(folder.config(), heads);
+  job->model =
+      c10::str(" of ", path.string(), ", K/V heads ", kv_heads_text(folder.config().n_kv_head));
+  if (!heads.empty()) job->model += " -> " + kv_heads_text(job->shape.model.n_kv_head);
+  if (config.convert.plan.kv_budget) job->model += " (before kv_budget, which removes some)";
+
+  const auto original =
+      config.uptrain.original.empty() ? folder : ModelFolder::open(config.uptrain.original);
+  if (config.distill.weight > 0) {
+    job->shape.teacher = original.config();
+    job->model += ", with " + original.path().string() + " as teacher";
+  }
+  if (options.has_config) {
+    if (const auto steps = uptraining_steps(config, original))
+      job->tokens = static_cast<double>(*steps * config.tokens_per_step());
+  } else if (original.provenance().tokens_seen > 0) {
+    job->tokens = config.uptrain.alpha * static_cast<double>(original.provenance().tokens_seen);
+  }
+}
+
+/// Takes shape and tokens from the config alone.
+void add_config(const TrainConfig& config, Job* job) {
+  job->shape.model = decoder_config(config);
+  if (const auto steps = config.uptrain.original_steps) {
+    job->tokens = config.uptrain.alpha * static_cast<double>(*steps * config.tokens_per_step());
+  } else if (const auto steps_of_run = configured_steps(config)) {
+    job->tokens = static_cast<double>(*steps_of_run * config.tokens_per_step());
+  }
+}
+
+Job job_of(const PlanOptions& options) {
+  if (!options.model && !options.has_config) {
+    throw request_error("plan", "needs --config or --model", "See `regroup plan --help`.");
   }
   const auto& config = options.config;
   Job job;
-  job.original_tokens = options.tokens;
-  if (options.model) {
-    const auto folder = ModelFolder::open(*options.model);
-    job.shape.model = folder.config();
-    const auto seen = static_cast<double>(folder.provenance().tokens_seen);
-    if (!job.original_tokens && seen > 0) job.original_tokens = seen;
+  if (const auto path = starting_model(options); !path.empty()) {
+    add_folder(options, path, &job);
   } else {
-    job.shape.model = decoder_config(config);
+    add_config(config, &job);
   }
-  if (!job.original_tokens && config.uptrain.original_steps) {
-    job.original_tokens =
-        static_cast<double>(*config.uptrain.original_steps * config.tokens_per_step());
-  }
+  if (options.tokens) job.tokens = config.uptrain.alpha * *options.tokens;
   auto& shape = job.shape;
   shape.dtype = config.train.dtype;
   shape.wire_dtype = config.dist.wire_dtype;
@@ -100,6 +138,7 @@ Json needs_json(const Candidate& candidate, JobShape shape, int64_t memory) {
           {"parameter_bytes", needs.parameters},
           {"gradient_bytes", needs.gradients},
           {"optimizer_bytes", needs.optimizer},
+          {"teacher_bytes", needs.teacher},
           {"gather_bytes", needs.gathers},
           {"reduction_bytes", needs.reductions},
           {"activation_bytes", needs.activations},
@@ -111,25 +150,38 @@ Json needs_json(const Candidate& candidate, JobShape shape, int64_t memory) {
 }
 
 std::optional<double> hours_of(const PlanOptions& options, const Job& job) {
-  if (!job.original_tokens) return std::nullopt;
-  const double tokens = options.alpha.value_or(options.config.uptrain.alpha) * *job.original_tokens;
-  const double flops = tokens * training_flops_per_token(job.shape.model, job.shape.seq_len);
+  if (!job.tokens) return std::nullopt;
+  const auto& shape = job.shape;
+  const double a_token =
+      training_flops_per_token(shape.model, shape.seq_len) +
+      (shape.teacher ? forward_flops_per_token(*shape.teacher, shape.seq_len) : 0);
   const double pace = static_cast<double>(options.gpus) * options.mfu * options.peak_tflops * 1e12;
-  return flops / pace / 3600;
+  return *job.tokens * a_token / pace / 3600;
+}
+
+std::string time_text(const PlanOptions& options, const Job& job, std::optional<double> hours) {
+  if (!hours) {
+    return "The time depends on --tokens, on which the original was trained: nothing says how many "
+           "they were.\n";
+  }
+  const double seconds = *hours * 3600;
+  return c10::str(seconds < 1 ? "less than a second" : human_duration(seconds), " for ",
+                  human_count(*job.tokens), " tokens at an MFU of ", fixed(100 * options.mfu, 0),
+                  " % of ", fixed(options.peak_tflops, 0), " TFLOP/s\n");
 }
 
 std::string table(const Json& rows) {
   std::vector<std::vector<std::string>> cells{
-      {"strategy", "recompute", "parameters", "gradients", "optimizer", "gathers", "reductions",
-       "activations", "a GPU", "fits", "largest micro-batch", "sent a step"}};
+      {"strategy", "recompute", "parameters", "gradients", "optimizer", "teacher", "gathers",
+       "reductions", "activations", "a GPU", "fits", "largest micro-batch", "sent a step"}};
   for (const auto& row : rows) {
     const auto bytes = [&](const char* key) { return human_bytes(row.at(key).get<double>()); };
-    cells.push_back({row.at("strategy"), row.at("activation_checkpointing"),
-                     bytes("parameter_bytes"), bytes("gradient_bytes"), bytes("optimizer_bytes"),
-                     bytes("gather_bytes"), bytes("reduction_bytes"), bytes("activation_bytes"),
-                     bytes("device_bytes"), row.at("fits").get<bool>() ? "yes" : "no",
-                     c10::str(row.at("largest_micro_batch").get<int64_t>()),
-                     bytes("sent_bytes_a_step")});
+    cells.push_back(
+        {row.at("strategy"), row.at("activation_checkpointing"), bytes("parameter_bytes"),
+         bytes("gradient_bytes"), bytes("optimizer_bytes"), bytes("teacher_bytes"),
+         bytes("gather_bytes"), bytes("reduction_bytes"), bytes("activation_bytes"),
+         bytes("device_bytes"), row.at("fits").get<bool>() ? "yes" : "no",
+         c10::str(row.at("largest_micro_batch").get<int64_t>()), bytes("sent_bytes_a_step")});
   }
   return aligned_table(cells);
 }
@@ -155,15 +207,16 @@ std::string advice(const Json& rows) {
 
 ExitCode run_plan(const std::vector<std::string>& arguments) {
   PlanOptions options;
+  std::optional<double> alpha;
   CommandLine line(
       {.verb = "plan",
-       .usage = "(--config FILE or --model MODEL) [options]",
+       .usage = "[--config FILE] [--model MODEL] [options]",
        .summary =
            "Memory, wire bytes and largest micro-batch of a training job under every strategy.",
        .example = "regroup plan --config configs/llama2-7b.ini --gpus 8 --gpu-memory 80GB"});
   declare(options.schema, options.config);
   line.add_config(&options.schema);
-  line.add("model", &options.model, "model to take the shape from, instead of a config")
+  line.add("model", &options.model, "model to start from, instead of the config's")
       .shown_as("MODEL");
   line.add("gpus", &options.gpus, "number of GPUs, one rank each, 8 to a node",
            between(1, 1 << 20));
@@ -172,7 +225,7 @@ ExitCode run_plan(const std::vector<std::string>& arguments) {
            at_least(1));
   line.add("tokens", &options.tokens,
            "tokens the original was trained on (default: from its config.json)", above(0));
-  line.add("alpha", &options.alpha, "share of them to train (default: uptrain.alpha)", at_least(0));
+  line.add("alpha", &alpha, "share of them to train (default: uptrain.alpha)", at_least(0));
   line.add("mfu", &options.mfu, "assumed MFU, a share of peak-tflops", above(0));
   line.add("peak-tflops", &options.peak_tflops,
            "peak of one GPU in the run's dtype (989: H100, bf16)", above(0));
@@ -180,32 +233,35 @@ ExitCode run_plan(const std::vector<std::string>& arguments) {
   line.add_quiet();
   if (!line.parse(arguments)) return ExitCode::kDone;
 
-  const auto job = job_of(options, line);
+  options.has_config = line.given("config");
+  if (alpha) options.config.uptrain.alpha = *alpha;
+  const auto job = job_of(options);
   const auto hours = hours_of(options, job);
-  Json json{{"parameters", job.shape.model.n_parameters()},
+  const auto& shape = job.shape;
+  Json json{{"parameters", shape.model.n_parameters()},
+            {"n_kv_head", shape.model.n_kv_head},
+            {"teacher_parameters", shape.teacher ? Json(shape.teacher->n_parameters()) : Json()},
+            {"tokens", job.tokens ? Json(*job.tokens) : Json()},
             {"gpus", options.gpus},
             {"gpu_memory_bytes", options.gpu_memory.bytes},
-            {"dtype", dtype_info(job.shape.dtype).short_name},
-            {"seq_len", job.shape.seq_len},
-            {"micro_batch", job.shape.micro_batch},
-            {"sequences_per_step", job.shape.sequences_per_step},
+            {"dtype", dtype_info(shape.dtype).short_name},
+            {"seq_len", shape.seq_len},
+            {"micro_batch", shape.micro_batch},
+            {"sequences_per_step", shape.sequences_per_step},
             {"hours", hours ? Json(*hours) : Json()},
             {"strategies", Json::array()}};
   for (const auto& candidate : candidates(options.gpus))
     json["strategies"].push_back(needs_json(candidate, job.shape, options.gpu_memory.bytes));
 
-  std::cout << human_count(static_cast<double>(job.shape.model.n_parameters())) << " parameters, "
-            << dtype_info(job.shape.dtype).short_name << ", " << options.gpus << " GPUs; a step of "
-            << job.shape.sequences_per_step << " sequences of " << job.shape.seq_len
-            << " tokens, micro-batches of " << job.shape.micro_batch << "\n\n"
+  std::cout << human_count(static_cast<double>(shape.model.n_parameters())) << " parameters"
+            << job.model << "; " << dtype_info(shape.dtype).short_name << ", " << options.gpus
+            << (options.gpus == 1 ? " GPU" : " GPUs") << "; a step of " << shape.sequences_per_step
+            << " sequences of " << shape.seq_len << " tokens, micro-batches of "
+            << shape.micro_batch << "\n\n"
             << table(json["strategies"]) << "\n"
             << human_bytes(static_cast<double>(kReserved))
-            << " of each GPU are reserved for CUDA and NCCL. " << advice(json["strategies"])
-            << "\n";
-  if (hours) {
-    std::cout << human_duration(*hours * 3600) << " at an MFU of " << fixed(100 * options.mfu, 0)
-              << " % of " << fixed(options.peak_tflops, 0) << " TFLOP/s\n";
-  }
+            << " of each GPU are reserved for CUDA and NCCL. " << advice(json["strategies"]) << "\n"
+            << time_text(options, job, hours);
   if (options.json_file) write_json_file(*options.json_file, json);
   return ExitCode::kDone;
 }
