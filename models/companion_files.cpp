@@ -8,6 +8,7 @@
 
 #include "framework/errors/error.h"
 #include "framework/files/atomic_write.h"
+#include "models/run_layout.h"
 
 namespace regroup {
 namespace {
@@ -25,9 +26,9 @@ constexpr Patterns kWeights = {"*.safetensors", "*.bin",     "*.pt",        "*.p
                                "*.onnx",        "*.ot",      "*.npz",       "*.npy",      "*.pkl",
                                "*.pb",          "*.tflite",  "*.onnx_data", "*.zip",      "*.tar",
                                "*.nemo",        "*.mlmodel", "*.tar.*",     "*.onnx.data"};
-constexpr Patterns kAboutWeights = {"config.json",          "params.json",   "adapter_config.json",
-                                    "model_index.json",     "*.index.json",  "quant*_config.json",
-                                    "hf_quant_config.json", "checksums.json"};
+constexpr Patterns kAboutWeights = {"config.json",         "params.json",  "adapter_config.json",
+                                    "model_index.json",    "*.index.json", "quant*_config.json",
+                                    "hf_quant_config.json"};
 constexpr Patterns kTraining = {
     "trainer_state.json",   "*_results.json", "training_args*", "latest",
     "events.out.tfevents*", "*.log",          "metrics.jsonl"};
@@ -75,7 +76,8 @@ class Selection {
     enter(folder_);
     for (const auto& entry : sorted_entries(folder_)) {
       const auto name = entry.filename().string();
-      if (!replaced.contains(name) && !is_temporary_name(name)) add(entry);
+      const bool is_known = replaced.contains(name) || is_training_state(name);
+      if (!is_known && !is_temporary_name(name)) add(entry);
       n_seen_ = 0;
     }
   }

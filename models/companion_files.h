@@ -15,8 +15,8 @@ namespace regroup {
 /// model cards and pictures; model code, which belongs to the folder's own config.json; hidden
 /// files; whatever is larger than a tokenizer can be. A subfolder that holds weights, a training
 /// state or very many files stays behind whole. A link counts as the file or folder that it points
-/// at. -> what stayed behind except `replaced`, sorted, folders with a final slash. Throws Error
-/// for a file that cannot be read or written.
+/// at. -> what stayed behind except `replaced` and our own training states, sorted, folders with a
+/// final slash. Throws Error for a file that cannot be read or written.
 std::vector<std::string> copy_companion_files(const std::filesystem::path& from,
                                               const std::filesystem::path& to,
                                               const std::set<std::string>& replaced);

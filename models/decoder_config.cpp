@@ -172,7 +172,7 @@ std::vector<int64_t> kv_heads_per_layer(const std::vector<int64_t>& n_kv_head, i
   }
   for (const int64_t heads : n_kv_head) {
     const auto problem = kv_head_problem(heads, n_head);
-    if (!problem.empty()) throw request_error("n_kv_head", problem, "");
+    if (!problem.empty()) throw request_error("K/V heads", problem, "");
   }
   return count == n_layer ? n_kv_head
                           : std::vector<int64_t>(static_cast<size_t>(n_layer), n_kv_head[0]);

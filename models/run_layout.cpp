@@ -19,6 +19,10 @@ bool is_checkpoint(const fs::directory_entry& entry) {
 
 }  // namespace
 
+bool is_training_state(std::string_view name) {
+  return name == kChecksums || name.starts_with(kTrainingState);
+}
+
 std::string checkpoint_name(int64_t step) {
   char name[32];
   std::snprintf(name, sizeof(name), "%s%08lld", kStepPrefix, static_cast<long long>(step));

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace regroup {
@@ -15,6 +16,13 @@ inline constexpr const char* kCheckpoints = "checkpoints";  // holds step_NNNNNN
 inline constexpr const char* kLatestLink = "latest";        // a link to the newest checkpoint
 inline constexpr const char* kConverted = "converted";      // the model that uptraining starts from
 inline constexpr const char* kFinal = "final";              // the trained model
+
+/// Names in a checkpoint, beside those of its model.
+inline constexpr const char* kChecksums = "checksums.json";
+inline constexpr const char* kTrainingState = "training_state";  // .h5, or _RANK_of_SIZE.h5
+
+/// True for the name of a checkpoint's file that is not of its model.
+bool is_training_state(std::string_view name);
 
 /// The name of a step's checkpoint: "step_00000100".
 std::string checkpoint_name(int64_t step);

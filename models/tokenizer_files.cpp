@@ -77,7 +77,7 @@ void copy_companions(const fs::path& folder, const TextHandling& text) {
   constexpr size_t kMostNames = 10;
   const size_t n_left = left.size();
   left.resize(std::min(n_left, kMostNames));
-  note_once(c10::str(text.folder.string(), ": left there: ", c10::Join(", ", left),
+  note_once(c10::str(text.folder.string(), ": not copied: ", c10::Join(", ", left),
                      n_left > kMostNames ? c10::str(" and ", n_left - kMostNames, " more") : ""));
 }
 

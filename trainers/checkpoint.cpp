@@ -16,6 +16,7 @@
 #include "framework/files/json.h"
 #include "models/model_folder.h"
 #include "models/model_writer.h"
+#include "models/run_layout.h"
 
 namespace regroup {
 namespace {
@@ -24,7 +25,6 @@ namespace fs = std::filesystem;
 using torch::Tensor;
 
 constexpr int64_t kFormatVersion = 3;  // 3: the identity has a key for each field of the model
-constexpr const char* kChecksums = "checksums.json";
 constexpr const char* kAlone = "training_state.h5";
 constexpr const char* kPattern = "training_state_%05d_of_%05d.h5";
 

@@ -11,6 +11,7 @@
 #include "framework/process/processors.h"
 #include "framework/progress/console.h"
 #include "framework/progress/progress.h"
+#include "framework/tensors/dtype.h"
 #include "framework/text/human.h"
 #include "models/model_folder.h"
 #include "trainers/scoring.h"
@@ -52,6 +53,10 @@ class Evaluation {
         world_(world),
         data_(TokenData::open(request.data)),
         split_(data_.split(request.split)) {
+    if (split_.n_predicted() == 0) {
+      throw Error(split_.where(), "has no document of two tokens, so there is nothing to predict",
+                  "Give longer documents.");
+    }
     if (request.choices) choices_ = Choices::open(*request.choices);
     if (request.reference) reference_ = ModelFolder::open(*request.reference);
     for (const auto& model : request.models) folders_.push_back(ModelFolder::open(model.path));
@@ -64,6 +69,7 @@ class Evaluation {
     Json json;
     json["data"] = request_.data.string();
     json["split"] = request_.split;
+    json["dtype"] = dtype_info(c10::typeMetaToScalarType(request_.options.dtype())).short_name;
     json["models"] = Json::array();
     for (size_t i = 0; i < folders_.size(); ++i)
       json["models"].push_back(row(request_.models[i], folders_[i]));
@@ -74,10 +80,6 @@ class Evaluation {
   void check(const ModelFolder& folder) const {
     const auto& config = folder.config();
     data_.check_vocabulary(split_, config.vocab_size);
-    if (split_.n_predicted() == 0) {
-      throw Error(split_.where(), "has no document of two tokens, so there is nothing to predict",
-                  "Give longer documents.");
-    }
     if (choices_) choices_->check_fit(config.vocab_size, config.max_seq_len);
     if (!reference_ || reference_->config().vocab_size == config.vocab_size) return;
     throw request_error(reference_->path().string(),
@@ -214,7 +216,8 @@ void measure_speeds(Json& evaluation, const EvaluationRequest& request) {
 std::string evaluation_table(const Json& evaluation) {
   std::vector<std::vector<std::string>> rows{
       {"model", "K/V heads", "loss", "perplexity", "bits/byte", "choices %", "agreement %", "KL",
-       "K/V bytes/token", "tokens/s x1 (spread)", "tokens/s x16 (spread)", "compute %"}};
+       "K/V bytes/token (" + evaluation.at("dtype").get<std::string>() + ")",
+       "tokens/s x1 (spread)", "tokens/s x16 (spread)", "compute %"}};
   for (const auto& model : evaluation.at("models")) {
     rows.push_back({model.at("name"), kv_heads_text(model.at("n_kv_head")),
                     cell(model.at("loss"), 4), cell(model.at("perplexity"), 2),

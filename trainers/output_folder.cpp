@@ -12,7 +12,9 @@ namespace {
 
 bool has_regroup_config(const fs::path& folder) {
   try {
-    return JsonObject::from_file(folder / "config.json").has("regroup");
+    const auto config = JsonObject::from_file(folder / "config.json");
+    // transformers keeps our key when it saves a model that it loaded from our folder.
+    return config.has("regroup") && !config.has("transformers_version");
   } catch (const Error&) {
     return false;  // no config.json, or not one that Regroup wrote
   }

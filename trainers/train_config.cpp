@@ -15,7 +15,8 @@ std::vector<std::string> family_names() {
 }
 
 // Far above any model, yet products of these fit 64 bits.
-constexpr double kMostLayers = 1e4, kMostHeads = 65536, kWidest = 1 << 20, kMostTokens = 1e15;
+constexpr double kMostLayers = 1e4, kMostHeads = 65536, kWidest = 1 << 20, kMostTokens = 1e15,
+                 kMostBatchTokens = 1e9;
 
 void declare_model(ConfigSchema& schema, TrainConfig::Model& model) {
   const auto width = between(1, kWidest), heads = between(1, kMostHeads),
@@ -59,7 +60,7 @@ void declare_train(ConfigSchema& schema, TrainConfig::Train& train) {
   schema.add("train.tokens", &train.tokens, "training tokens, instead of steps",
              between(1, kMostTokens));
   schema.add("train.batch_tokens", &train.batch_tokens, "tokens of an optimizer step",
-             between(1, kMostTokens));
+             between(1, kMostBatchTokens));
   schema.add("train.micro_batch", &train.micro_batch, "sequences of a forward pass",
              between(1, 1 << 20));
   schema.add("train.dtype", &train.dtype,

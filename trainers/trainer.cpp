@@ -116,7 +116,7 @@ class Trainer {
       refuse_divergence();
       if (is_due(job_.config.eval.every) || is_finished()) evaluate();
       if (is_due(job_.config.checkpoint.every)) save();
-      outcome_.interrupted = result.stop_requested && !is_finished();
+      outcome_.interrupted = result.stop_requested;
     }
     save();
     saving_.wait();
@@ -165,9 +165,9 @@ class Trainer {
     const double before = schedule_of(job_.config, planned_steps).at(state_.step);
     const double now = schedule_.at(state_.step);
     if (before == now) return;
-    warn(c10::str("the learning rate jumps: at step ", state_.step, " it was ",
-                  print_number(before), " in the schedule of ", planned_steps, " steps, and is ",
-                  print_number(now), " in that of ", job_.steps));
+    warn(c10::str("the learning rate jumps: at step ", state_.step, " it was ", before,
+                  " in the schedule of ", planned_steps, " steps, and is ", now, " in that of ",
+                  job_.steps));
   }
 
   /// Forward and backward over the step's micro-batches, then one update of the weights.
@@ -219,13 +219,17 @@ class Trainer {
     return result;
   }
 
+  /// The loss that training minimises is not that of the text alone if a teacher takes part.
+  const char* loss_name() const { return job_.teacher ? "distillation loss" : "loss"; }
+
   /// Updates the progress line, and appends to metrics.jsonl every log.every steps.
   void log(const StepResult& result) {
     outcome_.loss = result.loss;
     if (!world_.is_rank_0()) return;
     const double tokens_per_s = pace();
     progress_->update(state_.step, static_cast<double>(tokens_since_start_),
-                      {"loss " + fixed(result.loss, 4)}, {mfu_text(mfu_at(tokens_per_s))});
+                      {c10::str(loss_name(), " ", fixed(result.loss, 4))},
+                      {mfu_text(mfu_at(tokens_per_s))});
     if (!is_due(job_.config.log.every) && state_.step < job_.steps && result.finite) return;
     mend_peak(tokens_per_s);
     MetricFields fields{{"step", state_.step},
@@ -283,6 +287,15 @@ class Trainer {
                 "Lower optim.lr or lengthen optim.warmup_steps, then resume or start again.");
   }
 
+  /// "the first 64 of 812 sequences of val", on which the validation loss is measured.
+  std::string validation_text() const {
+    const auto& config = job_.config;
+    const int64_t all = val_windows_->n_windows();
+    const int64_t taken = std::min(all, config.eval.batches * config.train.micro_batch);
+    return c10::str(taken < all ? c10::str("the first ", taken, " of ") : "all ", all,
+                    " sequences of val");
+  }
+
   void evaluate() {
     if (!val_windows_) return;
     const double loss = window_loss(model_, *val_windows_, job_.config.eval.batches,
@@ -290,7 +303,8 @@ class Trainer {
     outcome_.val_loss = loss;
     if (!world_.is_rank_0()) return;
     metrics_->append({{"step", state_.step}, {"tokens", state_.tokens}, {"val_loss", loss}});
-    note(c10::str("step ", state_.step, ": validation loss ", fixed(loss, 4)));
+    note(c10::str("step ", state_.step, ": validation loss ", fixed(loss, 4), " on ",
+                  validation_text()));
     begin_pace();  // evaluation does not count
   }
 

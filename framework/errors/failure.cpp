@@ -44,8 +44,9 @@ Failure of_gpu(const std::string& message) {
 }
 
 Failure of_file(const std::filesystem::filesystem_error& error) {
-  return {error.path1().string() + ": " + error.code().message() + " (" + error.what() +
-          ")\nCheck that the path is right, its permissions, and the room on the disk."};
+  const auto other = error.path2().empty() ? "" : " and " + error.path2().string();
+  return {error.path1().string() + other + ": " + error.code().message() +
+          "\nCheck that the path is right, its permissions, and the room on the disk."};
 }
 
 }  // namespace

@@ -93,8 +93,8 @@ TEST_CASE("weights and what describes them stay behind and are named", "[compani
 
 TEST_CASE("files that the new model has its own of are neither copied nor named", "[companions]") {
   const Source source;
-  source.add(
-      {"config.json", "model.safetensors", "merges.txt", ".regroup-tmp-x/model.safetensors"});
+  source.add({"config.json", "model.safetensors", "merges.txt", ".regroup-tmp-x/model.safetensors",
+              "checksums.json", "training_state.h5", "training_state_00001_of_00002.h5"});
   CHECK(source.copy({"config.json", "model.safetensors"}).empty());
   CHECK(source.copied() == Names{"merges.txt"});
 }

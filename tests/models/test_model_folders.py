@@ -177,7 +177,7 @@ def test_named_chat_templates_travel_and_what_stays_behind_is_named(model):
     (model / "tokenizer.json").chmod(0o444)
     (model / "tokenizer_config.json").chmod(0o600)
     said = convert(model, model.parent / "gqa", umask=0o022)
-    assert f"{model}: left there: README.md, pytorch_model.bin\n" in said
+    assert f"{model}: not copied: README.md, pytorch_model.bin\n" in said
     assert_done(regroup("export", "--model", model.parent / "gqa", "--to", model.parent / "bf16", umask=0o022))
     unlike_the_source = {"config.json", "model.safetensors"}
     for written in (model.parent / "gqa", model.parent / "bf16"):
@@ -197,7 +197,7 @@ def test_text_files_go_through_a_run_that_is_resumed(workplace, tmp_path):
                 data__val="", checkpoint__every=1)
     run_with_umask("uptrain", workplace, tmp_path / "run", **keys)
     done = run_with_umask("uptrain", workplace, tmp_path / "run", "--resume", **keys | dict(uptrain__alpha=2))
-    assert done.stderr.count("left there") <= 1
+    assert done.stderr.count("not copied") <= 1
     for folder in ("converted", "checkpoints/latest", "final"):
         assert chat(tmp_path / "run" / folder) == "TOOL hi"
         assert (tmp_path / "run" / folder / "qwen.tiktoken").exists()

@@ -49,7 +49,9 @@ TEST_CASE("force replaces a model folder and a run folder of Regroup", "[files]"
 
 TEST_CASE("force does not replace what Regroup did not write", "[files]") {
   const std::string config =
-      GENERATE("{\"model_type\": \"llama\"}", "{broken", "[1]", "{\"regroup\": null}");
+      GENERATE("{\"model_type\": \"llama\"}", "{broken", "[1]", "{\"regroup\": null}",
+               // as transformers saves a model that it loaded from our folder
+               "{\"regroup\": {}, \"transformers_version\": \"5.0.0\"}");
   const TempFolder folder;
   folder.write("config.json", config);
   CHECK_THROWS_WITH(check_output_folder(folder.path(), true, {}),

@@ -7,6 +7,7 @@
 #include "framework/files/json.h"
 #include "framework/progress/console.h"
 #include "framework/progress/progress.h"
+#include "framework/tensors/dtype.h"
 #include "framework/text/human.h"
 #include "models/convert/methods.h"
 #include "tools/command_line/command_line.h"
@@ -34,8 +35,9 @@ nlohmann::ordered_json layer_json(const ConversionReport::Layer& layer) {
 
 nlohmann::ordered_json account(const ModelFolder& source, const ModelFolder& converted,
                                const ConversionReport& report) {
-  const auto kv_bytes = [](const ModelFolder& model) {
-    return model.config().kv_bytes_per_token(static_cast<int64_t>(c10::elementSize(model.dtype())));
+  const auto width = static_cast<int64_t>(c10::elementSize(source.dtype()));
+  const auto kv_bytes = [&](const ModelFolder& model) {
+    return model.config().kv_bytes_per_token(width);
   };
   const auto& conversion = converted.provenance().conversion;
   nlohmann::ordered_json json;
@@ -144,8 +146,9 @@ ExitCode run_convert(const std::vector<std::string>& arguments) {
   if (plan.verify) print_verification(report);
   std::cout << "K/V heads " << kv_heads_text(source.config().n_kv_head) << " -> "
             << kv_heads_text(converted.config().n_kv_head) << " by " << plan.method
-            << ", K/V bytes a token " << json["kv_bytes_per_token"]["before"] << " -> "
-            << json["kv_bytes_per_token"]["after"] << ": " << to.string() << "\n";
+            << ", K/V bytes a token (" << dtype_info(source.dtype()).short_name << ") "
+            << json["kv_bytes_per_token"]["before"] << " -> " << json["kv_bytes_per_token"]["after"]
+            << ": " << to.string() << "\n";
   if (json_file) write_json_file(*json_file, json);
   return ExitCode::kDone;
 }

@@ -5,6 +5,8 @@
 
 #include "framework/data/token_data.h"
 #include "framework/errors/error.h"
+#include "framework/files/hdf5_file.h"
+#include "framework/files/json.h"
 #include "framework/tensors/dtype.h"
 #include "framework/text/human.h"
 #include "models/model_folder.h"
@@ -84,11 +86,53 @@ Finding token_data_finding(const fs::path& path) {
   return finding;
 }
 
+// Other HDF5 files that Regroup writes
+
+Finding scores_finding(const Hdf5File& file) {
+  const auto log_probabilities = file.read("/logprob");
+  const int64_t tokens = log_probabilities.numel();
+  const int64_t documents = file.dataset("/offsets").shape().at(0) - 1;
+  return {"scores",
+          {{"documents", counted(documents, "document") + ", " + counted(tokens, "token")},
+           {"log-probability", fixed(log_probabilities.sum(at::kDouble).item<double>(), 4) +
+                                   " in all, 0 for a document's first token"}},
+          {{"documents", documents}, {"tokens", tokens}}};
+}
+
+Finding training_state_finding(const fs::path& path, const Hdf5File& file) {
+  const auto step = file.integer_attribute("/", "step");
+  return {"training state",
+          {{"step", step ? c10::str(*step) : "unknown"},
+           {"of", fs::absolute(path).parent_path().string() + ", a checkpoint; inspect that"}},
+          {{"step", step ? Json(*step) : Json()}}};
+}
+
+/// From `regroup export --format hdf5`. config: the text of config.json.
+Finding exported_finding(const fs::path& path, const std::string& config) {
+  const auto where = path.string() + ": config.json";
+  const auto json = JsonObject(parse_json(config, where), where);
+  const auto type = json.find_string("model_type").value_or("unknown");
+  return {"model in HDF5",
+          {{"family", type},
+           {"bytes", human_bytes(static_cast<double>(fs::file_size(path)))},
+           {"for", "other programs: Regroup reads model folders with safetensors"}},
+          {{"family", type}}};
+}
+
+Finding hdf5_finding(const fs::path& path) {
+  const auto file = Hdf5File::open(path);
+  if (file.exists("/logprob")) return scores_finding(file);
+  if (file.string_attribute("/", "identity")) return training_state_finding(path, file);
+  if (const auto config = file.string_attribute("/", "config.json"))
+    return exported_finding(path, *config);
+  return token_data_finding(path);
+}
+
 // Models and checkpoints
 
 bool is_checkpoint(const fs::path& folder) {
   for (const auto& entry : fs::directory_iterator(folder)) {
-    if (entry.path().filename().string().starts_with("training_state")) return true;
+    if (is_training_state(entry.path().filename().string())) return true;
   }
   return false;
 }
@@ -227,7 +271,7 @@ Finding inspect(const fs::path& path) {
   }
   if (is_folder && fs::exists(path / "config.json")) return model_finding(path);
   if (is_folder && is_run(path)) return run_finding(path);
-  if (!is_folder && is_hdf5(path)) return token_data_finding(path);
+  if (!is_folder && is_hdf5(path)) return hdf5_finding(path);
   if (!is_folder && is_gguf(path)) {
     throw Error(
         path.string(), "is a GGUF file, which Regroup does not read",

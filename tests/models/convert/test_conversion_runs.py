@@ -1,6 +1,7 @@
 """Uptraining from a calibrated and refit conversion, with and without distillation."""
 
 import json
+import re
 import signal
 import subprocess
 import time
@@ -35,8 +36,8 @@ def workplace(tmp_path_factory):
     """mha, and runs of 3 steps from it with and without distillation; tests add more runs."""
     folder = make_workplace(tmp_path_factory.mktemp("uptraining"))
     assert_done(pretrain(folder, "mha"))
-    assert_done(uptrain(folder, "plain", **SHORT))
-    assert_done(uptrain(folder, "distilled", **SHORT, **DISTILL))
+    for run, keys in (("plain", {}), ("distilled", DISTILL)):
+        (folder / f"{run}.log").write_text(assert_done(uptrain(folder, run, **SHORT, **keys)).stderr)
     return folder
 
 
@@ -49,6 +50,19 @@ def test_distillation_counts_the_teacher_s_work(workplace):
     plain, distilled = (compute_fraction(workplace / run) for run in ("plain", "distilled"))
     # half of the original's steps, each with its forward pass: a third of what training one took
     assert distilled - plain == pytest.approx(0.5 / 3, rel=1e-6)
+
+
+def test_progress_says_which_loss_it_shows(workplace):
+    plain, distilled = ((workplace / f"{run}.log").read_text() for run in ("plain", "distilled"))
+    assert " · loss " in plain and "distillation loss" not in plain
+    assert " · distillation loss " in distilled and " · loss " not in distilled
+    for text in (plain, distilled):
+        assert re.search(r"validation loss \d\.\d{4} on all 13 sequences of val\n", text), text
+
+
+def test_a_validation_loss_on_a_part_of_val_says_so(workplace):
+    done = assert_done(uptrain(workplace, "part", **SHORT, eval__batches=2))
+    assert "on the first 6 of 13 sequences of val\n" in done.stderr  # 2 batches of 3
 
 
 def test_distillation_trains_another_model_from_the_same_conversion(workplace):

@@ -98,7 +98,7 @@ REFUSED = {  # words, exit code, parts of the message
     "text of another vocabulary": ((*KEEP_2, "--calibration", "wide.h5"), 1, ("wide.h5", "200", VOCAB_SIZE)),
     "ids beyond the vocabulary": ((*KEEP_2, "--calibration", "beyond.h5"), 1, ("beyond.h5", VOCAB_SIZE)),
     "text that is not there": ((*KEEP_2, "--calibration", "absent.h5"), 1, ("absent.h5",)),
-    "text that is no token file": ((*KEEP_2, "--calibration", "notes.txt"), 1, ("notes.txt", "HDF5")),
+    "text that is not a token file": ((*KEEP_2, "--calibration", "notes.txt"), 1, ("notes.txt", "HDF5")),
     "text without a training split": ((*KEEP_2, "--calibration", "val.h5"), 1, ("val.h5", "train")),
 }
 
