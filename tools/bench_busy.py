@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
-"""What training and decoding keep of their speed on a busy machine: beside busy loops, and beside another job of ours.
+"""Measures how much speed training and decoding keep on a busy machine: beside busy loops, and beside a second job.
 
-Each round measures alone, beside one busy loop a processor, and twice at once, in turns; prints medians and shares.
+Each round measures in turn one job alone, one beside a busy loop on each processor, and two at once. The script prints
+medians and shares.
 Speeds of a busy machine are read from the JSON of `regroup bench`, whose rounds take wall-clock time.
 
     tools/bench_busy.py --size 5m --rounds 3 --seconds 8
@@ -16,7 +17,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks.support import SIZES, parser_of, processor, write_config
+from benchmarks.support import SIZES, check_json, parser_of, processor, write_config
 from script_support import Problem, run_script, write_text
 
 KV_HEADS = 8
@@ -24,7 +25,7 @@ BUSY_LOOP = "while True: pass"
 
 
 def started(arguments, benchmark, result):
-    """A `regroup bench` that runs, and writes its JSON to result."""
+    """Starts a `regroup bench` that writes its JSON to result; returns its process."""
     shape = SIZES[arguments.size]
     config = result.with_suffix(".ini")
     write_config(config, arguments.size, KV_HEADS)
@@ -44,7 +45,7 @@ def speed_of(process, result):
 
 
 def speeds(arguments, benchmark, jobs):
-    """tokens/s of so many jobs that run at once."""
+    """tokens/s of each of several jobs that run at once."""
     with tempfile.TemporaryDirectory() as folder:
         results = [Path(folder) / f"{number}.json" for number in range(jobs)]
         processes = [started(arguments, benchmark, result) for result in results]
@@ -53,7 +54,7 @@ def speeds(arguments, benchmark, jobs):
 
 @contextlib.contextmanager
 def busy_loops():
-    """One process a processor that does nothing but compute."""
+    """Keeps every processor busy with a process that only computes."""
     loops = [subprocess.Popen([sys.executable, "-c", BUSY_LOOP]) for _ in os.sched_getaffinity(0)]
     try:
         yield
@@ -74,6 +75,7 @@ def one_round(arguments, benchmark):
 
 def main(words):
     arguments = parser_of(__doc__, size="5m").parse_args(words)
+    check_json(arguments)
     print(f"{processor()}, {len(os.sched_getaffinity(0))} processors, {arguments.size}, {arguments.dtype}")
     everything = {}
     for benchmark in ("train", "decode"):

@@ -2,8 +2,8 @@
 """Regroup beside transformers on the same random Llama, alternating, several rounds.
 
 Prints medians and ratios for training tokens/s and peak memory (eager and compiled peer) and for
-decoding at batch 1 and 16. Each measurement is a separate process, so that peak memory is that of
-one program.
+decoding at batch 1 and 16. Each measurement has a separate process, so that its peak memory is that
+of one program.
 
     tools/bench_peers.py --size 27m --dtype bf16 --rounds 3
 """
@@ -19,7 +19,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks.support import SIZES, compare, last_json, parser_of, peer_model, processor, write_config
+from benchmarks.support import SIZES, check_json, compare, last_json, parser_of, peer_model, processor, write_config
 from script_support import Problem, run_script, write_text
 
 PROMPT, NEW = 512, 64
@@ -143,6 +143,7 @@ def main(words):
     arguments = parse_arguments(words)
     if arguments.peer:
         return run_peer(arguments)
+    check_json(arguments)
     print(f"{processor()}, {arguments.threads} threads, {arguments.size}, {arguments.dtype},"
           f" {arguments.kv_heads} K/V heads")
     everything = {}

@@ -21,7 +21,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks.support import SIZES, compare, last_json, parser_of, peer_model, processor, write_config
+from benchmarks.support import SIZES, check_json, compare, last_json, parser_of, peer_model, processor, write_config
 from script_support import Problem, run_script, write_text
 
 PROCESSES = 2
@@ -30,17 +30,17 @@ KV_HEADS = 8
 
 def parse_arguments(words):
     parser = parser_of(__doc__, size="27m")
-    parser.add_argument("--sequences", type=int, help="of a step, on both processes together; else the size's own")
+    parser.add_argument("--sequences", type=int, help="sequences of a step on both processes (default: as --size has)")
     parser.add_argument("--peer", choices=("ddp", "fsdp"), help=argparse.SUPPRESS)
     arguments = parser.parse_args(words)
     if arguments.sequences is None:
         arguments.sequences = SIZES[arguments.size]["batch"]
     if arguments.sequences < 1 or arguments.sequences % PROCESSES:
-        parser.error(f"--sequences {arguments.sequences} does not go evenly into {PROCESSES} processes")
+        parser.error(f"--sequences {arguments.sequences} cannot be divided evenly among {PROCESSES} processes")
     return arguments
 
 
-# The peers: one process each of a group.
+# The peers: each call runs one process of the group.
 
 
 def recomputed(layer):
@@ -93,7 +93,7 @@ def run_peer(arguments):
         torch.distributed.all_reduce(going_on, torch.distributed.ReduceOp.MIN)
     result = {"tokens_per_s": PROCESSES * batch * shape["seq_len"] / statistics.median(seconds)}
     print(json.dumps(result), flush=True)
-    time.sleep(1)  # who leaves first may take with it what the other still waits for
+    time.sleep(1)  # the first process that leaves may close connections that the other still waits for
     torch.distributed.destroy_process_group()
 
 
@@ -107,7 +107,7 @@ def free_port():
 
 
 def run_together(command, processes, threads):
-    """Runs a command as so many processes of a group; gives rank 0's stdout and the largest peak of memory."""
+    """Runs a command as a group of processes; returns rank 0's stdout."""
     common = os.environ | {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()),
                            "OMP_NUM_THREADS": str(threads)}
     started = [subprocess.Popen([str(word) for word in command], text=True, stdout=subprocess.PIPE,
@@ -121,7 +121,7 @@ def run_together(command, processes, threads):
 
 
 def peak_of_children(work):
-    """work's result, and the peak memory of the largest process that it started, from a child that runs it."""
+    """Runs work() in a child; returns its result with the peak memory of the largest process that it started."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
@@ -174,6 +174,7 @@ def main(words):
     arguments = parse_arguments(words)
     if arguments.peer:
         return run_peer(arguments)
+    check_json(arguments)
     title = (f"{arguments.size}, {arguments.dtype}, {arguments.sequences} sequences a step;"
              f" {PROCESSES} processes of 1 thread, {processor()}")
     results = compare(title, contestants(arguments), arguments.rounds, beside=BESIDE)

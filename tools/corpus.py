@@ -1,7 +1,7 @@
 """Writes a corpus that any machine can make again: the Python sources of pinned packages, as JSONL.
 
-Each line is {"path", "text"}; packages and paths are sorted, so the same pins give the same file
-everywhere. Only .py files that a package's installation record lists are read.
+Each line is {"path", "text"}. Packages and paths are sorted, so equal pins give equal files on every
+machine. The script reads only .py files that a package's installation record lists.
 """
 
 import argparse
@@ -10,15 +10,12 @@ import re
 from importlib import metadata
 from pathlib import Path, PurePosixPath
 
-from script_support import Problem, bad_request, run_script, written_atomically
+from script_support import Problem, bad_request, check_output_file, run_script, written_atomically
 
 
 def main(arguments):
     options = parse_arguments(arguments)
-    if options.out.exists() and not options.force:
-        raise bad_request(
-            options.out, "exists", "Choose another --out, or replace it with --force."
-        )
+    check_output_file("--out", options.out, may_replace=options.force)
     pins = read_pins(options.requirements)
     distributions = [
         installed(name, version, options.requirements) for name, version in sorted(pins.items())

@@ -22,11 +22,11 @@ import numpy as np
 import torch
 from gguf import MODEL_ARCH, GGUFReader, get_tensor_name_map
 from safetensors import SafetensorError
-from script_support import Problem, bad_request, run_script
+from script_support import Problem, bad_request, check_output_folder, progress, run_script
 from tokenizers import pre_tokenizers
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, modeling_gguf_pytorch_utils
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+from transformers.utils import logging
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 REQUIRED = ("llama.context_length", "llama.attention.layer_norm_rms_epsilon")  # transformers would fill in a default
@@ -39,16 +39,24 @@ IS_FILE_WHOLE = "Is it all of a dense Llama? Download or convert it again."
 def main(arguments):
     options = parse_arguments(arguments)
     check_request(options)
+    replace_progress_bars()
     with explained(options.file), TemporaryDirectory() as folder:
         # an empty folder, because transformers prefers a tokenizer.json beside the file
         Path(folder, "model.gguf").symlink_to(options.file.resolve())
         model, weights, tokenizer = read_gguf(options, folder)
     with folder_written_atomically(options.to.resolve()) as folder:
         require_space(folder, sum(weight.nbytes for weight in weights.values()) + ROOM_FOR_THE_REST)
+        print(f"writing {options.to}", file=sys.stderr)
         model.save_pretrained(folder, state_dict=weights)
         if tokenizer:
             tokenizer.save_pretrained(folder)
     print(f"{options.to}: a Llama of {model.num_parameters():,} parameters in {model.dtype}")
+
+
+def replace_progress_bars():
+    """transformers draws its bars into files and pipes too."""
+    logging.disable_progress_bar()
+    modeling_gguf_pytorch_utils.tqdm = lambda tensors, **_: progress("reading tensors", iterable=tensors, unit="tensor")
 
 
 def require_space(folder, n_bytes):
@@ -81,6 +89,7 @@ def parse_arguments(arguments):
 def check_request(options):
     if not options.file.is_file():
         raise bad_request(options.file, "is not a file", "Give a .gguf file.")
+    check_output_folder("--to", options.to.resolve().parent)
     folder, holds_file = options.to, options.to.resolve() in options.file.resolve().parents
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
@@ -204,7 +213,7 @@ def bare_model(path, config, tensors, dtype):
 
 def read_weights(path, model):
     """Returns {Hugging Face name: tensor}. A model from from_pretrained could not be saved."""
-    loaded = load_gguf_checkpoint(
+    loaded = modeling_gguf_pytorch_utils.load_gguf_checkpoint(
         path, return_tensors=True, model_to_load=model, torch_dtype=model.dtype
     )
     for name, weight in loaded["tensors"].items():
@@ -215,14 +224,14 @@ def read_weights(path, model):
 
 
 def read_tokenizer(path, folder, keys):
-    """The tokenizer, or None and a note where it may tokenize otherwise than llama.cpp."""
+    """The tokenizer; None and a note where its ids may differ from llama.cpp's."""
     model, rule = (keys.get(f"tokenizer.ggml.{key}", "none") for key in ("model", "pre"))
     if model == "gpt2" and rule in SPLITTING_RULES:
         tokenizer = AutoTokenizer.from_pretrained(
             folder,
             gguf_file="model.gguf",
             model_max_length=keys["llama.context_length"],
-            add_bos_token=rule == "llama-bpe",  # a default: the file may say otherwise
+            add_bos_token=rule == "llama-bpe",  # a default, which the file may override
         )
         backend = tokenizer.backend_tokenizer
         backend.model.ignore_merges = rule == "llama-bpe"
@@ -233,8 +242,8 @@ def read_tokenizer(path, folder, keys):
         if tokens == keys["tokenizer.ggml.tokens"]:
             return tokenizer
     print(
-        f"note: {path}: no tokenizer.json is written: transformers may read its tokenizer "
-        f"({model}, splitting rule {rule}) otherwise than llama.cpp. Copy the original model's.",
+        f"note: {path}: no tokenizer.json is written, because transformers may not read its tokenizer "
+        f"({model}, splitting rule {rule}) as llama.cpp does. Copy the original model's.",
         file=sys.stderr,
     )
     return None
@@ -249,7 +258,7 @@ def folder_written_atomically(target):
         new.mkdir()
         try:
             yield new
-        except SafetensorError as error:  # which it raises when the disk is full
+        except SafetensorError as error:  # safetensors raises it when the disk is full
             raise OSError(str(error)) from error
         for file in new.iterdir():
             file.chmod(new.stat().st_mode & 0o666)  # safetensors makes files that only their owner may read

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import h5py
 import numpy as np
-from script_support import Problem, bad_request, run_script, write_text
+from script_support import Problem, bad_request, check_is_no_input, check_output_file, run_script, write_text
 
 CHUNK_TOKENS = 1 << 23
 
@@ -25,6 +25,9 @@ def main(arguments):
     options = parse_arguments(arguments)
     if not options.data.is_file():
         raise bad_request(options.data, "does not exist", "Make it with tools/prepare_data.py.")
+    if options.json:
+        check_output_file("--json", options.json)
+        check_is_no_input("--json", options.json, [options.data])
     try:
         with h5py.File(options.data, "r") as file:
             result = baselines(file)

@@ -8,11 +8,11 @@ any file may be compressed (data/README.md). Then:
    below --val-fraction, so the split does not depend on the order of the input.
 2. Without --tokenizer, a byte-level BPE is trained on the `train` documents and saved as
    tokenizer.json beside the output.
-3. Each document becomes its tokens and one end-of-text token. BOS and special tokens that a text
-   spells are treated as in prompts (data/document_encoder.py; --bos, --special-tokens).
-4. `val` documents of which at least half also stands in `train` documents are dropped
+3. Each document becomes its tokens and one end-of-text token. It gets BOS, and special tokens for
+   those that its text spells, as a prompt does (data/document_encoder.py; --bos, --special-tokens).
+4. `val` loses documents of which at least half also stands in `train` documents
    (held_out_overlap.py).
-5. Choice questions are drawn from `val` (choice_questions.py).
+5. `val` gives the text of the choice questions (choice_questions.py).
 
 The file, all of it little-endian:
 
@@ -31,11 +31,12 @@ The file, all of it little-endian:
                          a question are equally long
         gold        int64 [questions]: the true continuation's index
 
-The same text in the same order, with the same seed, gives the same file.
+The bytes of the file depend on nothing but the text, its order, the options and the seed.
 """
 
 import argparse
 import hashlib
+import math
 import sys
 from array import array
 from collections import Counter
@@ -54,31 +55,41 @@ from data.text_tokenizer import (
     configured_token,
     end_token,
     load_tokenizer,
+    tokenizer_file,
     train_tokenizer,
     vocab_size_of,
 )
 from script_support import (
     Problem,
     bad_request,
+    check_is_no_input,
+    check_output_file,
+    progress,
     run_script,
+    warn,
     write_text,
     written_atomically,
 )
-from tqdm import tqdm
 
 FORMAT_VERSION = 1
 BATCH_CHARACTERS = 1 << 22  # text tokenized at once
 CHUNK_TOKENS = 1 << 17  # tokens in one HDF5 chunk
 DROPPED, TRAIN, VAL = range(3)
+FEW_VAL_DOCUMENTS, FEW_VAL_TOKENS = 10, 10_000  # a val with fewer brings a warning
 
 
 def main(arguments):
     options = parse_arguments(arguments)
     own_tokenizer = None if options.tokenizer else options.out.parent / "tokenizer.json"
-    check_outputs([path for path in (options.out, own_tokenizer) if path], options.force)
+    outputs = [path for path in (options.out, own_tokenizer) if path]
+    for path in outputs:
+        check_output_file("--out", path, may_replace=options.force)
     tokenizer = load_tokenizer(options.tokenizer) if options.tokenizer else None
     encoder = encoder_of(tokenizer, options) if tokenizer else None
-    corpus = Corpus(TextSources(options.input, options.suffixes, options.text_field))
+    sources = TextSources(options.input, options.suffixes, options.text_field)
+    for path in outputs:
+        check_is_no_input("--out", path, [*sources.paths, *filter(None, [options.tokenizer])])
+    corpus = Corpus(sources)
 
     corpus.assign_splits(options.seed, options.val_fraction)
     if tokenizer is None:
@@ -98,6 +109,7 @@ def main(arguments):
             write_text(own_tokenizer, tokenizer_text)
     print_summary(options.out, own_tokenizer, tokenizer, summary, corpus)
     print_marks(encoder, options.special_tokens)
+    warn_of_small_val(*summary["val"])
 
 
 def parse_arguments(arguments):
@@ -118,7 +130,10 @@ def parse_arguments(arguments):
     )
     vocabulary = parser.add_mutually_exclusive_group()
     vocabulary.add_argument(
-        "--tokenizer", type=Path, metavar="tokenizer.json", help="use this tokenizer"
+        "--tokenizer",
+        type=Path,
+        metavar="PATH",
+        help="use this tokenizer: a tokenizer.json, or the folder of a model that has one",
     )
     vocabulary.add_argument(
         "--vocab-size",
@@ -150,8 +165,8 @@ def parse_arguments(arguments):
         "--special-tokens",
         choices=("text", "parse"),
         default="parse",
-        help="what a special token that a text spells becomes: the token, as in prompts (parse, the "
-        "default), or plain text",
+        help="how special tokens that a text spells are read: as the tokens, like in prompts (parse, the "
+        "default), or as plain text",
     )
     parser.add_argument(
         "--bos",
@@ -173,7 +188,8 @@ def parse_arguments(arguments):
         "--suffixes",
         default=",".join(FOLDER_SUFFIXES),
         metavar=".A,.B",
-        help="file name endings read in folders, before .gz and its like (default %(default)s)",
+        help="read files with these endings in folders, also where .gz or another compression's ending follows "
+        "(default %(default)s)",
     )
     parser.add_argument("--force", action="store_true", help="replace an existing output")
     options = parser.parse_args(arguments)
@@ -181,6 +197,8 @@ def parse_arguments(arguments):
         suffix.strip().lower() for suffix in options.suffixes.split(",") if suffix.strip()
     )
     check_options(options)
+    if options.tokenizer:
+        options.tokenizer = tokenizer_file(options.tokenizer)
     return options
 
 
@@ -214,16 +232,8 @@ def check_options(options):
         raise bad_request("--suffixes", "is empty", "Give endings such as .txt,.md.")
 
 
-def check_outputs(paths, force):
-    for path in paths:
-        if path.is_dir():
-            raise bad_request(path, "is a folder", "Give the name of a file.")
-        if path.exists() and not force:
-            raise bad_request(path, "exists", "Choose another --out, or replace it with --force.")
-
-
 def encoder_of(tokenizer, options):
-    """The encoder that the options ask for, of the given or the trained tokenizer."""
+    """The encoder of the given or the trained tokenizer, with the options' marks and BOS."""
     eos_token, bos_token = END_OF_TEXT, None
     if options.tokenizer:
         eos_token = end_token(tokenizer, options.tokenizer, options.eos_token)
@@ -252,6 +262,7 @@ class Corpus:
     def assign_splits(self, seed, val_fraction):
         """Reads everything once: drops exact duplicates and chooses the split of each document."""
         seen, held_out_shingles = set(), []
+        first_place, last_place = 2**64, 0
         for text in self._read("reading"):
             digest = hashlib.blake2b(f"{seed}\n{text}".encode("utf-8"), digest_size=16).digest()
             if digest in seen:
@@ -259,15 +270,18 @@ class Corpus:
                 self.dropped["exact duplicates"] += 1
                 continue
             seen.add(digest)
-            is_val = int.from_bytes(digest[:8], "big") < val_fraction * 2**64
+            place = int.from_bytes(digest[:8], "big")
+            first_place, last_place = min(first_place, place), max(last_place, place)
+            is_val = place < val_fraction * 2**64
             self._roles.append(VAL if is_val else TRAIN)
             if is_val:
                 held_out_shingles.append(shingles_of(text))
         self.dropped.update(self._sources.left_out)
         self.held_out = HeldOutIndex(held_out_shingles)
-        self._check_splits(val_fraction)
+        self._check_splits(val_fraction, first_place / 2**64, last_place / 2**64)
 
-    def _check_splits(self, val_fraction):
+    def _check_splits(self, val_fraction, first_place, last_place):
+        """val has the documents whose place is below val_fraction, so it needs the first place and train the last."""
         n_train, n_val = self._roles.count(TRAIN), self._roles.count(VAL)
         if n_train + n_val == 0:
             raise Problem(
@@ -275,12 +289,18 @@ class Corpus:
                 f"holds no text ({_counts(self._sources.left_out) or 'no document'})",
                 "Give UTF-8 text, one document or more for each split.",
             )
-        if n_train == 0 or n_val == 0:
+        if n_train + n_val == 1:
             raise Problem(
                 "--val-fraction",
-                f"{val_fraction} of {n_train + n_val} documents leaves "
-                f"{'val' if n_val == 0 else 'train'} empty",
-                "Give more documents (JSONL lines, say), or another --val-fraction or --seed.",
+                "the only document cannot be divided into train and val",
+                "Give its text as several documents: files of a folder, or JSON lines.",
+            )
+        if n_train == 0 or n_val == 0:
+            least, most = _decimals_between(first_place, last_place)
+            raise Problem(
+                "--val-fraction",
+                f"{val_fraction} of {n_train + n_val} documents leaves {'val' if n_val == 0 else 'train'} empty",
+                f"Give a fraction from {least} to {most}, or more documents.",
             )
 
     def drop_near_duplicates(self):
@@ -312,14 +332,19 @@ class Corpus:
             )
 
     def _read(self, label):
-        if not sys.stderr.isatty():
-            print(label, file=sys.stderr)
-        with tqdm(
-            total=self._sources.disk_bytes, desc=label, unit="B", unit_scale=True, disable=None
-        ) as progress:
+        with progress(label, total=self._sources.disk_bytes, unit="B", unit_scale=True) as bar:
             for document in self._sources.documents():
-                progress.update(document.disk_bytes)
+                bar.update(document.disk_bytes)
                 yield document.text
+
+
+def _decimals_between(low, high):
+    """The smallest and the largest number of [low, high] that have as few decimals as possible, at least two."""
+    for n_decimals in range(2, 20):
+        least, most = math.ceil(low * 10**n_decimals), math.floor(high * 10**n_decimals)
+        if least <= most:
+            break
+    return least / 10**n_decimals, most / 10**n_decimals
 
 
 # --- The file ---
@@ -401,7 +426,7 @@ def write_choices(file, n_questions, seed, prefix):
         write_questions(file.create_group("choices"), questions, tokens.dtype)
     if len(questions) < n_questions:
         print(
-            f"note: val is small: {len(questions)} choice questions instead of {n_questions}.",
+            f"note: val has text for {len(questions)} choice questions, not for {n_questions}.",
             file=sys.stderr,
         )
     return len(questions)
@@ -432,6 +457,16 @@ def print_marks(encoder, special_tokens):
             f"note: {encoder.n_twice_begun:,} documents begin with a BOS token in their text and get "
             "another before it, as prompts do. --bos no keeps only the text's.",
             file=sys.stderr,
+        )
+
+
+def warn_of_small_val(n_documents, n_tokens, _bytes):
+    """Differences below the noise of such a val look like differences of models."""
+    if n_documents < FEW_VAL_DOCUMENTS or n_tokens < FEW_VAL_TOKENS:
+        warn(
+            f"val is too small to compare models reliably (documents: {n_documents:,}, tokens: {n_tokens:,}). Give a "
+            f"larger --val-fraction or more text, for {FEW_VAL_DOCUMENTS:,} documents and {FEW_VAL_TOKENS:,} tokens or "
+            "more."
         )
 
 

@@ -51,11 +51,15 @@ uptrain mqa 1 "${mean[@]}"
 uptrain gqa2-pca 2 "${best[@]}"
 uptrain mqa-pca 1 "${best[@]}"
 
-say "all models side by side"
-models=(--model "$runs/mha/final")
-for run in control gqa2 mqa gqa2-pca mqa-pca; do models+=(--model "$runs/$run/final"); done
-$regroup eval "${models[@]}" --reference "$runs/mha/final" --data "$data" --choices "$data" --speed \
-  --json "$runs/evaluation.json"
+evaluation=$runs/evaluation.json
+if [[ ! -f $evaluation || -n $(find "$runs"/*/evaluation.json -newer "$evaluation") ]]; then
+  say "all models side by side"
+  models=(--model "$runs/mha/final")
+  for run in control gqa2 mqa gqa2-pca mqa-pca; do models+=(--model "$runs/$run/final"); done
+  $regroup eval "${models[@]}" --reference "$runs/mha/final" --data "$data" --choices "$data" --speed \
+    --json "$evaluation" >"$runs/evaluation.txt"
+fi
 $python tools/report.py "$runs/gqa2" "$runs/mqa" "$runs/gqa2-pca" "$runs/mqa-pca" "$runs/control" "$runs/mha" \
-  --evaluation "$runs/evaluation.json" --baselines "$runs/ngrams.json" --out "$runs/report.html"
+  --evaluation "$evaluation" --baselines "$runs/ngrams.json" --out "$runs/report.html"
 say "the report: $runs/report.html"
+cat "$runs/evaluation.txt"

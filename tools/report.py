@@ -5,10 +5,26 @@ import html
 import statistics
 from pathlib import Path
 
-from reporting.evaluation_table import has_comparable_speeds, html_table, is_noisy, kv_heads, markdown_table, rows_of
+from reporting.evaluation_table import (
+    has_comparable_speeds,
+    html_table,
+    is_noisy,
+    kv_heads,
+    markdown_table,
+    rows_of,
+    source_of,
+)
 from reporting.plots import PNG_COLOURS, plots_for
 from reporting.run_folder import load_runs, read_baselines, read_speeds
-from script_support import Problem, run_script, write_text, written_atomically
+from script_support import (
+    Problem,
+    check_is_no_input,
+    check_output_file,
+    check_output_folder,
+    run_script,
+    write_text,
+    written_atomically,
+)
 
 DARK_COLOURS = {
     "ink": "#e4e8ec",
@@ -27,6 +43,11 @@ DARK_COLOURS = {
 def main(arguments):
     options = parse_arguments(arguments)
     runs = load_runs(options.run)
+    out = options.out or runs[0].folder / "report.html"
+    check_output_file("--out", out)
+    check_is_no_input("--out", out, filter(None, [options.evaluation, options.baselines]))
+    if options.plots:
+        check_output_folder("--plots", options.plots)
     together = read_speeds(options.evaluation) if options.evaluation else None
     rows = rows_of(runs, together)
     if options.markdown:
@@ -41,7 +62,6 @@ def main(arguments):
     for plot in plots if options.plots else []:
         with written_atomically(options.plots / f"{plot.name}.png") as temporary:
             plot.save_png(temporary)
-    out = options.out or runs[0].folder / "report.html"
     write_text(out, page(runs, rows, plots, together))
     if not options.markdown:
         print(out)
@@ -53,7 +73,7 @@ def parse_arguments(arguments):
         epilog="example: tools/report.py runs/gqa2 runs/mqa --plots docs/plots",
     )
     parser.add_argument(
-        "run", nargs="+", metavar="RUN", help="a run's folder; several are drawn side by side"
+        "run", nargs="+", metavar="RUN", help="the folder of a run; the report draws several side by side"
     )
     parser.add_argument(
         "--out", type=Path, metavar="FILE", help="default: report.html in the first run's folder"
@@ -62,8 +82,8 @@ def parse_arguments(arguments):
         "--evaluation",
         type=Path,
         metavar="FILE.json",
-        help="what `regroup eval --speed --json` measured of all runs' models together; without it speeds of several "
-        "runs are not compared",
+        help="what `regroup eval --speed --json` measured of all runs' models together; the report compares speeds of "
+        "several runs only with it",
     )
     parser.add_argument(
         "--baselines",
@@ -99,36 +119,43 @@ def page(runs, rows, plots, together=None):
 
 
 def findings(rows):
-    """A sentence for each uptrained model: what it lost and what it gained against its original."""
-    sentences = [
+    """A paragraph for each uptrained model: what it lost and what it gained against its original."""
+    paragraphs = [
         finding(row)
         for row in rows
         if row.model["name"] == "uptrained" and row.original and kv_heads(row.model) != kv_heads(row.original)
     ]
-    return "".join(f"<p class=finding>{sentence}</p>" for sentence in sentences if sentence)
+    return "".join(f"<p class=finding>{paragraph}</p>" for paragraph in paragraphs if paragraph)
 
 
 def finding(row):
+    """Sentences that each name the run, so that one can be quoted alone."""
     new, old = row.model, row.original
     if new["loss"] is None or old["loss"] is None:
         return ""
+    run = html.escape(row.run)
+    original = html.escape(source_of(old) or "the original")
     heads = kv_heads(new)
-    sentence = (
-        f"With <b>{heads} K/V head{'' if heads == '1' else 's'}</b> instead of {kv_heads(old)}, "
-        f"the uptrained model has a loss of <b>{new['loss']:.3f}</b> where the original has "
-        f"{old['loss']:.3f}"
-    )
+    sentences = [
+        f"<b>{run}</b> has <b>{heads} K/V head{'' if heads == '1' else 's'}</b>, {original} has {kv_heads(old)}.",
+        f"The loss of {run} is <b>{new['loss']:.4f}</b> nats/token, that of {original} {old['loss']:.4f}.",
+    ]
     cache, old_cache = new.get("kv_bytes_per_token"), old.get("kv_bytes_per_token")
     if cache and old_cache:
-        sentence += f", a K/V cache <b>{old_cache / cache:.3g} times</b> smaller"
+        sentences.append(
+            f"The K/V cache of {run} is <b>{old_cache / cache:.3g} times</b> smaller: {cache:,} bytes/token, that of "
+            f"{original} {old_cache:,}."
+        )
     speeds, old_speeds = new.get("decode_tokens_per_s") or {}, old.get("decode_tokens_per_s") or {}
     gains = [
-        f"<b>{speeds[batch] / old_speeds[batch]:.2f} times</b> at batch {html.escape(batch)}"
+        f"<b>{speeds[batch] / old_speeds[batch]:.2f} times</b> the speed of {original} at batch {html.escape(batch)}"
         + (" (noisy)" if is_noisy(new, batch) or is_noisy(old, batch) else "")
         for batch in speeds
         if speeds[batch] and old_speeds.get(batch)
     ]
-    return sentence + (f", and a decode speed of {' and '.join(gains)}" if gains else "") + "."
+    if gains:
+        sentences.append(f"{run} decodes at {' and '.join(gains)}.")
+    return " ".join(sentences)
 
 
 def evaluation(runs, rows, together):
@@ -137,8 +164,9 @@ def evaluation(runs, rows, together):
             '<p class="note">There is no evaluation yet: <code>regroup uptrain</code> writes one '
             "when it ends, <code>regroup eval --json</code> at any time.</p>"
         )
-    data = sorted({str(found.get("data")) for found in (together, *(run.evaluation for run in runs)) if found})
-    note = f'<p class="note">On {html.escape(", ".join(data))}.{_about_speeds(runs, rows)}</p>'
+    evaluations = [found for found in (together, *(run.evaluation for run in runs)) if found]
+    data = sorted({f"all of {found.get('split', 'val')} in {found.get('data')}" for found in evaluations})
+    note = f'<p class="note">Measured on {html.escape(", ".join(data))}.{_about_speeds(runs, rows)}</p>'
     return f"<h2>Evaluation</h2>\n{note}\n{html_table(rows)}"
 
 
@@ -147,22 +175,25 @@ def _about_speeds(runs, rows):
         return ""
     return (
         " Decode speeds of separate runs are not compared: measure them together with <code>regroup eval --speed "
-        "--json FILE.json</code>, with a <code>--model</code> for each run, and give <code>--evaluation FILE.json</code>."
+        "--json FILE.json</code>, with a <code>--model</code> for each run, and give "
+        "<code>--evaluation FILE.json</code>."
     )
 
 
 def run_details(run):
     facts = (
-        [f"{run.training[-1]['step']:,} steps", f"{run.tokens:,} tokens"]
+        [f"{run.training[-1]['step']:,} steps", f"{run.tokens:,} training tokens"]
         if run.training
         else ["no training logged"]
     )
     speeds = [line["tokens_per_s"] for line in run.training if line.get("tokens_per_s")]
     if speeds:
-        facts.append(f"{statistics.median(speeds):,.0f} tokens/s (median)")
+        facts.append(f"training at {statistics.median(speeds):,.0f} tokens/s (median)")
     memory = max((line.get("rss_bytes") or 0 for line in run.training), default=0)
     if memory:
-        facts.append(f"{memory / 2**30:.2f} GiB of memory at most")
+        facts.append(f"at most {memory / 2**30:.2f} GiB of memory")
+    if run.distill_weight:
+        facts.append(f"distilled: the teacher's predictions have weight {run.distill_weight:g} in the training loss")
     config = (
         f"<details><summary>config.ini</summary><pre>{html.escape(run.config)}</pre></details>"
         if run.config

@@ -1,10 +1,12 @@
-"""Shared by the scripts: errors that a user can fix, and files that appear whole or not at all."""
+"""What the scripts share: errors that a user can fix, progress, and files that appear whole or not at all."""
 
 import os
 import sys
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
+
+from tqdm import tqdm
 
 FAILED = 1  # the work failed: bad file, disk full
 BAD_REQUEST = 2  # the request was wrong: bad value, output exists
@@ -55,6 +57,49 @@ def _complain(name, message, exit_code):
         raise  # the exception that run_script is handling, with its trace
     print(f"{name}: error: {message[:2500]}", file=sys.stderr)
     return exit_code
+
+
+def warn(text):
+    """One line on stderr, as `regroup` warns."""
+    print(f"warning: {text}", file=sys.stderr)
+
+
+def progress(label, **options):
+    """A tqdm bar on a terminal; elsewhere one line with the label, because a file or a pipe cannot redraw a bar."""
+    if not sys.stderr.isatty():
+        print(label, file=sys.stderr)
+    return tqdm(desc=label, disable=None, **options)
+
+
+def check_output_file(option, path, may_replace=True):
+    """Throws Problem where the file that an option names cannot be written: called before hours of work, not after."""
+    path = Path(path)
+    if path.is_dir():
+        raise bad_request(path, "is a folder", f"Name a file with {option}.")
+    if os.path.lexists(path) and not path.is_file():
+        raise bad_request(path, "is not a regular file", f"Name another file with {option}.")
+    if path.exists() and not may_replace:
+        raise bad_request(path, "exists", f"Name another file with {option}, or replace this one with --force.")
+    check_output_folder(option, path.parent)
+
+
+def check_output_folder(option, folder):
+    """Throws Problem where no file can be made in a folder, or a missing folder cannot be made. Leaves no trace."""
+    folder = Path(folder)
+    existing = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
+    if not existing.is_dir():
+        raise bad_request(existing, "is not a folder", f"Name another place with {option}.")
+    try:
+        tempfile.TemporaryFile(dir=existing).close()
+    except OSError as error:
+        what = f"no file can be made in this folder ({error.strerror})"
+        raise Problem(existing, what, f"Make it writable, or name another place with {option}.") from error
+
+
+def check_is_no_input(option, path, inputs):
+    """Throws Problem where an output would replace a file that the job reads."""
+    if any(Path(path).exists() and os.path.samefile(path, file) for file in inputs):
+        raise bad_request(path, "is read by this job, which would replace it", f"Name another file with {option}.")
 
 
 @contextmanager

@@ -1,8 +1,8 @@
 """Measures what conversion methods and uptraining are worth, and reports it.
 
-One INI file says what is measured; configs/study.ini shows all of it. Its paths start where the
-script is run, in the repository's root. It measures nothing again that is
-there already, so a study that was stopped goes on (studies/runner.py).
+An INI file says what to measure; configs/study.ini shows all sections and keys. Run the script in the
+repository's root, where the file's paths start. The script keeps every result and does not measure it
+again, so you can stop a study and start it again (studies/runner.py).
 """
 
 import argparse
@@ -20,6 +20,7 @@ from script_support import (
     INTERRUPTED,
     Problem,
     bad_request,
+    check_output_folder,
     run_script,
     write_text,
     written_atomically,
@@ -38,7 +39,7 @@ OPTIONAL = {
     "model": {"pretrain", "more_variants", "needs", "prepare"},
     "uptrain": {"lr", "warmup_steps", "overrides"},
 }
-VARIANT = {  # what a variant may say, as regular expressions
+VARIANT = {  # a variant's keys, and regular expressions for their values
     "method": "mean|first|random|align|pca",
     "grouping": "neighbours|similar",
     "refit": "none|output|block",
@@ -50,6 +51,7 @@ VARIANT = {  # what a variant may say, as regular expressions
 def main(arguments):
     options = parse_arguments(arguments)
     config = read_config(options.config)
+    check_output_folder("--out", options.out)
     out = Path(os.path.relpath(options.out))  # so that commands do not depend on how it is written
     plans = plans_of(config, options.only, out)
     models = models_of(config)
@@ -102,7 +104,7 @@ def read_config(path):
             raise bad_request(path, "does not exist", "Give a file like configs/study.ini.")
     except (NoIni, UnicodeDecodeError) as error:
         why = " ".join(str(error).split())
-        raise bad_request(path, f"is not an INI file ({why})", "Mend it.") from error
+        raise bad_request(path, f"is not an INI file ({why})", "Fix it, as in configs/study.ini.") from error
     mistakes = [] if "conversion" in config else ["[conversion] is missing"]
     for section in config.sections():
         kind, keys = section.split(" ")[0], set(config[section])
@@ -150,7 +152,7 @@ def variants(where, text, refused=()):
 
 
 def written(variant):
-    """As the config writes it."""
+    """A variant as a line of the config."""
     method, *rest = variant.items()
     return " ".join([method[1], *(f"{key}={value}" for key, value in rest)])
 

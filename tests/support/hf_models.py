@@ -27,7 +27,7 @@ def random_llama(rope_theta=700.0, scaling=None, dtype=torch.float32, **sizes):
         for name, parameter in model.named_parameters():
             if "norm" in name:
                 parameter.add_(0.3 * torch.randn_like(parameter))
-    return model.to(dtype).eval()  # below float32, save and load it: this rounds the rotary angles too
+    return model.to(dtype).eval()  # save and load a model below float32: .to() rounds the rotary angles too
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ from tiny_runs import assert_done, regroup, write_split
 
 D_MODEL, N_HEAD, HEAD_DIM, N_LAYER = 24, 4, 10, 2
 VOCAB_SIZE, CONTEXT = 97, 64  # of random_llama
-LEAST_TOKENS = 2 * CONTEXT  # that calibration of this model needs
+LEAST_TOKENS = 2 * CONTEXT  # calibration of this model needs them
 
 
 def small_llama(n_kv_head=N_HEAD):

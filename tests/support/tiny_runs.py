@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 
 REGROUP = os.environ["REGROUP_BINARY"]
-PROGRAM = Path(REGROUP).resolve().parent / "libexec/regroup"  # what it becomes
+PROGRAM = Path(REGROUP).resolve().parent / "libexec/regroup"  # the launcher REGROUP becomes it
 VOCAB_SIZE = 64
 MAX_SEQ_LEN = 48
 

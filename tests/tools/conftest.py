@@ -30,3 +30,11 @@ def workplace(tmp_path, trained):
     make_workplace(tmp_path)
     shutil.copytree(trained / "run/final", tmp_path / "model")
     return tmp_path
+
+
+@pytest.fixture
+def runs(tmp_path):
+    """The folders of a pretraining run and two uptraining runs, for tools/report.py."""
+    from report_runs import write_runs  # needs matplotlib, which most tests do without
+
+    return write_runs(tmp_path)

@@ -7,6 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+from script_runner import assert_refused, run
+
 TOOLS = Path(__file__).resolve().parents[2] / "tools"
 
 
@@ -49,3 +52,9 @@ def test_a_busy_machine_beside_an_idle_one(tmp_path):
         assert list(rounds[0]) == ["alone", "beside busy loops", "two jobs, each"]
         assert all(speed > 0 for speed in rounds[0].values())
     assert len(re.findall(r"tokens/s   \d\.\d\d of alone", text)) == 6
+
+
+@pytest.mark.parametrize("script", ["bench_busy.py", "bench_peers.py", "bench_processes.py"])
+def test_a_json_file_that_cannot_be_written_is_refused_before_the_measurements(tmp_path, script):
+    refused = run(script, "--json", tmp_path, "--binary", tmp_path / "none")
+    assert_refused(refused, 2, f"{tmp_path}: is a folder. Name a file with --json.")

@@ -78,3 +78,4 @@ def test_an_existing_output_is_refused_unless_forced(pins, tmp_path):
     assert_refused(corpus(pins, tmp_path / "corpus.jsonl"), 2, "corpus.jsonl: exists")
     assert (tmp_path / "corpus.jsonl").read_text() == "mine"
     assert corpus(pins, tmp_path / "corpus.jsonl", "--force").returncode == 0
+    assert_refused(corpus(pins, pins / "corpus.jsonl"), 2, "pins.txt: is not a folder", "--out")

@@ -25,6 +25,7 @@ RUN = (
     "build/release/regroup ",
     ".venv/bin/python tools/prepare_data.py",
     ".venv/bin/python tools/report.py",
+    ".venv/bin/python -c ",
     ".venv/bin/torchrun --no-python --nproc-per-node 2 ",
 )
 
@@ -174,7 +175,7 @@ def config_keys():
 
 
 def programs_of(words):
-    """Of a command's words: those of each program of ours in it, with the call that prints its help."""
+    """The words that follow each of our programs in a command, with the call that prints that program's help."""
     for place, word in enumerate(words):
         rest = words[place + 1:]
         if Path(word).name == "regroup" and rest:
@@ -190,7 +191,7 @@ def programs_of(words):
 
 
 def what_is_missing(command):
-    """Files, options and keys in a command that the project does not have; capitals stand for anything."""
+    """Files, options and keys in a command that the project does not have; words in capitals are placeholders."""
     words = shlex.split(command, comments=True)
     names = {path.name for path in ROOT.iterdir()} - {"build", "runs", ".venv"}
     missing = [word for word in words if word.split("/")[0] in names and not list(ROOT.glob(word))]

@@ -1,4 +1,4 @@
-"""An option that is given empty is given: it is a value where it can be one, else a mistake that is named."""
+"""An option with an empty value counts as given: the value is used where it can be one, else refused by name."""
 
 import shutil
 
@@ -45,7 +45,7 @@ def test_blanks_of_a_prompt_count(workplace):
 
 
 def test_a_prompt_is_neither_truncated_nor_padded(workplace):
-    """As transformers, which ignores what tokenizer.json says about both."""
+    """transformers too ignores truncation and padding of tokenizer.json."""
     write_tokenizer(workplace, bos=False)
     path = str(workplace / "model/tokenizer.json")
     tokenizer = Tokenizer.from_file(path)
@@ -71,6 +71,6 @@ def test_an_empty_path_is_a_mistake(workplace):
 
 
 def test_an_empty_config_key_is_not_given(workplace):
-    """Every key of a resolved config may be empty; what is empty has its default."""
+    """Every key of a resolved config may be empty, and then has its default."""
     assert_done(pretrain(workplace, "keys", train__steps=1, data__val="", model__head_dim="",
                          train__activation_checkpointing="", eval__choices=""))

@@ -330,8 +330,8 @@ def test_llama_3_begins_texts_and_takes_whole_words_without_merging(gguf, bpe):
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     split = tokenizer.pre_tokenizer.pre_tokenize_str("It'S 12345\n\n x")
     assert [piece for piece, _ in split] == ["It", "'S", "Ġ", "123", "45", "ĊĊ", "Ġx"]
-    said_otherwise = {**keys, "tokenizer.ggml.add_bos_token": False}
-    assert_encodes(imported(gguf(keys=said_otherwise), "--force"), [VOCAB_SIZE - 1], "qzw")
+    without_bos = {**keys, "tokenizer.ggml.add_bos_token": False}
+    assert_encodes(imported(gguf(keys=without_bos), "--force"), [VOCAB_SIZE - 1], "qzw")
 
 
 def test_an_unknown_tokenizer_is_left_out_with_a_note(gguf, llama, bpe, capsys):
@@ -416,6 +416,8 @@ def test_a_bad_request_is_refused(gguf, tmp_path):
         with pytest.raises(Problem, match="exists and is not empty") as caught:
             import_gguf.main([str(path), "--to", str(output), "--force"])
         assert caught.value.exit_code == 2
+    with pytest.raises(Problem, match="tiny.gguf: is not a folder. Name another place with --to"):
+        import_gguf.main([str(path), "--to", str(path / "out")])
     wrong = problem(tmp_path / "none.gguf")
     assert "none.gguf: is not a file" in str(wrong) and wrong.exit_code == 2
 
@@ -428,6 +430,7 @@ def test_an_empty_folder_is_filled_and_missing_parents_are_made(gguf, tmp_path, 
     done = run("import_gguf.py", gguf(), "--to", tmp_path / "deep" / "er")
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(f"{tmp_path / 'deep' / 'er'}: a Llama of ")
+    assert done.stderr == f"reading tensors\nwriting {tmp_path / 'deep' / 'er'}\n"  # no bar in a file or pipe
     assert sorted(path.name for path in (tmp_path / "deep").iterdir()) == ["er"]
 
 

@@ -111,7 +111,7 @@ def assert_same_contents(name, found, expected, may_round):
 
 
 class Output:
-    """What a job wrote: files by name, and a run's losses. What holds timings is compared by what does not."""
+    """What a job wrote: files by name, and a run's losses. Of files with timings, only the rest."""
 
     TIMED = ("metrics.jsonl", "evaluation.json", "result.json")
 
@@ -124,7 +124,7 @@ class Output:
 
     @staticmethod
     def unit(name):
-        """What is absent or whole together: a file, or a model folder with all its files."""
+        """Outputs that must be absent or whole as one: a file, or a model folder with all its files."""
         parts = Path(name).parts
         return "/".join(parts[:2] if parts[0] == "checkpoints" else parts[:1])
 

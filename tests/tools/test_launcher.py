@@ -19,7 +19,7 @@ exit 42
 
 
 def put(folder, place):
-    """A copy of the launcher in folder/bin, with a program at place that says what it was given."""
+    """A copy of the launcher in folder/bin, with a program at place that prints its arguments and variables."""
     launcher, program = folder / "bin/regroup", folder / place
     for path in (launcher, program):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -37,7 +37,7 @@ def start(launcher, *words, **variables):
 
 
 def said(launcher, *words, **variables):
-    """(the program's process id is the launcher's, words, variables) as the stand-in saw them."""
+    """(whether the program has the launcher's process id, its words, its variables), as the stand-in saw them."""
     process = start(launcher, *words, **variables)
     out, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (42, "")

@@ -1,4 +1,4 @@
-"""Inputs of one job that give text other token ids are refused; the same tokenizer in other words is not."""
+"""A job refuses inputs that give text different token ids, but not one tokenizer in two spellings."""
 
 import copy
 import json

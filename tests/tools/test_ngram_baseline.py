@@ -108,3 +108,13 @@ def test_a_split_without_neighbours_is_refused(tmp_path):
     assert_refused(
         run("ngram_baseline.py", "--data", tmp_path / "data.h5"), 1, "two tokens or more"
     )
+
+
+def test_a_json_file_that_cannot_be_written_is_refused_before_the_work(data, tmp_path):
+    for json_file, words in (
+        (tmp_path, "is a folder. Name a file with --json."),
+        (data / "out.json", "data.h5: is not a folder. Name another place with --json."),
+        (data, "data.h5: is read by this job, which would replace it. Name another file with --json."),
+    ):
+        assert_refused(run("ngram_baseline.py", "--data", data, "--json", json_file), 2, words)
+    assert h5py.is_hdf5(data)

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 
 import h5py
 import numpy as np
@@ -133,7 +134,19 @@ def test_a_small_val_gives_fewer_choices_and_says_so(tmp_path, capsys):
     texts = [f"a b c {seed}" for seed in range(30)]
     file = prepare(tmp_path / "data.h5", write_jsonl(tmp_path / "c.jsonl", texts), choices=9)
     assert "choices" not in file
-    assert "0 choice questions instead of 9" in capsys.readouterr().err
+    assert "val has text for 0 choice questions, not for 9" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("n_documents, n_words, is_small", [(40, 300, False), (40, 20, True), (15, 900, True)])
+def test_a_val_that_is_too_small_to_compare_models_brings_a_warning(tmp_path, capsys, n_documents, n_words, is_small):
+    texts = [sentence(seed, n_words) for seed in range(n_documents)]
+    file = prepare(tmp_path / "data.h5", write_jsonl(tmp_path / "c.jsonl", texts), choices=0)
+    documents, tokens = len(file["val/offsets"]) - 1, len(file["val/tokens"])
+    assert (documents < 10 or tokens < 10_000) == is_small
+    warning = f"warning: val is too small to compare models reliably (documents: {documents}, tokens: {tokens:,})."
+    printed = capsys.readouterr().err
+    assert (warning in printed) == is_small
+    assert ("larger --val-fraction or more text, for 10 documents and 10,000 tokens" in printed) == is_small
 
 
 # --- Requests that are refused ---
@@ -197,9 +210,37 @@ def test_a_missing_input_is_refused(tmp_path):
     )
 
 
-def test_a_fraction_that_leaves_val_empty_is_refused(tmp_path, corpus):
-    wrong = problem(tmp_path / "data.h5", corpus, val_fraction=1e-9)
-    assert "of 60 documents leaves val empty" in str(wrong) and wrong.exit_code == 1
+@pytest.mark.parametrize("fraction, empty", [(1e-9, "val"), (1 - 1e-9, "train")])
+@pytest.mark.parametrize("n_documents", [2, 3, 60])
+def test_a_fraction_that_leaves_a_split_empty_is_refused_with_the_fractions_that_work(
+    tmp_path, n_documents, fraction, empty
+):
+    texts = write_jsonl(tmp_path / "c.jsonl", [sentence(seed) for seed in range(n_documents)])
+    wrong = problem(tmp_path / "data.h5", texts, val_fraction=fraction)
+    assert f"--val-fraction: {fraction} of {n_documents} documents leaves {empty} empty" in str(wrong)
+    assert wrong.exit_code == 1 and not (tmp_path / "data.h5").exists()
+    least, most = map(float, re.search(r"Give a fraction from (0\.\d+) to (0\.\d+),", str(wrong)).groups())
+    sizes = {
+        split: [
+            len(texts_of(prepare(tmp_path / f"{works}.h5", texts, val_fraction=works, force=True), split))
+            for works in (least, most)
+        ]
+        for split in ("train", "val")
+    }
+    assert sizes == {"train": [n_documents - 1, 1], "val": [1, n_documents - 1]}
+
+
+def test_the_only_document_cannot_be_divided(tmp_path):
+    (tmp_path / "all.txt").write_text(sentence(1))
+    for fraction in (0.02, 0.5, 0.98):
+        wrong = problem(tmp_path / "data.h5", tmp_path / "all.txt", val_fraction=fraction)
+        assert "--val-fraction: the only document cannot be divided" in str(wrong) and wrong.exit_code == 1
+        assert "files of a folder, or JSON lines" in str(wrong)
+
+
+def test_fractions_between_two_places_have_as_few_decimals_as_possible():
+    assert prepare_data._decimals_between(0.0312, 0.987) == (0.04, 0.98)
+    assert prepare_data._decimals_between(0.50011, 0.50049) == (0.5002, 0.5004)
 
 
 def test_a_val_of_near_duplicates_only_is_refused(tmp_path):
@@ -209,19 +250,31 @@ def test_a_val_of_near_duplicates_only_is_refused(tmp_path):
     assert not (tmp_path / "data.h5").exists()
 
 
-def test_an_unwritable_folder_is_named(tmp_path, corpus):
+@pytest.mark.parametrize("out, exit_code, words", [
+    ("file/data.h5", 2, "file: is not a folder. Name another place with --out."),
+    ("/proc/data.h5", 1, "/proc: no file can be made in this folder"),
+    (".", 2, "is a folder. Name a file with --out."),
+    ("/dev/null", 2, "/dev/null: is not a regular file. Name another file with --out."),
+])
+def test_an_output_that_cannot_be_written_is_refused_before_the_work(tmp_path, corpus, out, exit_code, words):
     (tmp_path / "file").write_text("")
-    done = run(
-        "prepare_data.py",
-        "--input",
-        corpus,
-        "--out",
-        tmp_path / "file" / "data.h5",
-        "--val-fraction",
-        0.3,
-    )
-    assert done.returncode == 1 and "Traceback" not in done.stderr
-    assert str(tmp_path / "file") in done.stderr
+    done = run("prepare_data.py", "--input", corpus, "--out", tmp_path / out, "--val-fraction", 0.3, "--force")
+    assert_refused(done, exit_code, words)
+    assert done.stderr.count("\n") == 1  # nothing was read
+    assert sorted(path.name for path in tmp_path.iterdir()) == [corpus.name, "file"]
+
+
+def test_an_output_is_no_file_that_is_read(tmp_path):
+    (tmp_path / "texts").mkdir()
+    texts = write_jsonl(tmp_path / "texts/c.jsonl", [sentence(seed) for seed in range(40)])
+    before = texts.read_bytes()
+    for given in (texts, texts.parent):
+        wrong = problem(tmp_path / "texts" / ".." / "texts/c.jsonl", given, force=True)
+        assert "c.jsonl: is read by this job" in str(wrong) and wrong.exit_code == 2
+    prepare(tmp_path / "data.h5", texts).close()
+    tokenizer = tmp_path / "tokenizer.json"
+    assert "tokenizer.json: is read" in str(problem(tokenizer, texts, tokenizer=tokenizer, force=True))
+    assert texts.read_bytes() == before and tokenizer.read_text().startswith("{")
 
 
 @pytest.mark.parametrize("n_writes", [0, 5, 12])

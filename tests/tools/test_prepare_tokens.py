@@ -62,9 +62,21 @@ def test_a_tokenizer_without_end_of_text_is_refused(tmp_path, corpus):
 def test_a_missing_or_broken_tokenizer_is_named(tmp_path, corpus):
     wrong = problem(tmp_path / "data.h5", corpus, tokenizer=tmp_path / "none.json")
     assert "none.json: does not exist" in str(wrong) and wrong.exit_code == 2
+    assert "a model's folder that has one, or train one by leaving --tokenizer out" in str(wrong)
     (tmp_path / "bad.json").write_text("{}")
     wrong = problem(tmp_path / "data.h5", corpus, tokenizer=tmp_path / "bad.json")
     assert "bad.json: is not a tokenizer.json" in str(wrong) and wrong.exit_code == 1
+
+
+def test_a_folder_stands_for_the_tokenizer_in_it(tmp_path, corpus):
+    (tmp_path / "model").mkdir()
+    wrong = problem(tmp_path / "a.h5", corpus, tokenizer=tmp_path / "model")
+    assert "model: has no tokenizer.json. Give a tokenizer.json" in str(wrong) and wrong.exit_code == 2
+    word_tokenizer(tmp_path / "model/tokenizer.json", 50, "</s>", "<end>")
+    (tmp_path / "model/tokenizer_config.json").write_text('{"eos_token": "<end>"}')
+    for name, tokenizer in (("a.h5", tmp_path / "model"), ("b.h5", tmp_path / "model/tokenizer.json")):
+        prepare(tmp_path / name, corpus, tokenizer=tokenizer).close()
+    assert (tmp_path / "a.h5").read_bytes() == (tmp_path / "b.h5").read_bytes()
 
 
 def test_a_text_that_spells_the_end_of_text_can_stay_text(tmp_path):
@@ -131,7 +143,7 @@ def test_special_tokens_can_stay_text(tmp_path, capsys):
     assert "40 <|im_start|>, 40 <|im_end|>, kept as plain text" in capsys.readouterr().out
 
 
-def test_bos_can_be_left_out_or_insisted_on(tmp_path):
+def test_the_user_can_leave_bos_out_or_add_it(tmp_path):
     with_rule = prepare(tmp_path / "a.h5", chats(tmp_path), tokenizer=chat_tokenizer(tmp_path), bos="no")
     assert all(document[0] != 300 for document in documents_of(with_rule))
     assert with_rule.attrs["bos"] == "no"

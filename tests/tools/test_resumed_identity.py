@@ -1,4 +1,4 @@
-"""What a resumed run says of a schedule that has become longer, and of a model that is another one."""
+"""What a resumed run prints about a schedule that has become longer, and about another model."""
 
 import json
 import shutil

@@ -223,6 +223,7 @@ def test_missing_files_of_a_model_and_a_missing_program_are_named(tmp_path):
     (tmp_path / "study.ini").write_text(CONFIG)
     assert_refused(run_study(tmp_path), 2, "tokens.h5: is missing, and tiny", "Write it.")
     assert_refused(run_study(tmp_path, "--binary", "none"), 2, "none: is not a program")
+    assert_refused(run_study(tmp_path, "--out", "study.ini"), 2, "study.ini: is not a folder", "--out")
 
 
 def test_missing_files_are_made_by_their_lines_alone(tmp_path):

@@ -153,7 +153,7 @@ def test_the_slurm_script(workplace):
 
 SLURM_STEP = """\
 #!/bin/bash
-# srun with a task that ends with 137 on SIGTERM, and otherwise with the status in the file.
+# srun with a task that ends with 137 on SIGTERM, or with the status that the file has.
 trap 'exit 137' TERM
 echo $$ >step
 for _ in {1..100}; do [[ -f status ]] && exit "$(<status)"; sleep 0.05; done

@@ -6,6 +6,8 @@ import statistics
 import sys
 from pathlib import Path
 
+from script_support import check_output_file
+
 SIZES = {
     "5m": dict(n_layer=4, d_model=256, n_head=8, d_ff=688, vocab_size=4096, seq_len=256, batch=16),
     "27m": dict(n_layer=6, d_model=512, n_head=8, d_ff=1376, vocab_size=8192, seq_len=512, batch=8),
@@ -19,9 +21,15 @@ def parser_of(description, size):
     parser.add_argument("--size", choices=SIZES, default=size)
     parser.add_argument("--dtype", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=int, default=20, help="of one training measurement")
+    parser.add_argument("--seconds", type=int, default=20, help="seconds of one training measurement (default 20)")
     parser.add_argument("--json", type=Path, help="writes every measurement")
     return parser
+
+
+def check_json(arguments):
+    """Throws Problem where --json cannot be written: called before hours of measuring, not after."""
+    if arguments.json:
+        check_output_file("--json", arguments.json)
 
 
 def peer_model(size, kv_heads, threads):
@@ -45,7 +53,7 @@ def peer_model(size, kv_heads, threads):
 
 
 def write_config(path, size, kv_heads):
-    """The same model for `regroup bench`."""
+    """Writes the model of peer_model as a config for `regroup bench`."""
     keys = [f"{key} = {SIZES[size][key]}" for key in ("n_layer", "d_model", "n_head", "d_ff", "vocab_size")]
     keys += [f"n_kv_head = {kv_heads}", f"max_seq_len = {N_POSITIONS}"]
     path.write_text("[model]\n" + "\n".join(keys) + "\n")
@@ -59,8 +67,9 @@ def last_json(text):
 def compare(title, contestants, rounds, key="tokens_per_s", beside=None):
     """Runs the contestants in turn, so that a slow minute of the machine hits all, and prints medians and ratios.
 
-    contestants: name to a function that gives a measurement with `key` and `peak_rss_bytes`. beside: which of them a
-    contestant's ratio is of; default: the first beside all other contestants. Returns every measurement by name.
+    contestants: {name: function that returns a measurement with `key` and `peak_rss_bytes`}. beside: {name: the
+    contestant that is compared with it}; by default the first is compared with every other. Returns all measurements
+    by name.
     """
     results = {name: [] for name in contestants}
     for number in range(rounds):

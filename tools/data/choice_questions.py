@@ -3,10 +3,10 @@
 The right option is the true continuation; the wrong ones are runs of equal length from elsewhere in
 the split, drawn as the right one is, so that neither length nor place gives the answer away.
 
-A context is to a model what a prompt is, so it begins with what every document begins with (a BOS
-token, where the tokenizer's rule adds one), wherever in its document it was cut. Marks that the text
-spells are tokens in questions as they are in the split, but for the end of text: no question crosses
-one, because what follows is another text.
+The model reads a context like a prompt, so each context begins as every document begins (with a BOS
+token, where the tokenizer's rule adds one), wherever in its document it was cut. Special tokens that
+the text spells stay tokens in questions. No question crosses an end of text, because another text
+follows it.
 """
 
 import numpy as np

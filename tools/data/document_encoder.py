@@ -6,8 +6,8 @@ becomes the token, as in transformers' tokenizer(text) and in `regroup generate 
 
 The tokenizer's rule is what its post-processor in tokenizer.json puts around a text. transformers
 ignores add_bos_token of tokenizer_config.json where there is a tokenizer.json, and so does this.
-With bos "auto" a document begins as the rule says; with "no" nothing precedes the text; with "yes"
-the BOS token does, also where the rule has none.
+With bos "auto" a document begins as the rule says. With "no" it begins with its text, and with "yes"
+with the BOS token even where the rule has none.
 """
 
 import re

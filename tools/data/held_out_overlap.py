@@ -1,6 +1,6 @@
 """Finds held-out documents whose text also stands in the training documents.
 
-A document is cut into shingles: windows of SHINGLE_BYTES bytes, one starting at each byte, white
+Shingles of a document are its windows of SHINGLE_BYTES bytes, one starting at each byte, with white
 space collapsed first. One shingle in SAMPLED is kept, chosen by its hash alone, so that the same
 passage is kept wherever it stands (Broder 1997, mod-m sketch). A held-out document is a
 near-duplicate when at least NEAR_DUPLICATE of its kept shingles occur somewhere in the training

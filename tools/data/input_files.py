@@ -21,7 +21,7 @@ class InputFile(NamedTuple):
 
 
 class InputFiles:
-    """The input files in reading order, and what lies in the input folders and is not read."""
+    """The input files in reading order, and the files of the input folders that are not read."""
 
     def __init__(self, inputs, suffixes=FOLDER_SUFFIXES, text_field="text"):
         """Throws Problem where an input is missing, holds no text, or is a folder without such files."""
@@ -119,12 +119,12 @@ class InputFiles:
 
 
 def _ending(path):
-    """Of the file name, in lower case; of a compressed file the one before .gz too."""
+    """The ending of a file name in lower case, such as .txt or .txt.gz."""
     name = name_without_compression(path)
     return Path(name).suffix + path.name.lower().removeprefix(name)
 
 
 def _identity(path):
-    """The same for all names and links of a file."""
+    """(device, inode), which all names and links of a file share."""
     status = path.stat() if path.exists() else path.lstat()
     return status.st_dev, status.st_ino

@@ -36,7 +36,7 @@ REFUSED = {  # first bytes -> what it is, what to do
 
 
 class NotText(Problem):
-    """The file holds something else than documents."""
+    """The file does not hold documents."""
 
 
 def reader_of(path):

@@ -15,8 +15,12 @@ class TextSources:
         self._skipped = Counter()  # reason -> documents, of the latest reading
 
     @property
+    def paths(self):
+        return [file.path for file in self._input_files.files]
+
+    @property
     def disk_bytes(self):
-        return sum(file.path.stat().st_size for file in self._input_files.files)
+        return sum(path.stat().st_size for path in self.paths)
 
     @property
     def left_out(self):

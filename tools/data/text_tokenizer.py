@@ -16,18 +16,24 @@ KNOWN_END_TOKENS = (
 )
 SMALLEST_BPE = 256 + 1  # every byte, and the end of text
 TOKENIZER_TEXT_BYTES = 1 << 29  # text that a BPE is trained on, at most
+GIVE_A_TOKENIZER = "Give a tokenizer.json or a model's folder that has one, or train one by leaving --tokenizer out."
+
+
+def tokenizer_file(path):
+    """The tokenizer.json that a path names, itself or by its folder. Throws Problem where there is none."""
+    if path.is_dir():
+        if not (path / "tokenizer.json").exists():
+            raise bad_request(path, "has no tokenizer.json", GIVE_A_TOKENIZER)
+        return path / "tokenizer.json"
+    if not path.exists():
+        raise bad_request(path, "does not exist", GIVE_A_TOKENIZER)
+    return path
 
 
 def load_tokenizer(path):
     """Reads a tokenizer.json without its truncation and padding; throws Problem where it cannot."""
     try:
         text = path.read_text(encoding="utf-8")
-    except FileNotFoundError as error:
-        raise bad_request(
-            path,
-            "does not exist",
-            "Give the tokenizer.json of a model, or train one by leaving --tokenizer out.",
-        ) from error
     except UnicodeDecodeError as error:
         raise Problem(path, "is not UTF-8 text", "Give the tokenizer.json of a model.") from error
     try:

@@ -1,4 +1,7 @@
-"""The table of an evaluation: its columns, how a number is written, and which one is best."""
+"""The table of an evaluation: its columns, how a number is written, and which one is best.
+
+Columns have the names, order and digits of the table that `regroup eval` prints (trainers/evaluation.cpp).
+"""
 
 import html
 from dataclasses import dataclass
@@ -21,21 +24,21 @@ class Row:
 @dataclass
 class Column:
     title: str
-    unit: str
+    small_print: str  # below the title: the unit, or what a share is of
     explanation: str
     value: Callable  # model entry -> number, or None where it was not measured
     write: Callable  # number -> text
     best: Callable = None  # min or max; None where no number is better than another
     against_original: Callable = None  # (number, the original's) -> text
-    remark: Callable = None  # model entry -> text behind the number
+    remark: Callable = None  # model entry -> text after the number
 
 
 def rows_of(runs, together=None):
-    """A Row for every evaluated model; one that several runs evaluated alike stands once.
+    """A Row for every evaluated model; a model that several runs evaluated alike has one row.
 
     Speeds of separate runs were measured under different conditions, so those of several runs come from `together`
     alone, the evaluation of their models by one process; without it there are none. Its models that no run evaluated
-    have rows too.
+    have rows too, and the rows have its order.
     """
     is_one_measurement = together is None and sum(run.evaluation is not None for run in runs) == 1
     speeds = {_path(model): model for model in together["models"]} if together else {}
@@ -56,7 +59,21 @@ def rows_of(runs, together=None):
     for row in rows:
         if names.count(row.label) > 1:
             row.label = f"{row.label} · {row.run}"
-    return rows
+    return _in_order_of(list(speeds), rows)
+
+
+def _in_order_of(paths, rows):
+    """Sorts rows by the places of their models' paths. A model without a place stays with the others of its run, but
+    not with the original, which is another run's model."""
+
+    def places(some_rows):
+        return [paths.index(_path(row.model)) for row in some_rows if _path(row.model) in paths]
+
+    def place(row):
+        of_run = (other for other in rows if other.run == row.run and other.model is not other.original)
+        return min(places([row]) or places(of_run), default=len(paths))
+
+    return sorted(rows, key=place)
 
 
 def has_comparable_speeds(rows):
@@ -65,7 +82,7 @@ def has_comparable_speeds(rows):
 
 
 def source_of(model):
-    """The folder that a model's path is named after: of .../gqa2/final it is gqa2."""
+    """The name of a model's folder, or of its run: gqa2 for .../gqa2/final."""
     path = Path(str(model.get("model", "")))
     return path.parent.name if path.name in ("final", "converted") else path.name
 
@@ -75,16 +92,23 @@ def _path(model):
 
 
 def _with_speeds(model, measured):
-    return {**model, **{field: measured.get(field) for field in ("decode_tokens_per_s", "decode_spread")}}
+    """The model with the speeds of the joint evaluation, and its choices where the run had none."""
+    speeds = {field: measured.get(field) for field in ("decode_tokens_per_s", "decode_spread")}
+    choices = model.get("choice_accuracy")
+    return {**model, **speeds, "choice_accuracy": measured.get("choice_accuracy") if choices is None else choices}
 
 
 def is_noisy(model, batch):
     """Whether the rounds in which a decode speed was measured were far apart."""
-    return ((model.get("decode_spread") or {}).get(batch) or 0) > NOISY_SPREAD
+    return (_spread(model, batch) or 0) > NOISY_SPREAD
+
+
+def _spread(model, batch):
+    return (model.get("decode_spread") or {}).get(batch)
 
 
 def kv_heads(model):
-    """K/V heads for people: "8", or "8, 4, 2" where layers differ, or "1 to 8" for many layers."""
+    """K/V heads as text: "8", or "8, 4, 2" where layers differ, or "1 to 8" for many layers."""
     heads = model["n_kv_head"] if isinstance(model["n_kv_head"], list) else [model["n_kv_head"]]
     if len(set(heads)) == 1:
         return str(heads[0])
@@ -96,7 +120,7 @@ def columns_for(rows):
     batches = sorted(
         {batch for row in rows for batch in row.model.get("decode_tokens_per_s") or {}}, key=int
     )
-    columns = _FIRST_COLUMNS + [_decode_column(batch) for batch in batches] + [_COMPUTE_COLUMN]
+    columns = [*_QUALITY_COLUMNS, _kv_bytes_column(rows), *map(_decode_column, batches), *_LAST_COLUMNS]
     return [
         column for column in columns if any(column.value(row.model) is not None for row in rows)
     ]
@@ -118,7 +142,7 @@ def markdown_table(rows):
     columns = columns_for(rows)
     best = [best_value(column, rows) for column in columns]
     lines = [
-        "| model | K/V heads | " + " | ".join(_heading(column) for column in columns) + " |",
+        "| model | K/V heads | " + " | ".join(column.title for column in columns) + " |",
         "|---|---|" + "---:|" * len(columns),
     ]
     for row in rows:
@@ -136,7 +160,7 @@ def html_table(rows):
     columns = columns_for(rows)
     best = [best_value(column, rows) for column in columns]
     head = "".join(
-        f'<th scope="col">{html.escape(column.title)}<small>{html.escape(column.unit)}</small></th>'
+        f'<th scope="col">{html.escape(column.title)}<small>{html.escape(column.small_print)}</small></th>'
         for column in columns
     )
     body = "".join(_html_row(row, columns, best) for row in rows)
@@ -145,11 +169,11 @@ def html_table(rows):
         for column in columns
     )
     return (
-        '<div class="scroll"><table><thead><tr><th scope="col">Model</th>'
+        '<div class="scroll"><table><thead><tr><th scope="col">model</th>'
         f'<th scope="col">K/V heads</th>{head}</tr>'
         f"</thead><tbody>{body}</tbody></table></div>\n"
         '<p class="note">The best of each column is <b class="best">marked</b>; '
-        "small print compares with the original.</p>\n"
+        "small print compares with the original of the same run.</p>\n"
         f"<details><summary>What the columns say</summary><dl>{notes}</dl></details>"
     )
 
@@ -185,27 +209,47 @@ def _difference(column, row):
     return "" if value is None or not original else column.against_original(value, original)
 
 
-def _heading(column):
-    return f"{column.title} ({column.unit})" if column.unit else column.title
-
-
 def _field(name):
     return lambda model: model.get(name)
 
 
+def _kv_bytes_column(rows):
+    """Its numbers are of a dtype: the title names it, or each number where evaluations had several."""
+    dtypes = {row.model.get("dtype") for row in rows}
+    has_one_dtype = len(dtypes) == 1 and None not in dtypes
+    return Column(
+        f"K/V bytes/token ({dtypes.pop()})" if has_one_dtype else "K/V bytes/token",
+        "",
+        "Size of the K/V cache: keys and values that decoding keeps for each token of each sequence. Lower is better.",
+        _field("kv_bytes_per_token"),
+        _whole,
+        min,
+        _times,
+        lambda model: f" ({model['dtype']})" if model.get("dtype") and not has_one_dtype else "",
+    )
+
+
 def _decode_column(batch):
     return Column(
-        f"Decode, batch {batch}",
-        "tokens/s",
-        f"Tokens generated a second with {batch} sequence{'' if batch == '1' else 's'} in the "
+        f"tokens/s x{batch} (spread)",
+        f"decoding, batch {batch}",
+        f"Tokens generated per second with {batch} sequence{'' if batch == '1' else 's'} in the "
         "batch, all together, prompts not counted; the median of rounds in which the models took turns. Higher is "
-        f"better. Noisy: the rounds are more than {NOISY_SPREAD:.0%} of the median apart.",
+        "better. The spread is from the slowest to the fastest round, in % of the median; a speed is noisy above "
+        f"{100 * NOISY_SPREAD:.0f} %.",
         lambda model: (model.get("decode_tokens_per_s") or {}).get(batch),
-        lambda value: f"{value:,.0f}" if value >= 100 else f"{value:.1f}",
+        _whole,
         max,
         _times,
-        lambda model: f" (noisy: {model['decode_spread'][batch]:.0%})" if is_noisy(model, batch) else "",
+        lambda model: _written_spread(model, batch),
     )
+
+
+def _written_spread(model, batch):
+    spread = _spread(model, batch)
+    if spread is None:
+        return ""
+    return f" ({100 * spread:.0f} %{', noisy' if is_noisy(model, batch) else ''})"
 
 
 def _times(value, original):
@@ -213,7 +257,7 @@ def _times(value, original):
 
 
 def _plus_minus(value, original):
-    return f"{value - original:+.3f}".replace("-", "−")
+    return f"{value - original:+.4f}".replace("-", "−")
 
 
 def _count(value):
@@ -223,18 +267,22 @@ def _count(value):
     return f"{value:g}"
 
 
+def _whole(value):
+    return f"{value:,.0f}"
+
+
 def _percent(value):
     return f"{100 * value:.1f}"
 
 
-def _perplexity(value):
-    return f"{value:,.0f}" if value >= 1000 else f"{value:.2f}"
+def _four_digits(value):
+    return f"{value:.4f}"
 
 
 _VS_ORIGINAL = [
     Column(
-        "Agreement",
-        "% of tokens",
+        "agreement %",
+        "of tokens",
         "How often the model's most likely next token is the original's. Higher is closer.",
         _field("agreement"),
         _percent,
@@ -246,70 +294,63 @@ _VS_ORIGINAL = [
         "Kullback-Leibler divergence of the model's predictions from the original's. "
         "Lower is closer; 0 is the same model.",
         _field("kl"),
-        lambda value: f"{value:.3f}",
+        _four_digits,
         min,
     ),
 ]
-_FIRST_COLUMNS = [
+_QUALITY_COLUMNS = [
     Column(
-        "Parameters",
-        "",
-        "Weights of the model; fewer K/V heads have smaller K and V projections.",
-        _field("parameters"),
-        _count,
-    ),
-    Column(
-        "Loss",
+        "loss",
         "nats/token",
-        "Mean negative log-likelihood on held-out text, documents' first tokens left out. "
+        "Mean negative log-likelihood on all of the held-out text, documents' first tokens left out. "
         "Lower is better.",
         _field("loss"),
-        lambda value: f"{value:.3f}",
+        _four_digits,
         min,
         _plus_minus,
     ),
     Column(
-        "Perplexity",
+        "perplexity",
         "",
-        "e to the loss: among how many equally likely tokens the model is left to guess. "
+        "e to the power of the loss: the model is as uncertain as among so many equally likely tokens. "
         "Lower is better.",
         _field("perplexity"),
-        _perplexity,
+        lambda value: f"{value:,.2f}",
         min,
     ),
     Column(
-        "Bits/byte",
+        "bits/byte",
         "",
         "The loss for each byte of text instead of each token, so that tokenizers do not matter. "
         "Lower is better.",
         _field("bits_per_byte"),
-        lambda value: f"{value:.3f}",
+        _four_digits,
         min,
     ),
     Column(
-        "Choices",
-        "% right",
-        "How often the true continuation is found among four. Higher is better; 25 is chance.",
+        "choices %",
+        "of questions",
+        "How often the model finds the true continuation among four. Higher is better; 25 is chance.",
         _field("choice_accuracy"),
         _percent,
         max,
     ),
     *_VS_ORIGINAL,
+]
+_LAST_COLUMNS = [
     Column(
-        "K/V cache",
-        "bytes/token",
-        "Keys and values that decoding keeps for each token of each sequence. " "Lower is better.",
-        _field("kv_bytes_per_token"),
-        lambda value: f"{value:,}",
-        min,
-        _times,
+        "compute %",
+        "of the original's",
+        "Arithmetic spent on conversion, calibration, teacher and uptraining, "
+        "as a share of the original's pretraining.",
+        _field("compute_fraction"),
+        lambda value: f"{100 * value:.2f}",
+    ),
+    Column(
+        "parameters",
+        "",
+        "Weights of the model; fewer K/V heads have smaller K and V projections.",
+        _field("parameters"),
+        _count,
     ),
 ]
-_COMPUTE_COLUMN = Column(
-    "Compute",
-    "% of original",
-    "Arithmetic spent on conversion, calibration, teacher and uptraining, "
-    "as a share of the original's pretraining.",
-    _field("compute_fraction"),
-    lambda value: f"{100 * value:.2g}",
-)

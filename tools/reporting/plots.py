@@ -71,6 +71,7 @@ class Plot:
 def plots_for(runs, rows, baselines):
     """The plots that the runs have data for. baselines: {name: validation loss}."""
     trained = [run for run in runs if len(run.training) > 1]
+    validated = [run for run in runs if run.validation]
     plots = []
     if trained:
         plots.append(
@@ -80,21 +81,21 @@ def plots_for(runs, rows, baselines):
                 trained,
                 "training",
                 "loss",
-                "nats/token",
+                "training loss, nats/token",
                 "Mean over each step's global batch; the strong line is a moving average."
-                + _about_distillation(trained),
+                + "".join(map(_about_distillation, trained)),
             )
         )
-    if any(run.validation for run in runs):
+    if validated:
         plots.append(
             _curves_plot(
                 "validation_loss",
-                "Validation loss",
-                [run for run in runs if run.validation],
+                f"Validation loss on {_val_part(validated)}",
+                validated,
                 "validation",
                 "val_loss",
-                "nats/token",
-                "On held-out text during training." + _about(baselines),
+                "validation loss, nats/token",
+                _about_validation(validated) + _about_baselines(baselines),
                 baselines,
             )
         )
@@ -104,21 +105,57 @@ def plots_for(runs, rows, baselines):
     return plots
 
 
-def _about(baselines):
-    return " Dashed: what n-gram models of the same tokens reach." if baselines else ""
+def _val_part(runs):
+    windows = {run.val_windows for run in runs}
+    if len(windows) > 1 or None in windows:
+        return "part of val"
+    return _first_sequences(windows.pop()[0])
 
 
-def _about_distillation(runs):
-    distilled = [run.name for run in runs if run.is_distilled]
-    if not distilled:
+def _first_sequences(n):
+    return f"the first {n:,} sequence{'' if n == 1 else 's'} of val"
+
+
+def _about_validation(runs):
+    """How much of val each run's curve is over, and why the table has another loss."""
+    names = {}
+    for run in runs:
+        names.setdefault(run.val_windows, []).append(run.name)
+    parts = [
+        f"{', '.join(group)}: {_first_sequences(windows[0])}, {windows[1]:,} tokens each ([eval] batches times [train] "
+        "micro_batch), or all of a shorter val. "
+        for windows, group in names.items()
+        if windows
+    ]
+    return (
+        f"Losses during training. {''.join(parts)}The evaluation's loss is over all of val, document by document, so "
+        "it is another number."
+    )
+
+
+def _about_baselines(baselines):
+    return " Dashed: what n-gram models of the same tokens reach on all of val." if baselines else ""
+
+
+def _about_distillation(run):
+    weight = run.distill_weight
+    if not weight:
         return ""
-    return f" Of {', '.join(distilled)} it is mixed with the divergence from the original's predictions."
+    return (
+        f" The training loss of {run.name} is a mixture, {1 - weight:g} times the loss on the text and {weight:g} "
+        f"times the divergence from the teacher's predictions: compare {run.name} with other runs by its validation "
+        "loss."
+    )
+
+
+def _training_label(run):
+    return f"{run.name} (text + teacher)" if run.distill_weight else run.name
 
 
 # --- Curves over training ---
 
 
-def _curves_plot(name, title, runs, lines, value, unit, caption, baselines=None):
+def _curves_plot(name, title, runs, lines, value, y_label, caption, baselines=None):
     groups = _similar_length(runs)
     share = " Runs of very different length have separate panels." if len(groups) > 1 else ""
 
@@ -127,7 +164,8 @@ def _curves_plot(name, title, runs, lines, value, unit, caption, baselines=None)
         for axis, group in zip(axes, groups):
             for run in group:
                 colour = colours[f"series-{1 + runs.index(run) % N_COLOURS}"]
-                _curve(axis, *run.series(getattr(run, lines), value), colour, run.name)
+                label = _training_label(run) if lines == "training" else run.name
+                _curve(axis, *run.series(getattr(run, lines), value), colour, label)
             for label, loss in (baselines or {}).items():
                 axis.axhline(loss, color=colours["muted"], linewidth=1, linestyle=(0, (4, 3)))
                 axis.annotate(
@@ -139,9 +177,9 @@ def _curves_plot(name, title, runs, lines, value, unit, caption, baselines=None)
                     ha="right",
                     color=colours["muted"],
                 )
-            _legend(axis)
+            _legend(axis, n_columns=max(1, 4 // len(groups)))
             _tokens_axis(axis)
-        axes[0].set_ylabel(unit)
+        axes[0].set_ylabel(y_label)
         axes[0].margins(y=0.12 if baselines else 0.05)  # room for their names
         _limit_to_settled(axes[0], runs, lines, value, baselines)
 
@@ -157,7 +195,7 @@ def _curve(axis, xs, ys, colour, label):
 
 
 def _moving_average(values, width):
-    """Mean over a window that is centred and shrinks at the ends; gaps stay out of it."""
+    """Mean over a centred window, which is narrower at the ends; it leaves gaps out."""
     averages = []
     for centre in range(len(values)):
         reach = min(width, centre, len(values) - 1 - centre)
@@ -180,7 +218,7 @@ def _similar_length(runs):
 
 
 def _limit_to_settled(axis, runs, lines, value, baselines):
-    """Leaves the first steps' very high losses outside where they would flatten all the rest."""
+    """Cuts off the first steps' very high losses where they would flatten all other losses."""
     losses = sorted(
         loss
         for run in runs
@@ -193,7 +231,7 @@ def _limit_to_settled(axis, runs, lines, value, baselines):
 
 
 def _details_plot(runs):
-    fields = [("lr", "learning rate"), ("grad_norm", "gradient norm"), ("tokens_per_s", "tokens/s")]
+    fields = [("lr", "learning rate"), ("grad_norm", "gradient norm"), ("tokens_per_s", "training tokens/s")]
     fields = [
         (key, title)
         for key, title in fields
@@ -225,8 +263,8 @@ def _details_plot(runs):
 
     return Plot(
         "training_details",
-        "Learning rate, gradient norm and throughput",
-        "Against the share of each run's tokens, so that long and short runs can be compared.",
+        "Learning rate, gradient norm and training speed",
+        "Over the share of each run's tokens, so that long and short runs can be compared.",
         8.6,
         2.5,
         draw,
@@ -249,12 +287,12 @@ def _speed_plot(rows):
     ]
     return _cost_plot(
         "quality_against_speed",
-        "Quality against decode speed",
+        "Loss against decoding speed",
         rows,
         panels,
-        "tokens/s, more is better",
-        "Better models lie lower, faster ones further to the right. All speeds are of one measurement, in which the "
-        "models took turns.",
+        "decoding speed, tokens/s (more is better)",
+        "Better models lie lower, faster ones further to the right. One process measured all speeds, and the models "
+        "took turns.",
         False,
     )
 
@@ -262,10 +300,10 @@ def _speed_plot(rows):
 def _cache_plot(rows):
     return _cost_plot(
         "quality_against_cache",
-        "Quality against K/V bytes",
+        "Loss against size of the K/V cache",
         rows,
         [("", lambda model: model.get("kv_bytes_per_token"))],
-        "bytes of K/V cache a token, fewer is better",
+        "K/V bytes/token (fewer is better)",
         "Better models lie lower, those with a smaller cache further to the left.",
         True,
     )
@@ -285,7 +323,7 @@ def _cost_plot(name, title, rows, panels, x_label, caption, is_log):
     labels = _point_labels(rows)
     edge = _edge([row.model["loss"] for row in rows if row.model["loss"] is not None])
     if edge:
-        caption += " Triangles at the upper edge stand for models far above it, with their loss."
+        caption += " Triangles at the upper edge are models whose loss, in brackets, is far above it."
 
     def draw(figure, colours):
         axes = figure.subplots(len(shown), 1, squeeze=False)[:, 0]
@@ -349,7 +387,7 @@ def _label_points(figure, axis, points, colours):
     def height(point):
         return axis.transAxes.inverted().transform(axis.transData.transform(point[:2]))[1]
 
-    # Of about equally high points the outermost comes first: lines to its left pass above it.
+    # Where points are about equally high, the outermost comes first: lines to its left pass above it.
     points = sorted(points, key=lambda point: (round(height(point) / pitch), -point[0]))
     for (x, y, label, colour), at in zip(points, spread_out(list(map(height, points)), pitch)):
         axis.annotate(
@@ -407,20 +445,20 @@ def _style(colours):
     }
 
 
-def _legend(axis):
-    """Above the axes, where it covers nothing."""
+def _legend(axis, n_columns):
+    """Above the axes, where it covers nothing. A legend wider than its axes would take width from all panels."""
     axis.legend(
         loc="lower left",
         bbox_to_anchor=(0, 1),
         borderaxespad=0.2,
         handlelength=1.2,
-        ncols=4,
+        ncols=n_columns,
         columnspacing=1.5,
     )
 
 
 def _tokens_axis(axis):
-    axis.set_xlabel("tokens")
+    axis.set_xlabel("training tokens")
     axis.set_xlim(left=0)
     axis.xaxis.set_major_locator(MaxNLocator(5))
     axis.xaxis.set_major_formatter(FuncFormatter(_short_count))

@@ -30,18 +30,29 @@ class Run:
         return max((line.get("tokens") or 0 for line in self.training), default=0)
 
     @property
-    def is_distilled(self):
-        """True where its training loss is a mixture with the divergence from a teacher."""
+    def distill_weight(self):
+        """Weight of the teacher's predictions in the training loss; 0 without distillation."""
+        return self._setting("distill", "weight", float) or 0.0
+
+    @property
+    def val_windows(self):
+        """(most sequences, tokens of each) that a validation loss during training is over; None if unknown."""
+        keys = (("eval", "batches"), ("train", "micro_batch"), ("data", "seq_len"))
+        n_batches, n_sequences, n_tokens = (self._setting(*key, int) for key in keys)
+        return (n_batches * n_sequences, n_tokens) if n_batches and n_sequences and n_tokens else None
+
+    def _setting(self, section, key, kind):
+        """A number in config.ini; None where there is none."""
         config = ConfigParser(interpolation=None)
         try:
             config.read_string(self.config)
-            return config.getfloat("distill", "weight", fallback=0) > 0
+            return kind(config.get(section, key))
         except (NoIni, ValueError):
-            return False
+            return None
 
 
 def load_runs(folders):
-    """Reads run folders; each gets the shortest name that tells it from the others.
+    """Reads run folders; each gets the shortest name that no other run has.
 
     Throws Problem for a missing folder, one with neither metrics nor evaluation, unreadable files.
     """
@@ -72,7 +83,7 @@ def _load_run(folder, name):
 
 
 def read_metrics(path):
-    """The lines of metrics.jsonl; a torn last line, as a crash may leave it, is passed over."""
+    """The lines of metrics.jsonl, without a torn last line, which a crash may leave."""
     if not path.is_file():
         return []
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
@@ -88,13 +99,13 @@ def read_metrics(path):
                 raise Problem(
                     f"{path}:{number}",
                     f"is not a metrics line ({error})",
-                    "Mend or delete the line.",
+                    "Fix or delete the line.",
                 ) from error
     return records
 
 
 def read_evaluation(path):
-    """evaluation.json, or None where there is none; each model has at least "name" and "loss"."""
+    """evaluation.json, or None where there is none; each model has at least "name", "n_kv_head", "loss" and "dtype"."""
     if not path.is_file():
         return None
     advice = "Write it again with `regroup eval --json`."
@@ -113,6 +124,7 @@ def read_evaluation(path):
         ]
         if missing:
             raise Problem(path, f"models[{number}] lacks {', '.join(missing)}", advice)
+        model["dtype"] = evaluation.get("dtype")  # a report may show models of several evaluations
     return evaluation
 
 

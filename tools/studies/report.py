@@ -5,7 +5,7 @@ import re
 from reporting.evaluation_table import kv_heads
 from reporting.plots import FAR_WORSE_NATS, MARKERS, N_COLOURS, Plot
 
-LINE_STYLES = ("-", "--", ":")  # tell more lines apart than there are colours
+LINE_STYLES = ("-", "--", ":")  # distinguish more lines than there are colours
 
 
 def markdown(study):
@@ -45,7 +45,7 @@ def _conversion(study, model):
             ]
         )
     titles = ["variant", "K/V heads", "K/V bytes/token", "loss", "above the original", "KL"]
-    return _table([*titles, "agreement, %", "seconds", "peak MiB"], lines)
+    return _table([*titles, "agreement %", "seconds", "peak MiB"], lines)
 
 
 def _losses(runs):
@@ -144,7 +144,7 @@ def _conversion_plot(study):
 
 
 def _bars(axis, colours, rows, model, original):
-    """The best at the top. Names say the number of K/V heads if it is above the least."""
+    """A bar for each variant, the best at the top. Names have the number of K/V heads if it is above the least."""
     rows = sorted(rows, key=lambda row: -row["loss"])
     least = min(map(_mean_heads, rows))
     heads = [f", {n:.3g} K/V heads" if n > least else "" for n in map(_mean_heads, rows)]
@@ -191,7 +191,7 @@ def _uptraining_plot(study):
             _finish(axis, colours, f"{heads} K/V head{'' if heads == 1 else 's'}", original)
         _legend_below(figure)
 
-    caption = "Grey: the original. The axis of shares is logarithmic but for its first step."
+    caption = "Grey: the original. The axis of shares is logarithmic from its second share on."
     return Plot("uptraining", "Loss against uptraining", caption, 8.6, 4.2, draw)
 
 
@@ -221,7 +221,7 @@ def _finish(axis, colours, title, original):
 
 
 def _legend_below(figure):
-    """Of the first axis that has lines; all such have the same."""
+    """One legend for the figure: all axes with lines have the same names."""
     for axis in figure.axes:
         handles, labels = axis.get_legend_handles_labels()
         if handles:
@@ -250,7 +250,7 @@ def _mean_heads(row):
 
 
 def _without_budget(row):
-    """Budgets of one variant are a line of the plot."""
+    """The variant without its budget's number: the points of one line of the plot share it."""
     return re.sub(r"kv_budget=\S+", "kv_budget", row["variant"])
 
 
@@ -271,7 +271,7 @@ def _difference(value, original):
 
 
 def _marked(text, value, rivals):
-    """Bold if it is the least."""
+    """The text, in bold if its value is the least."""
     measured = [rival for rival in rivals if rival is not None]
     return f"**{text}**" if len(measured) > 1 and value == min(measured) else text
 

@@ -19,11 +19,11 @@ from script_support import BAD_REQUEST, FAILED, INTERRUPTED, Problem, bad_reques
 
 @dataclass
 class Point:
-    """Commands of `regroup` that build on each other, by name; the last measures the loss."""
+    """A measurement: commands of `regroup` in their order, by name; the last one measures the loss."""
 
     facts: dict  # what the point is, for its line in a table
     commands: dict
-    scratch: Path = None  # a folder they write, deleted once no later point needs it
+    scratch: Path = None  # a folder that the commands write, deleted once no later point needs it
 
     @property
     def name(self):
@@ -99,5 +99,5 @@ def run_command(command, log):
     if code != 0:
         said = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() or [""]
         what = f"`{shlex.join(command)}` ended with exit code {code} and the line: {said[-1]}"
-        advice = "Mend that and start the study again: it goes on from here."
+        advice = "Correct that and start the study again: it goes on from here."
         raise Problem(log, what, advice, code if code in (BAD_REQUEST, INTERRUPTED) else FAILED)
