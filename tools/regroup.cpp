@@ -71,9 +71,8 @@ ExitCode run_and_report(const std::vector<std::string>& words) {
 void end_interrupted(const std::string& verb) {
   const bool was_writing = remove_unfinished_and_block_commits();
   const bool has_run = verb == "pretrain" || verb == "uptrain";
-  note(has_run       ? "interrupted; continue with --resume"
-       : was_writing ? "interrupted; the unfinished output was removed"
-                     : "interrupted");
+  if (has_run) return note("interrupted; continue with --resume");
+  note(was_writing ? "interrupted; the unfinished output was removed" : "interrupted");
 }
 
 }  // namespace

@@ -76,9 +76,9 @@ int64_t activation_bytes(const JobShape& shape) {
   return layers + std::max(in_backward, in_head);
 }
 
-/// Blocks that a pass over the teacher gathers: each once, a tied embedding again as head.
-int64_t gathered_of_teacher(const DecoderConfig& teacher, const Blocks& blocks) {
-  return blocks.part() + (teacher.tie_embeddings ? blocks.embedding_part() : 0);
+/// Numbers that a forward pass gathers: every block once, a tied embedding again as head.
+int64_t gathered_forward(const DecoderConfig& config, const Blocks& blocks) {
+  return blocks.part() + (config.tie_embeddings ? blocks.embedding_part() : 0);
 }
 
 /// The teacher's parameters; with several shards, also the block in use, the next one, and the
@@ -94,11 +94,10 @@ int64_t sent_a_step(const JobShape& shape, const Division& division, const Block
   const auto wire = static_cast<int64_t>(c10::elementSize(shape.wire_dtype));
   const int64_t micro_batches = at::ceil_div<int64_t>(
       at::ceil_div<int64_t>(shape.sequences_per_step, division.processes()), shape.micro_batch);
-  // Gathers: every block in forward, the layers again in backward, a tied embedding again as head.
-  const int64_t gathered = blocks.part() + blocks.layer_parts() +
-                           (shape.model.tie_embeddings ? blocks.embedding_part() : 0);
+  // Backward gathers the layers again.
+  const int64_t gathered = gathered_forward(shape.model, blocks) + blocks.layer_parts();
   const int64_t teacher =
-      shape.teacher ? gathered_of_teacher(*shape.teacher, Blocks(*shape.teacher, division)) : 0;
+      shape.teacher ? gathered_forward(*shape.teacher, Blocks(*shape.teacher, division)) : 0;
   const int64_t to_shards =
       (division.shards - 1) * (gathered * width + blocks.part() * wire + teacher * kTeacherWidth);
   const int64_t to_replicas =

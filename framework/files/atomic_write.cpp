@@ -165,12 +165,17 @@ void exchange(const fs::path& from, const fs::path& to) {
   rename_onto(aside, from);
 }
 
+/// True for what is written in place, such as /dev/stdout.
+bool is_stream(const fs::path& file) {
+  std::error_code ignored;
+  const auto status = fs::status(file, ignored);
+  return fs::is_character_file(status) || fs::is_fifo(status);
+}
+
 }  // namespace
 
 void write_file_atomically(const fs::path& file, std::string_view contents) {
-  std::error_code ignored;
-  const auto status = fs::status(file, ignored);
-  if (fs::is_character_file(status) || fs::is_fifo(status)) {  // such as /dev/stdout
+  if (is_stream(file)) {
     const auto descriptor = opened(file, O_WRONLY);
     if (!write_all(descriptor.value(), contents)) fail(file, "write", errno);
     return;
@@ -181,10 +186,11 @@ void write_file_atomically(const fs::path& file, std::string_view contents) {
 }
 
 void require_writable(const fs::path& file) {
+  if (is_stream(file)) return;
   std::error_code ignored;
   if (fs::is_directory(file, ignored))
     throw request_error(file.string(), "is a folder", "Name a file to write.");
-  fs::path folder = fs::absolute(file).parent_path();
+  fs::path folder = resolved(file).parent_path();
   while (!fs::exists(folder, ignored) && folder != folder.root_path())
     folder = folder.parent_path();
   if (!fs::is_directory(folder, ignored)) {

@@ -53,8 +53,8 @@ class AtomicFile {
 /// A folder filled under a temporary name beside its target.
 class AtomicFolder {
  public:
-  /// Creates the temporary folder, and missing parents of the target. Removes those that processes
-  /// of this machine that have ended without a chance to clean up have left beside the target.
+  /// Creates the temporary folder, and missing parents of the target. Removes temporary folders of
+  /// this target whose process was killed on this machine.
   explicit AtomicFolder(const std::filesystem::path& target);
   /// A folder that several processes fill, each through an AtomicFolder with the same target and
   /// launch_id. One of them commits it when all are done. An uncommitted folder stays until

@@ -8,7 +8,7 @@
 
 namespace regroup {
 
-/// From now on SIGINT and SIGTERM, outside of a StopSignals, end the process: a thread of its own
+/// From now on SIGINT and SIGTERM, outside of a StopSignals, end the process: a separate thread
 /// calls last_words, and exits with code 130. Call it once, before other threads start.
 void end_on_signals(std::function<void()> last_words);
 

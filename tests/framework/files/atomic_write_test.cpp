@@ -208,6 +208,28 @@ TEST_CASE("a process that ends at once leaves no temporary files", "[files]") {
   CHECK(fs::is_directory(folder / "committed"));
 }
 
+TEST_CASE("a device is writable for whoever may not write to its folder", "[files]") {
+  const pid_t child = ::fork();
+  if (child == 0) {
+    if (::getuid() == 0 && ::setuid(65534) != 0) ::_exit(3);
+    try {
+      require_writable("/dev/null");
+    } catch (const Error&) {
+      ::_exit(1);
+    }
+    try {
+      require_writable("/out.json");
+    } catch (const Error& error) {
+      ::_exit(error.exit_code() == ExitCode::kBadRequest ? 0 : 2);
+    }
+    ::_exit(2);
+  }
+  int status = 0;
+  REQUIRE(::waitpid(child, &status, 0) == child);
+  REQUIRE(WIFEXITED(status));
+  CHECK(WEXITSTATUS(status) == 0);
+}
+
 TEST_CASE("a name of the greatest possible length can be written", "[files]") {
   const TempFolder folder;
   const std::string name(255, 'n');
