@@ -32,14 +32,18 @@ Tensor repeat_heads(const Tensor& weight, int64_t head_dim, int64_t times) {
 
 /// Throws Error for values that become infinite.
 Tensor converted(const Tensor& values, torch::ScalarType dtype, const std::string& name) {
+  if (values.scalar_type() == dtype) return values;
   const auto result = values.to(dtype);
-  const auto overflowed = result.isinf().logical_and(values.isfinite());
+  // In float64, because LibTorch cannot ask 8-bit floats whether they are finite.
+  const auto overflowed =
+      result.to(torch::kFloat64).isinf().logical_and(values.to(torch::kFloat64).isfinite());
   if (!overflowed.any().item<bool>()) return result;
-  throw Error(name,
-              c10::str(overflowed.sum().item<int64_t>(), " values are too large for ",
-                       dtype_info(dtype).short_name, ", the largest is ",
-                       values.masked_select(overflowed).abs().max().item<double>()),
-              "Export as bf16 or fp32.");
+  throw Error(
+      name,
+      c10::str(overflowed.sum().item<int64_t>(), " values are too large for ",
+               dtype_info(dtype).short_name, ", the largest is ",
+               values.to(torch::kFloat64).masked_select(overflowed).abs().max().item<double>()),
+      "Export as bf16 or fp32.");
 }
 
 ParameterSource exported_parameter(const ModelFolder& source, const ExportPlan& plan,
@@ -49,12 +53,14 @@ ParameterSource exported_parameter(const ModelFolder& source, const ExportPlan& 
       parameter.name.ends_with(".k_proj.weight") || parameter.name.ends_with(".v_proj.weight");
   const auto index = static_cast<size_t>(layer);
   const int64_t times = is_kv ? target.n_kv_head[index] / source.config().n_kv_head[index] : 1;
+  const auto dtype = plan.dtype.value_or(source.parameter_dtype(parameter.name));
   return {parameter.name,
-          [&source, name = parameter.name, dtype = plan.dtype, head_dim = target.head_dim, times] {
+          [&source, name = parameter.name, dtype, head_dim = target.head_dim, times] {
             const auto values =
                 converted(finite_parameter(source, name), dtype, source.family().file_name(name));
             return times == 1 ? values : repeat_heads(values, head_dim, times);
-          }};
+          },
+          dtype};
 }
 
 std::vector<ParameterSource> exported_parameters(const ModelFolder& source, const ExportPlan& plan,
@@ -100,8 +106,8 @@ void check_export(const ModelFolder& source, const ExportPlan& plan) {
 void export_model(const ModelFolder& source, const ExportPlan& plan, const fs::path& folder) {
   check_export(source, plan);
   const auto config = exported_config(source.config(), plan.layout);
-  const ModelDescription description{&source.family(), config, plan.dtype, source.provenance(),
-                                     source.text()};
+  const ModelDescription description{&source.family(), config, plan.dtype.value_or(source.dtype()),
+                                     source.provenance(), source.text()};
   const auto parameters = exported_parameters(source, plan, config);
   if (plan.format == ExportFormat::kHuggingFace) {
     write_model(folder, description, parameters, plan.max_shard_bytes);

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <optional>
 
 #include "models/model_folder.h"
 #include "models/model_writer.h"
@@ -21,8 +22,8 @@ enum class ExportLayout { kGrouped, kExpanded };
 struct ExportPlan {
   ExportFormat format = ExportFormat::kHuggingFace;
   ExportLayout layout = ExportLayout::kGrouped;
-  torch::ScalarType dtype;
-  int64_t max_shard_bytes = kDefaultShardBytes;  // of kHuggingFace
+  std::optional<torch::ScalarType> dtype = std::nullopt;  // default: each tensor's own
+  int64_t max_shard_bytes = kDefaultShardBytes;           // of kHuggingFace
 };
 
 /// Throws a request Error if the plan's layout is kGrouped and K/V heads differ between layers,

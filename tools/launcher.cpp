@@ -1,6 +1,7 @@
 // tools/launcher.cpp: what `regroup` starts as. It sets the environment that LibTorch's threads
 // read while they are loaded, and becomes the program in libexec/, which has this process's id and
 // arguments. It links no LibTorch, so `regroup --help` answers at once.
+#include <fcntl.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -24,6 +25,16 @@ constexpr const char* kProgramPlaces[] = {"libexec/regroup", REGROUP_INSTALLED_P
 /// that they spin on is the one that the thread they wait for needs. What the user chose stays.
 void let_threads_spin_briefly() {
   if (!std::getenv("OMP_WAIT_POLICY")) setenv("GOMP_SPINCOUNT", "1000", /*overwrite=*/0);
+}
+
+/// A standard stream that was closed would be the number of the next file that is opened, which
+/// would then receive messages. Reading from stdin ends at once, writing to stdout fails.
+void occupy_standard_streams() {
+  for (const auto& [stream, flags] :
+       {std::pair{STDIN_FILENO, O_RDONLY}, std::pair{STDOUT_FILENO, O_RDONLY},
+        std::pair{STDERR_FILENO, O_WRONLY}}) {
+    if (fcntl(stream, F_GETFD) == -1) open("/dev/null", flags);  // takes the lowest free number
+  }
 }
 
 int fail(const std::string& message) {
@@ -69,6 +80,7 @@ int become_program(char** argv) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  occupy_standard_streams();
   if (asks_for_help(argc, argv)) return print_help();
   let_threads_spin_briefly();
   return become_program(argv);

@@ -147,14 +147,17 @@ def finding(row):
             f"{original} {old_cache:,}."
         )
     speeds, old_speeds = new.get("decode_tokens_per_s") or {}, old.get("decode_tokens_per_s") or {}
+    measured = [batch for batch in speeds if speeds[batch] and old_speeds.get(batch)]
+    noisy = [batch for batch in measured if is_noisy(new, batch) or is_noisy(old, batch)]
     gains = [
         f"<b>{speeds[batch] / old_speeds[batch]:.2f} times</b> the speed of {original} at batch {html.escape(batch)}"
-        + (" (noisy)" if is_noisy(new, batch) or is_noisy(old, batch) else "")
-        for batch in speeds
-        if speeds[batch] and old_speeds.get(batch)
+        for batch in measured
+        if batch not in noisy
     ]
     if gains:
         sentences.append(f"{run} decodes at {' and '.join(gains)}.")
+    if noisy:
+        sentences.append(f"Its speed at batch {' and '.join(map(html.escape, noisy))} is too noisy to compare.")
     return " ".join(sentences)
 
 

@@ -3,7 +3,7 @@
 import os
 import sys
 import tempfile
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tqdm import tqdm
@@ -28,6 +28,7 @@ def bad_request(where, what, what_to_do):
 def run_script(main):
     """Runs main(arguments). An error becomes one block on stderr and the exit code."""
     name = Path(sys.argv[0]).name
+    sys.stderr = _Messages(sys.stderr)
     try:
         main(sys.argv[1:])
     except Problem as problem:
@@ -50,6 +51,25 @@ def run_script(main):
         )
     except KeyboardInterrupt:
         sys.exit(_complain(name, "interrupted; nothing was written.", INTERRUPTED))
+
+
+class _Messages:
+    """stderr as a place for messages: a reader that leaves, or a stream that was closed, must not end the work."""
+
+    def __init__(self, stream):
+        self._stream = stream or open(os.devnull, "w")
+
+    def write(self, text):
+        with suppress(OSError):
+            return self._stream.write(text)
+        return len(text)
+
+    def flush(self):
+        with suppress(OSError):
+            self._stream.flush()
+
+    def __getattr__(self, name):
+        return getattr(self._stream, name)
 
 
 def _complain(name, message, exit_code):

@@ -47,9 +47,9 @@ int64_t required_steps(const TrainConfig& config, const ModelFolder& original) {
 /// FLOPs of the original's pretraining; if its config.json lacks them, estimated from
 /// original_steps at this run's batch size.
 double pretraining_flops(const TrainConfig& config, const ModelFolder& original) {
-  if (original.provenance().pretrain_flops > 0 || !config.uptrain.original_steps) {
-    return original.provenance().pretrain_flops;
-  }
+  const auto& known = original.provenance();
+  if (known.pretrain_flops > 0) return known.pretrain_flops + known.uptrain_flops;
+  if (!config.uptrain.original_steps) return 0;
   const auto tokens =
       static_cast<double>(*config.uptrain.original_steps * config.tokens_per_step());
   return training_flops_per_token(original.config(), config.data.seq_len) * tokens;

@@ -2,6 +2,10 @@
 
 #include <c10/util/StringUtil.h>
 
+#include <algorithm>
+#include <charconv>
+#include <system_error>
+
 #include "framework/errors/error.h"
 
 namespace regroup::hdf5 {
@@ -18,6 +22,20 @@ herr_t keep_innermost(unsigned, const H5E_error2_t* error, void* text) {
   return 0;
 }
 
+/// The system's reason where the library reports one ("errno = 28, …"), else what it says, on one
+/// line.
+std::string shortened(const std::string& description) {
+  const std::string mark = "errno = ";
+  const auto place = description.find(mark);
+  int error_number = 0;
+  if (place != std::string::npos) {
+    const char* const end = description.data() + description.size();
+    std::from_chars(description.data() + place + mark.size(), end, error_number);
+  }
+  if (error_number > 0) return std::generic_category().message(error_number);
+  return description.substr(0, std::min<size_t>(200, description.find('\n')));
+}
+
 }  // namespace
 
 LibraryLock::LibraryLock() : lock_(library_mutex()) {
@@ -31,7 +49,7 @@ void fail(const std::string& where, const std::string& action) {
   std::string reason;
   H5Ewalk2(H5E_DEFAULT, H5E_WALK_UPWARD, keep_innermost, &reason);
   H5Eclear2(H5E_DEFAULT);
-  throw Error(where, c10::str("cannot ", action, reason.empty() ? "" : ": ", reason.substr(0, 200)),
+  throw Error(where, c10::str("cannot ", action, reason.empty() ? "" : ": ", shortened(reason)),
               "Check the file, its permissions and the free space of its disk.");
 }
 

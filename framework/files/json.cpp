@@ -170,6 +170,28 @@ void write_json_file(const std::filesystem::path& file, const nlohmann::ordered_
   write_file_atomically(file, value.dump(2, ' ', false, Handler::replace) + "\n");
 }
 
+void require_results_file(const std::filesystem::path& file) {
+  require_writable(file);
+  std::error_code ignored;
+  if (!std::filesystem::is_regular_file(file, ignored)) return;
+  const auto folder = std::filesystem::absolute(file).parent_path();
+  if (std::filesystem::exists(folder / "config.json", ignored)) {
+    throw request_error(file.string(), "exists in a model's folder, to which it may belong",
+                        "Name a file in another folder.");
+  }
+  try {
+    if (read_json_file(file).is_object()) return;
+  } catch (const Error&) {
+  }
+  throw request_error(file.string(), "exists and holds no results in JSON",
+                      "Name another file, or remove this one.");
+}
+
+void write_results_file(const std::filesystem::path& file, const nlohmann::ordered_json& value) {
+  require_results_file(file);
+  write_json_file(file, value);
+}
+
 JsonObject::JsonObject(json value, std::string where)
     : JsonObject(std::make_shared<const json>(std::move(value)), nullptr, std::move(where), "") {}
 

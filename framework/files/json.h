@@ -33,6 +33,12 @@ nlohmann::json read_json_file(const std::filesystem::path& file, const JsonLimit
 /// replaced.
 void write_json_file(const std::filesystem::path& file, const nlohmann::ordered_json& value);
 
+/// Throws a request Error where no results can be written to a file: it cannot be made, holds
+/// something other than a JSON object, or belongs to a model folder. A job says so before it works.
+void require_results_file(const std::filesystem::path& file);
+/// write_json_file() after require_results_file(): what a job itself wrote there meanwhile stays.
+void write_results_file(const std::filesystem::path& file, const nlohmann::ordered_json& value);
+
 /// Both ends inclusive.
 struct IntegerRange {
   int64_t min = std::numeric_limits<int64_t>::min();

@@ -163,10 +163,11 @@ std::string ConfigSchema::describe() const {
   return text;
 }
 
-std::string ConfigSchema::to_ini() const {
+std::string ConfigSchema::to_ini(const std::function<bool(const std::string&)>& counts) const {
   std::string text;
   std::string section;
   for (const Setting& key : settings_) {
+    if (counts && !counts(key.name)) continue;
     if (section_of(key.name) != section) {
       text += (section.empty() ? "[" : "\n[") + section_of(key.name) + "]\n";
       section = section_of(key.name);

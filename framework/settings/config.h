@@ -53,7 +53,8 @@ class ConfigSchema {
   /// Every key with its default, by section, for --help.
   std::string describe() const;
   /// Every key with its current value, as an INI file that parses to the same values.
-  std::string to_ini() const;
+  /// counts: whether a key has an effect and is printed.
+  std::string to_ini(const std::function<bool(const std::string& key)>& counts = nullptr) const;
   /// The current values by name, as to_ini prints them.
   std::map<std::string, std::string> values() const;
 

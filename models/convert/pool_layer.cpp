@@ -22,6 +22,19 @@ std::vector<int64_t> all_heads(const LayerProjections& layer) {
   return heads;
 }
 
+/// L of L Lᵀ = moment, [d, d]. Text with fewer distinct inputs than d gives a singular moment,
+/// whose rounded form may have negative eigenvalues: the smallest multiple of the identity that
+/// makes it decomposable is added.
+Tensor root_of(const Tensor& moment) {
+  const auto mean = moment.diagonal().mean().item<double>();
+  const auto identity = torch::eye(moment.size(0), moment.options());
+  for (double ridge = 1e-9; ridge < 1; ridge *= 10) {
+    const auto [root, failed] = torch::linalg_cholesky_ex(moment + ridge * mean * identity);
+    if (failed.item<int>() == 0) return root;
+  }
+  return torch::linalg_cholesky(moment);  // says what is wrong
+}
+
 /// The loss of pooling any group of a layer. Inputs are whitened once: with Σ = L Lᵀ, the product
 /// of rows a and b under Σ is that of a L and b L under the identity.
 class GroupLoss {
@@ -45,11 +58,7 @@ class GroupLoss {
   static LayerProjections whitened(LayerProjections layer, const InputMoments& moments) {
     const auto whiten = [](Tensor& weight, const Tensor& moment) {
       if (!moment.defined()) return;
-      // A small multiple of the identity makes a singular moment decomposable.
-      const auto mean = moment.diagonal().mean().item<double>();
-      const auto identity = torch::eye(moment.size(0), moment.options());
-      const auto root = torch::linalg_cholesky(moment + 1e-9 * mean * identity);
-      weight = weight.to(torch::kFloat64).matmul(root);
+      weight = weight.to(torch::kFloat64).matmul(root_of(moment));
     };
     whiten(layer.q_proj, moments.seen);
     whiten(layer.k_proj, moments.seen);

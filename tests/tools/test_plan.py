@@ -117,6 +117,16 @@ def test_a_plan_without_the_length_of_training_asks_for_it(workplace, mha):
     assert found["tokens"] == 10 * 128 and found["hours"] > 0
 
 
+def test_a_plan_says_how_long_a_config_takes_on_this_cpu(workplace):
+    words = ["plan", "--config", "run.ini", "--train.steps=10", "--json", "cpu.json"]
+    here = assert_done(regroup(*words, cwd=workplace))
+    assert "On this CPU, where the config trains: about" in here.stdout
+    assert json.loads((workplace / "cpu.json").read_text())["cpu_hours"] > 0
+    on_gpus = assert_done(regroup(*words, "--gpus", 2, cwd=workplace))
+    assert "On this CPU" not in on_gpus.stdout
+    assert json.loads((workplace / "cpu.json").read_text())["cpu_hours"] is None
+
+
 def llama_2(workplace, n_gpus):
     config = Path(__file__).resolve().parents[2] / "configs/llama2-7b.ini"
     result = assert_done(regroup("plan", "--config", config, "--gpus", n_gpus, "--tokens", 2e12, "--json", "plan.json",

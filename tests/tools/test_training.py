@@ -154,6 +154,10 @@ def test_a_length_in_tokens_is_rounded_up_to_steps(workplace):
     assert [step for step, _ in losses(workplace / "run")] == [1, 2, 3]
 
 
+def test_sequences_of_a_single_token_train(workplace):
+    assert_done(pretrain(workplace, "run", data__seq_len=1, train__steps=2, train__batch_tokens=2))
+
+
 def test_a_warm_up_longer_than_the_run_is_shortened_with_a_warning(workplace):
     result = assert_done(pretrain(workplace, "run", optim__warmup_steps=100))
     assert "warmup_steps (100)" in result.stderr

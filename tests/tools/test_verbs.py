@@ -2,12 +2,14 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
 import h5py
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from safetensors.numpy import load_file
 from tiny_runs import (
@@ -202,6 +204,22 @@ def test_an_export_rounds_to_the_dtype_asked_for(shared, tmp_path, dtype, torch_
     source = LlamaForCausalLM.from_pretrained(shared / "mha/final").state_dict()
     for name, values in source.items():
         assert torch.equal(exported[name], values.to(torch_dtype)), name
+
+
+def test_an_export_keeps_each_tensors_dtype_unless_one_is_asked_for(shared, tmp_path):
+    shutil.copytree(shared / "mha", tmp_path / "eights")
+    weights = safetensors.torch.load_file(tmp_path / "eights/model.safetensors")
+    stored = {name: values.to(torch.float8_e4m3fn) if "proj" in name else values.to(torch.bfloat16)
+              for name, values in weights.items()}
+    stored["lm_head.weight"] = weights["lm_head.weight"]
+    safetensors.torch.save_file(stored, tmp_path / "eights/model.safetensors")
+    assert_done(export(shared, tmp_path / "kept", model=tmp_path / "eights"))
+    assert_done(export(shared, tmp_path / "bf16", "--dtype", "bf16", model=tmp_path / "eights"))
+    kept, rounded = (safetensors.torch.load_file(tmp_path / folder / "model.safetensors") for folder in ("kept", "bf16"))
+    for name, values in stored.items():
+        assert kept[name].dtype == values.dtype, name
+        assert torch.equal(kept[name].view(torch.uint8), values.view(torch.uint8)), name
+        assert torch.equal(rounded[name], values.to(torch.bfloat16)), name
 
 
 def test_values_too_large_for_fp16_are_refused(shared, tmp_path):

@@ -4,7 +4,7 @@
 #include <iostream>
 
 #include "framework/errors/error.h"
-#include "framework/files/atomic_write.h"
+#include "framework/files/json.h"
 #include "framework/progress/console.h"
 #include "framework/settings/arguments.h"
 #include "framework/text/human.h"
@@ -90,7 +90,7 @@ bool CommandLine::parse(const std::vector<std::string>& arguments) {
   const std::string what_to_do = "See `regroup " + help_.verb + " --help`.";
   if (schema_) schema_->finish(help_.verb, what_to_do);
   complaints.throw_if_any(help_.verb, what_to_do, ExitCode::kBadRequest);
-  if (json_file_ && *json_file_) require_writable(**json_file_);
+  if (json_file_ && *json_file_) require_results_file(**json_file_);
   if (quiet_) console().set_verbosity(Verbosity::kWarnings);
   return true;
 }

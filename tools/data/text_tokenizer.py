@@ -44,6 +44,8 @@ def load_tokenizer(path):
         ) from error
     tokenizer.no_truncation()
     tokenizer.no_padding()
+    if getattr(tokenizer.model, "dropout", None):
+        tokenizer.model.dropout = None  # of training a tokenizer's model: the same text would give other tokens each time
     return tokenizer
 
 

@@ -113,7 +113,7 @@ def _val_part(runs):
 
 
 def _first_sequences(n):
-    return f"the first {n:,} sequence{'' if n == 1 else 's'} of val"
+    return f"up to the first {n:,} sequence{'' if n == 1 else 's'} of val"
 
 
 def _about_validation(runs):

@@ -113,7 +113,7 @@ void report(const std::string& sentence, const Json& json, const BenchOptions& o
             << kv_heads_text(json["n_kv_head"].get<std::vector<int64_t>>()) << ", batch "
             << json["batch"] << ", " << json["dtype"].get<std::string>() << ", " << json["threads"]
             << " threads\n";
-  if (options.json_file) write_json_file(*options.json_file, json);
+  if (options.json_file) write_results_file(*options.json_file, json);
 }
 
 struct TrainBench {

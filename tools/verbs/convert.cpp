@@ -138,7 +138,7 @@ ExitCode run_convert(const std::vector<std::string>& arguments) {
   AtomicFolder folder(to);
   World alone;
   const auto report = conversion.write(folder.path(), alone);
-  folder.commit_replacing();
+  force ? folder.commit_replacing() : folder.commit();
   const auto converted = ModelFolder::open(to);
   auto json = account(source, converted, report);
   json["seconds"] = steady_seconds() - start;
@@ -149,7 +149,7 @@ ExitCode run_convert(const std::vector<std::string>& arguments) {
             << ", K/V bytes a token (" << dtype_info(source.dtype()).short_name << ") "
             << json["kv_bytes_per_token"]["before"] << " -> " << json["kv_bytes_per_token"]["after"]
             << ": " << to.string() << "\n";
-  if (json_file) write_json_file(*json_file, json);
+  if (json_file) write_results_file(*json_file, json);
   return ExitCode::kDone;
 }
 

@@ -57,7 +57,7 @@ ExitCode run_eval(const std::vector<std::string>& arguments) {
   auto evaluation = evaluate(request, alone);
   if (speed) measure_speeds(evaluation, request);
   std::cout << evaluation_table(evaluation);
-  if (json_file) write_json_file(*json_file, evaluation);
+  if (json_file) write_results_file(*json_file, evaluation);
   return ExitCode::kDone;
 }
 

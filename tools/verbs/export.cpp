@@ -3,6 +3,7 @@
 #include <iostream>
 
 #include "framework/files/atomic_write.h"
+#include "framework/progress/console.h"
 #include "framework/tensors/dtype.h"
 #include "framework/text/human.h"
 #include "tools/command_line/command_line.h"
@@ -23,7 +24,7 @@ int64_t folder_bytes(const std::filesystem::path& folder) {
 
 ExitCode run_export(const std::vector<std::string>& arguments) {
   std::filesystem::path model_path, to;
-  ExportPlan plan{.dtype = torch::kFloat32};
+  ExportPlan plan;
   ByteCount shard{kDefaultShardBytes};
   bool force = false;
   CommandLine line(
@@ -41,7 +42,7 @@ ExitCode run_export(const std::vector<std::string>& arguments) {
            EnumNames<ExportLayout>{{"grouped", ExportLayout::kGrouped},
                                    {"expanded", ExportLayout::kExpanded}});
   std::string dtype;
-  line.add("dtype", &dtype, "dtype of the weights (default: the source's)",
+  line.add("dtype", &dtype, "dtype of the weights (default: each keeps its own)",
            std::vector<std::string>{"bf16", "fp16", "fp32"});
   line.add("max-shard-size", &shard, "largest safetensors file").shown_as("5GB");
   line.add_force(&force);
@@ -50,14 +51,17 @@ ExitCode run_export(const std::vector<std::string>& arguments) {
 
   check_output_folder(to, force, {model_path});
   const auto source = ModelFolder::open(model_path);
-  plan.dtype = dtype.empty() ? source.dtype() : *dtype_from_name(dtype);
+  if (!dtype.empty()) plan.dtype = dtype_from_name(dtype);
   plan.max_shard_bytes = shard.bytes;
   check_export(source, plan);
+  if (plan.layout == ExportLayout::kExpanded && source.config().uniform_kv_heads())
+    note(c10::str("every layer has ", source.config().n_kv_head[0],
+                  " K/V heads already: nothing is expanded"));
   AtomicFolder folder(to);
   export_model(source, plan, folder.path());
-  folder.commit_replacing();
+  force ? folder.commit_replacing() : folder.commit();
   std::cout << human_count(static_cast<double>(source.config().n_parameters())) << " parameters in "
-            << dtype_info(plan.dtype).short_name << ", "
+            << dtype_info(plan.dtype.value_or(source.dtype())).short_name << ", "
             << human_bytes(static_cast<double>(folder_bytes(to))) << ": " << to.string() << "\n";
   return ExitCode::kDone;
 }

@@ -13,6 +13,8 @@
 #include "tools/command_line/command_line.h"
 #include "tools/verbs/verbs.h"
 #include "trainers/job_needs.h"
+#include "trainers/machine.h"
+#include "trainers/run_setup.h"
 #include "trainers/runs.h"
 #include "trainers/train_config.h"
 
@@ -33,6 +35,7 @@ struct PlanOptions {
   bool has_config = false;
   std::optional<int64_t> seq_len;
   double mfu = 0.4, peak_tflops = 989;
+  bool names_gpus = false;
   std::optional<fs::path> json_file;
   TrainConfig config;
   ConfigSchema schema;
@@ -149,14 +152,16 @@ Json needs_json(const Candidate& candidate, JobShape shape, int64_t memory) {
           {"largest_micro_batch", largest}};
 }
 
+double flops_a_token(const Job& job) {
+  const auto& shape = job.shape;
+  return training_flops_per_token(shape.model, shape.seq_len) +
+         (shape.teacher ? forward_flops_per_token(*shape.teacher, shape.seq_len) : 0);
+}
+
 std::optional<double> hours_of(const PlanOptions& options, const Job& job) {
   if (!job.tokens) return std::nullopt;
-  const auto& shape = job.shape;
-  const double a_token =
-      training_flops_per_token(shape.model, shape.seq_len) +
-      (shape.teacher ? forward_flops_per_token(*shape.teacher, shape.seq_len) : 0);
   const double pace = static_cast<double>(options.gpus) * options.mfu * options.peak_tflops * 1e12;
-  return *job.tokens * a_token / pace / 3600;
+  return *job.tokens * flops_a_token(job) / pace / 3600;
 }
 
 std::string time_text(const PlanOptions& options, const Job& job, std::optional<double> hours) {
@@ -167,7 +172,26 @@ std::string time_text(const PlanOptions& options, const Job& job, std::optional<
   const double seconds = *hours * 3600;
   return c10::str(seconds < 1 ? "less than a second" : human_duration(seconds), " for ",
                   human_count(*job.tokens), " tokens at an MFU of ", fixed(100 * options.mfu, 0),
-                  " % of ", fixed(options.peak_tflops, 0), " TFLOP/s\n");
+                  " % of ", fixed(options.peak_tflops, 0), " TFLOP/s on ", options.gpus,
+                  options.gpus == 1 ? " GPU\n" : " GPUs\n");
+}
+
+/// The hours on this machine's CPU, where a config trains on it and no GPUs were asked about.
+std::optional<double> cpu_hours_of(const PlanOptions& options, const Job& job) {
+  const bool is_asked = options.has_config && !options.names_gpus;
+  if (!is_asked || device_kind(options.config) != torch::kCPU || !job.tokens) return std::nullopt;
+  constexpr double kSeconds = 1;
+  const auto& shape = job.shape;
+  PeakFlops peak(torch::TensorOptions(shape.dtype), shape.micro_batch * shape.seq_len,
+                 shape.model.d_model, shape.model.d_ff);
+  peak.measure(kSeconds);
+  return *job.tokens * flops_a_token(job) / (options.mfu * peak.value()) / 3600;
+}
+
+std::string cpu_time_text(std::optional<double> hours, double mfu) {
+  if (!hours) return "";
+  return c10::str("On this CPU, where the config trains: about ", human_duration(*hours * 3600),
+                  " at an MFU of ", fixed(100 * mfu, 0), " % of its measured peak\n");
 }
 
 std::string table(const Json& rows) {
@@ -234,9 +258,10 @@ ExitCode run_plan(const std::vector<std::string>& arguments) {
   if (!line.parse(arguments)) return ExitCode::kDone;
 
   options.has_config = line.given("config");
+  options.names_gpus = line.given("gpus") || line.given("peak-tflops");
   if (alpha) options.config.uptrain.alpha = *alpha;
   const auto job = job_of(options);
-  const auto hours = hours_of(options, job);
+  const auto hours = hours_of(options, job), cpu_hours = cpu_hours_of(options, job);
   const auto& shape = job.shape;
   Json json{{"parameters", shape.model.n_parameters()},
             {"n_kv_head", shape.model.n_kv_head},
@@ -249,6 +274,7 @@ ExitCode run_plan(const std::vector<std::string>& arguments) {
             {"micro_batch", shape.micro_batch},
             {"sequences_per_step", shape.sequences_per_step},
             {"hours", hours ? Json(*hours) : Json()},
+            {"cpu_hours", cpu_hours ? Json(*cpu_hours) : Json()},
             {"strategies", Json::array()}};
   for (const auto& candidate : candidates(options.gpus))
     json["strategies"].push_back(needs_json(candidate, job.shape, options.gpu_memory.bytes));
@@ -261,8 +287,8 @@ ExitCode run_plan(const std::vector<std::string>& arguments) {
             << table(json["strategies"]) << "\n"
             << human_bytes(static_cast<double>(kReserved))
             << " of each GPU are reserved for CUDA and NCCL. " << advice(json["strategies"]) << "\n"
-            << time_text(options, job, hours);
-  if (options.json_file) write_json_file(*options.json_file, json);
+            << time_text(options, job, hours) << cpu_time_text(cpu_hours, options.mfu);
+  if (options.json_file) write_results_file(*options.json_file, json);
   return ExitCode::kDone;
 }
 

@@ -2,6 +2,14 @@
 #include "tools/verbs/verbs.h"
 
 namespace regroup {
+namespace {
+
+bool pretrain_reads(const TrainConfig&, const std::string& key) {
+  return !key.starts_with("convert.") && !key.starts_with("uptrain.") &&
+         !key.starts_with("distill.");
+}
+
+}  // namespace
 
 ExitCode run_pretrain(const std::vector<std::string>& arguments) {
   return run_training(
@@ -10,7 +18,7 @@ ExitCode run_pretrain(const std::vector<std::string>& arguments) {
        .summary = "Trains a decoder from random weights.",
        .example =
            "regroup pretrain --config configs/quickstart.ini --run runs/mha --train.steps=100"},
-      pretrain, arguments);
+      {pretrain, pretrain_reads}, arguments);
 }
 
 }  // namespace regroup

@@ -60,15 +60,17 @@ void give_results(const TrainingRequest& request, const RunResult& result) {
   const auto& [outcome, evaluation] = result;
   const auto model = request.start.folder / kFinal;
   if (request.json_file) {
-    write_json_file(*request.json_file,
-                    evaluation.is_null() ? account(outcome, model) : evaluation);
+    write_results_file(*request.json_file,
+                       evaluation.is_null() ? account(outcome, model) : evaluation);
   }
   if (!evaluation.is_null()) std::cout << evaluation_table(evaluation);
   note("the model is in " + model.string());
 }
 
-ExitCode run_in(World& world, TrainingRun run, const TrainingRequest& request) {
-  const auto result = run(request.config, request.schema.to_ini(), request.start, world);
+ExitCode run_in(World& world, const TrainingVerb& verb, const TrainingRequest& request) {
+  const auto counts = [&](const std::string& key) { return verb.reads(request.config, key); };
+  const auto ini = request.schema.to_ini(counts);
+  const auto result = verb.run(request.config, ini, request.start, world);
   if (result.outcome.interrupted) {
     note("interrupted; a checkpoint was saved. Continue with --resume.");
     return ExitCode::kInterrupted;
@@ -79,7 +81,7 @@ ExitCode run_in(World& world, TrainingRun run, const TrainingRequest& request) {
 
 }  // namespace
 
-ExitCode run_training(const VerbHelp& help, TrainingRun run,
+ExitCode run_training(const VerbHelp& help, const TrainingVerb& verb,
                       const std::vector<std::string>& arguments) {
   std::optional<TrainingRequest> request;
   const auto parse = [&]() -> std::optional<ProcessOptions> {
@@ -88,7 +90,7 @@ ExitCode run_training(const VerbHelp& help, TrainingRun run,
     const auto& config = request->config;
     return ProcessOptions{config.dist, device_kind(config), request->schema.values()};
   };
-  return run_on_all_ranks(parse, [&](World& world) { return run_in(world, run, *request); });
+  return run_on_all_ranks(parse, [&](World& world) { return run_in(world, verb, *request); });
 }
 
 }  // namespace regroup

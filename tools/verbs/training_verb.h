@@ -10,12 +10,16 @@
 
 namespace regroup {
 
-using TrainingRun = RunResult (*)(const TrainConfig& config, const std::string& resolved_config,
-                                  const RunStart& start, World& world);
+struct TrainingVerb {
+  RunResult (*run)(const TrainConfig& config, const std::string& resolved_config,
+                   const RunStart& start, World& world);
+  /// Whether the run reads a key: the others are left out of the run's config.ini.
+  bool (*reads)(const TrainConfig& config, const std::string& key);
+};
 
 /// Parses the config, its overrides and --run, --force, --resume; runs the training on all ranks;
 /// prints the evaluation if there is one.
-ExitCode run_training(const VerbHelp& help, TrainingRun run,
+ExitCode run_training(const VerbHelp& help, const TrainingVerb& verb,
                       const std::vector<std::string>& arguments);
 
 }  // namespace regroup

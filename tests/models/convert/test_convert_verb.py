@@ -1,5 +1,7 @@
 """What the verb `convert` reports, and what it refuses."""
 
+import json
+
 import numpy as np
 import pytest
 from hf_models import ONE_THREAD
@@ -144,3 +146,23 @@ def test_activations_that_overflow_leave_no_trace(shared, tmp_path):
     words = (*KEEP_2, "--method", "pca", "--calibration", shared / "text.h5")
     assert_refused_without_a_trace(tmp_path / "outputs", tmp_path / "original", words, 1, ("layer 0", "not finite"),
                                    tmp_path)
+
+
+@pytest.mark.parametrize("method", ["mean", "align", "pca"])
+def test_similar_heads_are_found_on_text_with_fewer_distinct_tokens_than_dimensions(shared, tmp_path, method):
+    write_text(tmp_path / "text.h5", np.arange(20 * CONTEXT) % 3)
+    report = convert_json(shared / "alike", tmp_path / "out", "--kv-heads", "2", "--method", method,
+                          "--grouping", "similar", "--calibration", tmp_path / "text.h5")
+    assert sorted(sum(report["layers"][0]["groups"], [])) == [0, 1, 2, 3]
+
+
+def test_what_an_original_of_unknown_cost_became_has_no_share_of_it(shared, tmp_path):
+    words = ("--method", "pca", "--calibration", shared / "text.h5")
+    convert(shared / "mha", tmp_path / "once", "--kv-heads", "2", *words)
+    convert(tmp_path / "once", tmp_path / "twice", "--kv-heads", "1", *words)
+    write_text(tmp_path / "val.h5", random_windows(2).flatten(), split="val")
+    found = regroup("eval", "--model", tmp_path / "once", "--model", tmp_path / "twice", "--data",
+                    tmp_path / "val.h5", "--json", tmp_path / "found.json", env=ONE_THREAD)
+    assert found.returncode == 0, found.stderr
+    models = json.loads((tmp_path / "found.json").read_text())["models"]
+    assert [model["compute_fraction"] for model in models] == [None, None]
