@@ -20,7 +20,7 @@ struct InputsAndTargets {
 /// tokens: [B, T + 1].
 InputsAndTargets inputs_and_targets(const Tensor& tokens) {
   const int64_t positions = tokens.size(1) - 1;
-  return {tokens.narrow(1, 0, positions), tokens.narrow(1, 1, positions).flatten().contiguous()};
+  return {tokens.narrow(1, 0, positions), tokens.narrow(1, 1, positions).flatten()};
 }
 
 }  // namespace

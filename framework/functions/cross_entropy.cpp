@@ -20,9 +20,10 @@ using torch::autograd::variable_list;
 
 constexpr int64_t kLogitsPerChunk = 8 * 1024 * 1024;
 
-void check_targets(const Tensor& targets, const Tensor& hidden) {
+Tensor checked(const Tensor& targets, const Tensor& hidden) {
   TORCH_CHECK(targets.dim() == 1 && targets.size(0) == hidden.size(0), "targets are ",
               targets.sizes(), " for hidden ", hidden.sizes());
+  return targets.contiguous();
 }
 
 /// Returns the losses of a chunk of logits, rows first .. first + n - 1, and overwrites the logits
@@ -59,9 +60,9 @@ struct LinearLoss : Function<LinearLoss> {
 
 Tensor linear_cross_entropy(const Tensor& hidden, const Tensor& weight, const Tensor& targets,
                             double scale) {
-  check_targets(targets, hidden);
+  const auto counted = checked(targets, hidden);
   const RowLosses losses = [&](Tensor& logits, int64_t first, int64_t n_rows) {
-    return kernels::cross_entropy_(logits, targets.narrow(0, first, n_rows), scale);
+    return kernels::cross_entropy_(logits, counted.narrow(0, first, n_rows), scale);
   };
   return LinearLoss::apply(hidden, weight, losses, scale);
 }
@@ -69,14 +70,14 @@ Tensor linear_cross_entropy(const Tensor& hidden, const Tensor& weight, const Te
 Tensor linear_distillation(const Tensor& hidden, const Tensor& weight, const Tensor& targets,
                            const Predictions& teacher, const kernels::Distillation& distillation,
                            double scale) {
-  check_targets(targets, hidden);
+  const auto counted = checked(targets, hidden);
   TORCH_CHECK(teacher.hidden.size(0) == hidden.size(0) && teacher.head.size(0) == weight.size(0),
               "a teacher's hidden ", teacher.hidden.sizes(), " and head ", teacher.head.sizes(),
               " for hidden ", hidden.sizes(), " and weight ", weight.sizes());
   const RowLosses losses = [&](Tensor& logits, int64_t first, int64_t n_rows) {
     const auto teacher_logits =
         matmul_nt(teacher.hidden.narrow(0, first, n_rows), teacher.head).to(logits.scalar_type());
-    return kernels::distillation_(logits, teacher_logits, targets.narrow(0, first, n_rows),
+    return kernels::distillation_(logits, teacher_logits, counted.narrow(0, first, n_rows),
                                   distillation, scale);
   };
   return LinearLoss::apply(hidden, weight, losses, scale);
@@ -84,11 +85,11 @@ Tensor linear_distillation(const Tensor& hidden, const Tensor& weight, const Ten
 
 Tensor linear_token_losses(const Tensor& hidden, const Tensor& weight, const Tensor& targets) {
   const torch::NoGradGuard no_grad;
-  check_targets(targets, hidden);
+  const auto counted = checked(targets, hidden);
   std::vector<Tensor> losses;
   for_each_logit_chunk(hidden.size(0), weight.size(0), [&](int64_t first, int64_t n_rows) {
     auto logits = matmul_nt(hidden.narrow(0, first, n_rows), weight);
-    losses.push_back(kernels::cross_entropy_(logits, targets.narrow(0, first, n_rows), 0));
+    losses.push_back(kernels::cross_entropy_(logits, counted.narrow(0, first, n_rows), 0));
   });
   return torch::cat(losses);
 }

@@ -14,7 +14,7 @@
 namespace regroup {
 
 /// scale * sum over rows of the cross-entropy of softmax(hidden weightᵀ) against targets.
-/// hidden: [N, d], weight: [vocab_size, d], targets: [N] int64, contiguous, negative ones ignored
+/// hidden: [N, d], weight: [vocab_size, d], targets: [N] int64, negative ones ignored
 /// -> scalar, float32 (float64 for float64). The forward pass computes the gradients
 /// too, while it holds a chunk's logits.
 torch::Tensor linear_cross_entropy(const torch::Tensor& hidden, const torch::Tensor& weight,

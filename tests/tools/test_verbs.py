@@ -207,7 +207,7 @@ def test_an_export_rounds_to_the_dtype_asked_for(shared, tmp_path, dtype, torch_
 
 
 def test_an_export_keeps_each_tensors_dtype_unless_one_is_asked_for(shared, tmp_path):
-    shutil.copytree(shared / "mha", tmp_path / "eights")
+    shutil.copytree(shared / "mha/final", tmp_path / "eights")
     weights = safetensors.torch.load_file(tmp_path / "eights/model.safetensors")
     stored = {name: values.to(torch.float8_e4m3fn) if "proj" in name else values.to(torch.bfloat16)
               for name, values in weights.items()}
