@@ -2,6 +2,7 @@
 
 #include <c10/util/StringUtil.h>
 
+#include <algorithm>
 #include <sstream>
 
 #include "framework/errors/error.h"
@@ -20,6 +21,16 @@ bool is_occupied(const fs::path& folder) {
   return !fs::is_directory(folder) || !fs::is_empty(folder);
 }
 
+/// True for the folder of a run that ended before its first file was complete.
+bool has_only_begun(const fs::path& folder) {
+  if (!fs::is_directory(folder)) return false;
+  const fs::directory_iterator entries(folder);
+  return std::all_of(fs::begin(entries), fs::end(entries), [](const fs::directory_entry& entry) {
+    const auto name = entry.path().filename().string();
+    return name == kRunConfig || name == kCheckpoints || is_temporary_name(name);
+  });
+}
+
 fs::path without_final_slash(const fs::path& folder) {
   return folder.has_filename() ? folder : folder.parent_path();
 }
@@ -36,7 +47,7 @@ void point_latest_at(const fs::path& checkpoints, const fs::path& name) {
 void check_run_start(const RunStart& start) {
   if (!is_occupied(start.folder)) return;
   if (start.resume) {
-    if (!is_run(start.folder)) {
+    if (!is_run(start.folder) && !has_only_begun(start.folder)) {
       throw request_error(start.folder.string(), "is not empty and not a training run",
                           "Name the run's folder.");
     }

@@ -321,7 +321,13 @@ Hdf5Dataset Hdf5File::dataset(const std::string& name) const {
 
 void Hdf5File::write(const std::string& name, const at::Tensor& tensor) {
   const auto bits = storable(tensor);
-  write_rows(create_dataset(name, bits), name, bits);
+  const auto dataset = create_dataset(name, bits);
+  write_rows(dataset, name, bits);
+  {
+    // The library holds small datasets back until they are closed, and a failure is lost there.
+    const LibraryLock lock;
+    check(H5Dflush(dataset.id()), located(where_, name), "write");
+  }
   if (bits.scalar_type() == tensor.scalar_type()) return;
   set_attribute(name, kDtypeAttribute, std::string(dtype_info(tensor.scalar_type()).hf_name));
 }

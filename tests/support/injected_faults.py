@@ -6,7 +6,7 @@ import subprocess
 
 LIBRARY = os.environ["REGROUP_FAULT_LIBRARY"]
 EVERY_FAULT = os.environ.get("REGROUP_EVERY_FAULT") == "1"
-PLACES_PER_KIND = 2  # of a short run
+PLACES_PER_KIND = 1  # of a short run, beside the first
 MOST_ALLOCATIONS = 100  # of a run of every fault: decoding for speed alone makes thousands
 ALLOCATION = "alloc"
 
@@ -36,11 +36,11 @@ def places_of_kind(kind, count):
 
 
 def places_to_fail(counts):
-    """(kind, number of the call): every one where REGROUP_EVERY_FAULT=1 asks for that, else some, spread evenly."""
+    """(kind, number of the call): every one where REGROUP_EVERY_FAULT=1 asks for that, else the first and some more,
+    spread evenly."""
     for kind, count in counts.items():
         step = max(1, math.ceil(count / places_of_kind(kind, count)))
-        for at in range(1 + (step - 1) // 2, count + 1, step):
-            yield kind, at
+        yield from ((kind, at) for at in sorted({1, *range(1 + (step - 1) // 2, count + 1, step)}) if at <= count)
 
 
 def assert_failed_clearly(result, kind, folder):

@@ -155,6 +155,13 @@ TEST_CASE("an HDF5 file that outgrows the disk is an error and leaves the old on
   CHECK_NOTHROW(write_large());
 }
 
+TEST_CASE("a failed write of a dataset that the library holds back is an error", "[hdf5]") {
+  const TempFolder folder;
+  auto file = Hdf5File::create(folder / "t.h5");
+  const testing::FileSizeLimit limit(100);
+  CHECK_THROWS_WITH(file.write("/small", at::ones({300})), Contains("/small: cannot write"));
+}
+
 TEST_CASE("the same data make the same HDF5 file byte for byte", "[hdf5]") {
   const TempFolder folder;
   for (const char* name : {"a.h5", "b.h5"}) {
