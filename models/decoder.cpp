@@ -4,9 +4,8 @@
 #include <torch/utils.h>
 
 #include "framework/functions/checkpoint.h"
-#include "framework/functions/embedding.h"
-#include "framework/functions/linear.h"
-#include "models/decoder_layer.h"
+#include "models/layers/decoder_layer.h"
+#include "models/layers/ends.h"
 
 namespace regroup {
 
@@ -27,50 +26,56 @@ InputsAndTargets inputs_and_targets(const Tensor& tokens) {
 
 Decoder::Decoder(const DecoderConfig& config, torch::TensorOptions options,
                  std::shared_ptr<Sharing> sharing)
-    : config_(config), options_(options), sharing_(std::move(sharing)), rope_(config, options) {
-  for (const auto& block : decoder_blocks(config))
-    blocks_.emplace_back(block.parameters, block.operands, options, sharing_);
+    : config_(config),
+      options_(options),
+      sharing_(std::move(sharing)),
+      block_specs_(decoder_blocks(config)),
+      ropes_(config, options) {
+  for (const auto& block : block_specs_) blocks_.push_back(block.make(options, sharing_));
 }
 
 Predictions Decoder::predictions(const Tensor& tokens, KvCache* cache) {
   if (sharing_ && !torch::GradMode::is_enabled()) sharing_->begin_pass(/*sums_up=*/false);
   const int64_t batch = tokens.size(0), positions = tokens.size(1);
   const int64_t past = cache ? cache->length() : 0;
-  const auto angles = rope_.angles(past, positions);
-  auto x =
-      regroup::embedding(blocks_.front().gather()[0], tokens).flatten(0, 1);  // [B * T, d_model]
-  for (int64_t layer = 0; layer < config_.n_layer; ++layer) {
-    const auto block = [=, this](const Tensor& input) {
-      return layer_forward(layer, input, batch, angles, cache);
+  const auto angles = ropes_.angles(past, positions);
+  auto x = embedded(tokens, past);
+  for (int64_t layer = 0; layer < config_.n_layer(); ++layer) {
+    const auto block = [=, this, turns = angles[static_cast<size_t>(layer)]](const Tensor& input) {
+      return layer_forward(layer, input, batch, turns, cache);
     };
     x = checkpoint_activations_ ? checkpoint(block, x) : block(x);
   }
   if (cache) cache->advance(positions);
-  const auto last = blocks_.back().gather();  // final norm (and head)
-  const auto head = config_.tie_embeddings ? blocks_.front().gather()[0] : last[1];
-  return {regroup::rms_norm(x, last[0], config_.norm_eps), head};
+  return output_of(config_, block_specs_, x, blocks_.back().gather(),
+                   config_.head.tied ? blocks_.front().gather() : std::vector<Tensor>());
+}
+
+Tensor Decoder::embedded(const Tensor& tokens, int64_t past) const {
+  return embedding_of(config_, block_specs_.front(), blocks_.front().gather(), tokens, past);
 }
 
 Tensor Decoder::layer_forward(int64_t index, const Tensor& x, int64_t batch,
                               const RopeAngles& angles, KvCache* cache) const {
-  const DecoderLayer layer(config_, index, blocks_[static_cast<size_t>(index) + 1].gather());
+  const auto block = static_cast<size_t>(index) + 1;
+  const DecoderLayer layer(config_.layer(index), block_specs_[block], blocks_[block].gather());
   const auto attended =
       cache ? layer.attended(x, batch, angles, {cache->layer(index), cache->length()})
             : layer.attended(x, batch, angles);
-  return layer.after_mlp(layer.after_attention(attended, x));
+  return layer.after_mlp(layer.after_attention(attended, x), x);
 }
 
 Tensor Decoder::logits(const Tensor& tokens) {
-  const auto [hidden, head] = predictions(tokens);
-  return regroup::linear(hidden, head).unflatten(0, {tokens.size(0), tokens.size(1)});
+  const auto all = predictions(tokens);
+  return all.logits(0, all.hidden.size(0)).unflatten(0, {tokens.size(0), tokens.size(1)});
 }
 
 std::optional<int64_t> Decoder::first_nonfinite_layer(const Tensor& tokens) {
   const torch::NoGradGuard no_grad;
-  const auto angles = rope_.angles(0, tokens.size(1));
-  auto x = regroup::embedding(blocks_.front().gather()[0], tokens).flatten(0, 1);
-  for (int64_t layer = 0; layer < config_.n_layer; ++layer) {
-    x = layer_forward(layer, x, tokens.size(0), angles, nullptr);
+  const auto angles = ropes_.angles(0, tokens.size(1));
+  auto x = embedded(tokens, 0);
+  for (int64_t layer = 0; layer < config_.n_layer(); ++layer) {
+    x = layer_forward(layer, x, tokens.size(0), angles[static_cast<size_t>(layer)], nullptr);
     if (!x.isfinite().all().item<bool>()) return layer;
   }
   return std::nullopt;
@@ -78,8 +83,7 @@ std::optional<int64_t> Decoder::first_nonfinite_layer(const Tensor& tokens) {
 
 Tensor Decoder::loss(const Tensor& tokens, double scale) {
   const auto [inputs, targets] = inputs_and_targets(tokens);
-  const auto [hidden, head] = predictions(inputs);
-  return linear_cross_entropy(hidden, head, targets, scale);
+  return linear_cross_entropy(predictions(inputs), targets, scale);
 }
 
 Tensor Decoder::distillation_loss(const Tensor& tokens, Decoder& teacher,
@@ -89,17 +93,17 @@ Tensor Decoder::distillation_loss(const Tensor& tokens, Decoder& teacher,
     const torch::NoGradGuard no_grad;
     return teacher.predictions(inputs);
   }();
-  const auto [hidden, head] = predictions(inputs);
-  return linear_distillation(hidden, head, targets, taught, distillation, scale);
+  return linear_distillation(predictions(inputs), targets, taught, distillation, scale);
 }
 
-Tensor Decoder::parameter(const std::string& name) const {
-  for (const auto& block : blocks_) {
-    for (size_t i = 0; i < block.parameters().size(); ++i) {
-      if (block.parameters()[i].name == name) return block.parameter(i);
+Tensor Decoder::parameter(const ParameterId& id) const {
+  for (size_t block = 0; block < blocks_.size(); ++block) {
+    const auto& parameters = block_specs_[block].parameters;
+    for (size_t i = 0; i < parameters.size(); ++i) {
+      if (parameters[i].id == id) return blocks_[block].parameter(i);
     }
   }
-  TORCH_CHECK(false, "no parameter is named ", name);
+  TORCH_CHECK(false, "the model has no parameter ", id.name());
 }
 
 void Decoder::enable_training(bool checkpoint_activations) {

@@ -12,7 +12,8 @@
 #include "framework/functions/cross_entropy.h"
 #include "framework/kernels/kernels.h"
 #include "framework/parameters/flat_parameters.h"
-#include "models/decoder_config.h"
+#include "models/config/decoder_config.h"
+#include "models/config/decoder_parameters.h"
 #include "models/layers/kv_cache.h"
 #include "models/layers/rope.h"
 
@@ -29,10 +30,8 @@ class Decoder {
   /// Where the weights came from, for messages.
   struct Origin {
     std::string where = "the model";  // a folder
-    /// Our name of a parameter -> its name in the folder's files.
-    std::function<std::string(const std::string&)> name_in_file = [](const auto& name) {
-      return name;
-    };
+    /// A parameter's name in the folder's files.
+    std::function<std::string(const ParameterId&)> name_in_file = &ParameterId::name;
   };
   const Origin& origin() const { return origin_; }
   void set_origin(Origin origin) { origin_ = std::move(origin); }
@@ -44,6 +43,11 @@ class Decoder {
   /// output projection. With a cache, the tokens continue the cached positions and are added to the
   /// cache; T must fit its capacity.
   Predictions predictions(const torch::Tensor& tokens, KvCache* cache = nullptr);
+  /// True where keys that were cached in a sequence of `past` positions do not serve one of `total`:
+  /// LongRoPE turns them otherwise.
+  bool cache_ends_between(int64_t past, int64_t total) const {
+    return ropes_.change_between(past, total);
+  }
   /// tokens: [B, T] -> logits [B, T, vocab_size] in the model's dtype.
   torch::Tensor logits(const torch::Tensor& tokens);
   /// tokens: [B, T] -> the first layer whose output is not finite, if any.
@@ -60,8 +64,11 @@ class Decoder {
   /// The blocks in order: embedding, layers, final norm (and head).
   std::vector<FlatParameters>& blocks() { return blocks_; }
   const std::vector<FlatParameters>& blocks() const { return blocks_; }
-  /// A view of a parameter's values, without a graph. Throws c10::Error for an unknown name.
-  torch::Tensor parameter(const std::string& name) const;
+  /// What each of blocks() holds.
+  const std::vector<DecoderBlock>& block_specs() const { return block_specs_; }
+  /// A view of a parameter's values, without a graph. Throws c10::Error for one that the model
+  /// lacks.
+  torch::Tensor parameter(const ParameterId& id) const;
 
   /// Allocates gradient buffers. checkpoint_activations keeps only the blocks' inputs for backward
   /// and recomputes the rest.
@@ -75,6 +82,7 @@ class Decoder {
   void finish_exchanges();
 
  private:
+  torch::Tensor embedded(const torch::Tensor& tokens, int64_t past) const;
   torch::Tensor layer_forward(int64_t index, const torch::Tensor& x, int64_t batch,
                               const RopeAngles& angles, KvCache* cache) const;
 
@@ -82,8 +90,9 @@ class Decoder {
   Origin origin_;
   torch::TensorOptions options_;
   std::shared_ptr<Sharing> sharing_;  // null: one process
+  std::vector<DecoderBlock> block_specs_;
   std::vector<FlatParameters> blocks_;
-  Rope rope_;
+  LayerRopes ropes_;
   bool checkpoint_activations_ = false;
 };
 

@@ -16,18 +16,12 @@ namespace {
 namespace fs = std::filesystem;
 using torch::Tensor;
 
-DecoderConfig exported_config(const DecoderConfig& source, ExportLayout layout) {
-  DecoderConfig config = source;
-  if (layout == ExportLayout::kExpanded) {
-    config.n_kv_head.assign(config.n_kv_head.size(), source.kv_head_multiple());
-  }
-  return config;
-}
-
-/// weight: [n * head_dim, d_model] -> [n * times * head_dim, d_model], copies of a head next to
-/// each other, so that every query head reads the same K/V head as before.
-Tensor repeat_heads(const Tensor& weight, int64_t head_dim, int64_t times) {
-  return weight.unflatten(0, {-1, head_dim}).repeat_interleave(times, 0).flatten(0, 1);
+/// values: [n * head_dim, ...] or [n, head_dim] -> n * times heads, copies of a head next to each
+/// other, so that every query head reads the same K/V head as before.
+Tensor repeat_heads(const Tensor& values, int64_t n_kv_head, int64_t times) {
+  auto shape = values.sizes().vec();
+  shape[0] *= times;
+  return values.reshape({n_kv_head, -1}).repeat_interleave(times, 0).view(shape);
 }
 
 /// Throws Error for values that become infinite.
@@ -46,32 +40,34 @@ Tensor converted(const Tensor& values, torch::ScalarType dtype, const std::strin
       "Export as bf16 or fp32.");
 }
 
+/// True for parameters whose rows are K/V heads.
+bool has_kv_heads(const ParameterId& id, const DecoderConfig& config) {
+  if (id.role == Role::kKey || id.role == Role::kValue) return true;
+  return id.role == Role::kKeyNorm &&
+         config.layer(*id.layer).attention.qk_norm->over != QkNormConfig::Over::kHead;
+}
+
 ParameterSource exported_parameter(const ModelFolder& source, const ExportPlan& plan,
-                                   const DecoderConfig& target, const ParameterSpec& parameter,
-                                   int64_t layer) {
-  const bool is_kv =
-      parameter.name.ends_with(".k_proj.weight") || parameter.name.ends_with(".v_proj.weight");
-  const auto index = static_cast<size_t>(layer);
-  const int64_t times = is_kv ? target.n_kv_head[index] / source.config().n_kv_head[index] : 1;
-  const auto dtype = plan.dtype.value_or(source.parameter_dtype(parameter.name));
-  return {parameter.name,
-          [&source, name = parameter.name, dtype, head_dim = target.head_dim, times] {
-            const auto values =
-                converted(finite_parameter(source, name), dtype, source.family().file_name(name));
-            return times == 1 ? values : repeat_heads(values, head_dim, times);
-          },
-          dtype};
+                                   const DecoderConfig& target, const ParameterId& id) {
+  const auto dtype = plan.dtype.value_or(source.parameter_dtype(id));
+  const auto values = [&source, id, dtype] {
+    return converted(finite_parameter(source, id), dtype, source.tensor_name(id));
+  };
+  if (!has_kv_heads(id, source.config())) return {id, values, dtype};
+  const int64_t before = source.config().layer(*id.layer).attention.n_kv_head;
+  const int64_t times = target.layer(*id.layer).attention.n_kv_head / before;
+  const auto repeated = [values, before, times] {
+    return times == 1 ? values() : repeat_heads(values(), before, times);
+  };
+  return {id, repeated, dtype};
 }
 
 std::vector<ParameterSource> exported_parameters(const ModelFolder& source, const ExportPlan& plan,
                                                  const DecoderConfig& target) {
   std::vector<ParameterSource> parameters;
-  const auto blocks = decoder_blocks(target);
-  for (size_t block = 0; block < blocks.size(); ++block) {
-    for (const auto& parameter : blocks[block].parameters) {
-      parameters.push_back(
-          exported_parameter(source, plan, target, parameter, static_cast<int64_t>(block) - 1));
-    }
+  for (const auto& block : decoder_blocks(target)) {
+    for (const auto& parameter : block.parameters)
+      parameters.push_back(exported_parameter(source, plan, target, parameter.id));
   }
   return parameters;
 }
@@ -82,39 +78,36 @@ std::string file_text(const fs::path& file) {
   return text.str();
 }
 
-void write_hdf5(const fs::path& folder, const Family& family,
-                const std::vector<ParameterSource>& parameters) {
+void write_hdf5(const fs::path& folder, const std::vector<TensorSource>& tensors) {
   auto file = Hdf5File::create(folder / "model.h5");
-  for (const auto& parameter : parameters)
-    file.write("/" + family.file_name(parameter.name), parameter.values());
+  for (const auto& tensor : tensors) file.write("/" + tensor.name, tensor.load());
   file.set_attribute("/", "config.json", file_text(folder / "config.json"));
   file.close();
 }
 
 }  // namespace
 
-void check_export(const ModelFolder& source, const ExportPlan& plan) {
-  const auto& config = source.config();
-  if (plan.layout == ExportLayout::kExpanded || config.uniform_kv_heads()) return;
-  throw request_error(source.path().string(),
-                      c10::str("K/V heads differ between layers (", kv_heads_text(config.n_kv_head),
-                               "), which ", source.family().architecture, " cannot express"),
-                      c10::str("Take --layout expanded, which repeats them up to ",
-                               config.kv_head_multiple(), " in every layer."));
+DecoderConfig exported_config(const ModelFolder& source, ExportLayout layout) {
+  auto config = source.config();
+  if (layout == ExportLayout::kGrouped) return config;
+  for (auto& layer : config.layers) layer.attention.n_kv_head = source.config().kv_head_multiple();
+  if (expresses(source.family(), config)) return config;
+  for (auto& layer : config.layers) layer.attention.n_kv_head = layer.attention.n_head;
+  return config;
 }
 
 void export_model(const ModelFolder& source, const ExportPlan& plan, const fs::path& folder) {
-  check_export(source, plan);
-  const auto config = exported_config(source.config(), plan.layout);
-  const ModelDescription description{&source.family(), config, plan.dtype.value_or(source.dtype()),
-                                     source.provenance(), source.text()};
+  const auto config = exported_config(source, plan.layout);
+  ModelDescription description{&source.family(), config, plan.dtype.value_or(source.dtype()),
+                               source.provenance(), source.text()};
+  description.form = &deployable_form(source.family(), config);
   const auto parameters = exported_parameters(source, plan, config);
   if (plan.format == ExportFormat::kHuggingFace) {
     write_model(folder, description, parameters, plan.max_shard_bytes);
     return;
   }
   write_description(folder, description);
-  write_hdf5(folder, source.family(), parameters);
+  write_hdf5(folder, tensor_sources(description, parameters));
 }
 
 }  // namespace regroup

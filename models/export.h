@@ -14,9 +14,10 @@ namespace regroup {
 
 enum class ExportFormat { kHuggingFace, kHdf5 };
 
-/// kGrouped keeps every K/V head once. kExpanded repeats each layer's K/V heads up to the least
-/// common multiple of the layers' counts, so that one num_key_value_heads fits all layers; the
-/// model computes the same function.
+/// kGrouped keeps every K/V head once, in the architecture's own form where its class has a field
+/// for them and in regroup_family()'s where not. kExpanded repeats K/V heads until the class can
+/// hold them: up to the least common multiple of the layers' counts, or up to the query heads where
+/// the class has no field for K/V heads. The model computes the same function.
 enum class ExportLayout { kGrouped, kExpanded };
 
 struct ExportPlan {
@@ -26,9 +27,8 @@ struct ExportPlan {
   int64_t max_shard_bytes = kDefaultShardBytes;           // of kHuggingFace
 };
 
-/// Throws a request Error if the plan's layout is kGrouped and K/V heads differ between layers,
-/// which the architecture's Hugging Face class cannot express.
-void check_export(const ModelFolder& source, const ExportPlan& plan);
+/// The decoder that an export of the model has.
+DecoderConfig exported_config(const ModelFolder& source, ExportLayout layout);
 
 /// Writes the model into folder, which exists: config.json, tokenizer files, and the weights as
 /// safetensors or as model.h5 (a dataset a tensor under Hugging Face's names, config.json's text in

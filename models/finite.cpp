@@ -27,20 +27,21 @@ bool is_held_whole(const FlatParameters& block) { return block.held().size() == 
 
 }  // namespace
 
-torch::Tensor finite_parameter(const ModelFolder& folder, const std::string& name) {
-  const auto values = folder.parameter(name);
-  if (!is_finite(values)) refuse_tensor(folder.path().string(), folder.family().file_name(name));
+torch::Tensor finite_parameter(const ModelFolder& folder, const ParameterId& id) {
+  const auto values = folder.parameter(id);
+  if (!is_finite(values)) refuse_tensor(folder.path().string(), folder.tensor_name(id));
   return values;
 }
 
 void require_finite_parameters(const Decoder& model) {
   const torch::NoGradGuard no_grad;
   const auto& [where, name_in_file] = model.origin();
-  for (const auto& block : model.blocks()) {
-    if (!is_held_whole(block)) continue;
-    for (size_t i = 0; i < block.parameters().size(); ++i) {
-      if (!is_finite(block.parameter(i)))
-        refuse_tensor(where, name_in_file(block.parameters()[i].name));
+  for (size_t block = 0; block < model.blocks().size(); ++block) {
+    const auto& values = model.blocks()[block];
+    if (!is_held_whole(values)) continue;
+    const auto& parameters = model.block_specs()[block].parameters;
+    for (size_t i = 0; i < parameters.size(); ++i) {
+      if (!is_finite(values.parameter(i))) refuse_tensor(where, name_in_file(parameters[i].id));
     }
   }
 }

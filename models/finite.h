@@ -10,9 +10,9 @@
 
 namespace regroup {
 
-/// A parameter of the folder by our name. Throws Error, which names the tensor, if it holds numbers
+/// A parameter of the folder. Throws Error, which names the tensor, if it holds numbers
 /// that are not finite.
-torch::Tensor finite_parameter(const ModelFolder& folder, const std::string& name);
+torch::Tensor finite_parameter(const ModelFolder& folder, const ParameterId& id);
 
 /// Throws Error, which names the tensor, if a parameter holds numbers that are not finite. Looks at
 /// the blocks that this process holds whole.

@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include "models/decoder_config.h"
+#include "models/config/decoder_config.h"
 
 namespace regroup {
 

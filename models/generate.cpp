@@ -3,7 +3,6 @@
 #include <torch/types.h>
 #include <torch/utils.h>
 
-#include "framework/kernels/matmul.h"
 #include "framework/tensors/random.h"
 #include "models/finite.h"
 
@@ -36,9 +35,13 @@ Generation::Generation(Decoder& model, int64_t batch, int64_t capacity)
 
 Tensor Generation::advance(const Tensor& tokens) {
   const torch::NoGradGuard no_grad;
-  const auto [hidden, head] = model_.predictions(tokens, &cache_);
-  const auto last = hidden.view({tokens.size(0), tokens.size(1), -1}).select(1, -1);
-  return matmul_nt(last.contiguous(), head).to(torch::kFloat32);
+  seen_ = seen_.defined() ? torch::cat({seen_, tokens}, 1) : tokens;
+  const bool starts_again = model_.cache_ends_between(cache_.length(), seen_.size(1));
+  if (starts_again) cache_.clear();
+  auto predictions = model_.predictions(starts_again ? seen_ : tokens, &cache_);
+  const auto by_position = predictions.hidden.unflatten(0, {tokens.size(0), -1});
+  predictions.hidden = by_position.select(1, -1).contiguous();
+  return predictions.logits(0, tokens.size(0)).to(torch::kFloat32);
 }
 
 Tensor sample(const Tensor& logits, const Sampling& sampling, at::Generator& generator) {
@@ -57,13 +60,11 @@ void generate(Decoder& model, const Tensor& prompts, int64_t n_new, const Sampli
   Generation generation(model, prompts.size(0), prompts.size(1) + n_new);
   auto generator = seeded_generator(sampling.seed, "sampling");
   auto tokens = prompts;
-  std::vector<Tensor> seen;
   for (int64_t i = 0; i < n_new; ++i) {
-    seen.push_back(tokens);
     const auto logits = generation.advance(tokens);
     // The maximum is NaN where any logit is.
     if (!logits.amax(-1).isfinite().all().item<bool>())
-      refuse_nonfinite_results(model, torch::cat(seen, 1));
+      refuse_nonfinite_results(model, generation.seen());
     const auto next = sample(logits, sampling, generator);
     if (!on_token(next)) return;
     tokens = next.unsqueeze(-1);

@@ -29,10 +29,13 @@ class Generation {
   /// tokens: [B, T], the prompt or the next tokens -> logits of the last position, [B, vocab_size]
   /// float32.
   torch::Tensor advance(const torch::Tensor& tokens);
+  /// All tokens so far: [B, length].
+  const torch::Tensor& seen() const { return seen_; }
 
  private:
   Decoder& model_;
   KvCache cache_;
+  torch::Tensor seen_;
 };
 
 /// logits: [B, vocab_size] -> tokens [B]. Draws from the generator unless the temperature is 0.

@@ -1,5 +1,7 @@
 #include "models/model_folder.h"
 
+#include <c10/util/accumulate.h>
+
 #include <algorithm>
 #include <map>
 #include <set>
@@ -20,29 +22,38 @@ namespace fs = std::filesystem;
 void read_kv_heads_by_layer(const JsonObject& json, DecoderConfig& config) {
   const auto ours = json.find_object("regroup");
   if (!ours) return;
-  const auto counts = ours->find_integers("n_kv_head", {1, config.n_head});
+  const auto counts = ours->find_integers("n_kv_head", {1, config.layers[0].attention.n_head});
   if (!counts) return;
+  if (counts->size() != config.layers.size()) {
+    throw Error(json.where(),
+                c10::str("regroup.n_kv_head has ", counts->size(), " numbers for ",
+                         config.n_layer(), " layers"),
+                "The file is damaged.");
+  }
   DecoderConfig stated = config;
-  stated.n_kv_head = *counts;
+  stated.set_n_kv_head(*counts);
   const auto problems = stated.problems();
   if (!problems.empty())
     throw Error(json.where(), "regroup.n_kv_head: " + problems[0], "The file is damaged.");
-  if (stated.kv_head_multiple() != config.n_kv_head[0]) {
+  if (config.n_kv_head() == *counts) return;
+  const auto& first = config.layers[0].attention;
+  const bool is_mha = first.n_kv_head == first.n_head;  // as in classes without a field for them
+  if (!is_mha && stated.kv_head_multiple() != first.n_kv_head) {
     throw Error(json.where(),
-                c10::str("num_key_value_heads is ", config.n_kv_head[0],
+                c10::str("num_key_value_heads is ", config.layers[0].attention.n_kv_head,
                          ", but regroup.n_kv_head (", kv_heads_text(*counts),
                          ") has the least common multiple ", stated.kv_head_multiple()),
                 "The file is damaged, or only one of the two was edited.");
   }
-  config.n_kv_head = *counts;
+  config = stated;
 }
 
 DecoderConfig read_decoder_config(const Family& family, const JsonObject& json) {
-  auto config = family.read_config(json);
-  read_kv_heads_by_layer(json, config);
+  auto config = read_config(family, json);
   Complaints complaints;
   for (const auto& problem : config.problems()) complaints.add(problem);
   complaints.throw_if_any(json.where(), "The file is damaged, or is not a model of this family.");
+  read_kv_heads_by_layer(json, config);
   return config;
 }
 
@@ -87,13 +98,19 @@ ModelFolder ModelFolder::open(const fs::path& path) {
 ModelFolder::ModelFolder(fs::path path, const JsonObject& json)
     : path_(std::move(path)),
       family_(&family_of(json)),
-      config_(read_decoder_config(*family_, json)),
+      form_(&form_of(json)),
+      config_(read_decoder_config(*form_, json)),
       provenance_(Provenance::from_json(json)),
       text_{special_tokens(json), path_},
       tensors_(TensorFolder::open(path_)),
       dtype_(most_common_dtype(tensors_)) {
+  const auto names = tensors_.names();
+  lacks_base_ = std::none_of(names.begin(), names.end(), [this](const std::string& name) {
+    return name.starts_with(form_->base);
+  });
   text_.replaced = tensors_.files();
   text_.replaced.insert("config.json");
+  if (!form_->code.file.empty()) text_.replaced.insert(form_->code.file);
   keep_head_that_differs();
   check_tensors();
   check_buffers();
@@ -102,12 +119,11 @@ ModelFolder::ModelFolder(fs::path path, const JsonObject& json)
 
 /// transformers does the same: it ties only equal weights.
 void ModelFolder::keep_head_that_differs() {
-  const auto head = family_->file_name("head.weight");
-  const auto embedding = family_->file_name("embedding.weight");
+  const auto head = tensor_name({Role::kHead}), embedding = tensor_name({Role::kEmbedding});
   const bool has_both = tensors_.contains(head) && tensors_.contains(embedding);
-  if (!config_.tie_embeddings || !has_both) return;
+  if (!config_.head.tied || !has_both) return;
   if (have_equal_values(tensors_.tensor(head), tensors_.tensor(embedding))) return;
-  config_.tie_embeddings = false;
+  config_.head.tied = false;
   warn_once(c10::str(path_.string(), ": config.json ties the output head to the embedding, but ",
                      head, " differs from ", embedding,
                      "; the head is kept and the model is untied"));
@@ -116,27 +132,25 @@ void ModelFolder::keep_head_that_differs() {
 void ModelFolder::check_tensors() const {
   Complaints complaints;
   std::set<std::string> expected;
-  for (const auto& block : decoder_blocks(config_)) {
-    for (const auto& parameter : block.parameters) {
-      const auto name = family_->file_name(parameter.name);
-      expected.insert(name);
-      if (!tensors_.contains(name)) {
-        complaints.add(c10::str("missing tensor ", name, " ", torch::IntArrayRef(parameter.shape)));
-      } else if (tensors_.shape(name) != parameter.shape) {
-        complaints.add(c10::str("tensor ", name, " has shape ",
-                                torch::IntArrayRef(tensors_.shape(name)), ", config.json makes it ",
-                                torch::IntArrayRef(parameter.shape)));
-      } else if (!c10::isFloatingType(tensors_.dtype(name))) {
-        complaints.add(c10::str("tensor ", name, " is ",
-                                dtype_info(tensors_.dtype(name)).short_name,
-                                ", expected floating point"));
-      }
+  for (const auto& tensor : stored_tensors(*form_, config_)) {
+    const auto name = in_file(tensor.name);
+    const auto shape = tensor.shape();
+    expected.insert(name);
+    if (!tensors_.contains(name)) {
+      complaints.add(c10::str("missing tensor ", name, " ", torch::IntArrayRef(shape)));
+    } else if (tensors_.shape(name) != shape) {
+      complaints.add(c10::str("tensor ", name, " has shape ",
+                              torch::IntArrayRef(tensors_.shape(name)), ", config.json makes it ",
+                              torch::IntArrayRef(shape)));
+    } else if (!c10::isFloatingType(tensors_.dtype(name))) {
+      complaints.add(c10::str("tensor ", name, " is ", dtype_info(tensors_.dtype(name)).short_name,
+                              ", expected floating point"));
     }
   }
-  const auto tied_head = config_.tie_embeddings ? family_->file_name("head.weight") : "";
+  const auto tied_head = config_.head.tied ? tensor_name({Role::kHead}) : "";
   for (const auto& name : tensors_.names()) {
-    if (expected.count(name) == 0 && name != tied_head && !family_->buffer(name)) {
-      complaints.add(c10::str("tensor ", name, " has no place in a ", family_->name, " model"));
+    if (expected.count(name) == 0 && name != tied_head && !form_->buffer(with_base(name))) {
+      complaints.add(c10::str("tensor ", name, " has no place in a ", form_->name, " model"));
     }
   }
   complaints.throw_if_any(path_.string(),
@@ -146,7 +160,7 @@ void ModelFolder::check_tensors() const {
 void ModelFolder::check_buffers() const {
   std::vector<std::string> differing;
   for (const auto& name : tensors_.names()) {
-    const auto* buffer = family_->buffer(name);
+    const auto* buffer = form_->buffer(with_base(name));
     if (buffer && !buffer->agrees(config_, tensors_.tensor(name))) differing.push_back(name);
   }
   if (differing.empty()) return;
@@ -163,12 +177,32 @@ void ModelFolder::warn_of_unread_files() const {
                      "; not read: ", c10::Join(", ", files)));
 }
 
-torch::Tensor ModelFolder::parameter(const std::string& name) const {
-  return tensors_.tensor(family_->file_name(name));
+std::string ModelFolder::in_file(const std::string& name) const {
+  const bool is_cut = lacks_base_ && name.starts_with(form_->base);
+  return is_cut ? name.substr(form_->base.size()) : name;
 }
 
-torch::ScalarType ModelFolder::parameter_dtype(const std::string& name) const {
-  return tensors_.dtype(family_->file_name(name));
+std::string ModelFolder::with_base(const std::string& name) const {
+  return lacks_base_ ? form_->base + name : name;
+}
+
+std::string ModelFolder::tensor_name(const ParameterId& id) const {
+  return in_file(form_->rule(id.role, config_).tensor_name(id));
+}
+
+torch::Tensor ModelFolder::parameter(const ParameterId& id) const {
+  const auto& rule = form_->rule(id.role, config_);
+  if (!rule.by_head) return rule.unpacked(tensors_.tensor(tensor_name(id)), config_, id);
+  std::vector<torch::Tensor> heads;
+  const auto& attention = config_.layer(id.layer.value()).attention;
+  const int64_t n = id.role == Role::kQueryNorm ? attention.n_head : attention.n_kv_head;
+  for (int64_t head = 0; head < n; ++head)
+    heads.push_back(tensors_.tensor(in_file(rule.tensor_name(id, head))));
+  return torch::stack(heads);
+}
+
+torch::ScalarType ModelFolder::parameter_dtype(const ParameterId& id) const {
+  return tensors_.dtype(tensor_name(id));
 }
 
 int64_t ModelFolder::bytes() const {
@@ -188,12 +222,14 @@ Decoder load_decoder(const ModelFolder& folder, torch::TensorOptions options,
 }
 
 void load_weights(const ModelFolder& folder, Decoder& decoder) {
-  const auto* family = &folder.family();
   decoder.set_origin({folder.path().string(),
-                      [family](const std::string& name) { return family->file_name(name); }});
-  for (auto& block : decoder.blocks()) {
-    for (size_t i = 0; i < block.parameters().size(); ++i)
-      block.assign(i, folder.parameter(block.parameters()[i].name));
+                      [family = &folder.form(), config = folder.config()](const ParameterId& id) {
+                        return family->rule(id.role, config).tensor_name(id);
+                      }});
+  for (size_t block = 0; block < decoder.blocks().size(); ++block) {
+    const auto& parameters = decoder.block_specs()[block].parameters;
+    for (size_t i = 0; i < parameters.size(); ++i)
+      decoder.blocks()[block].assign(i, folder.parameter(parameters[i].id));
   }
 }
 
@@ -201,8 +237,8 @@ std::string weights_hash(const ModelFolder& folder) {
   Hash hash;
   for (const auto& block : decoder_blocks(folder.config())) {
     for (const auto& parameter : block.parameters) {
-      const auto values = folder.parameter(parameter.name).contiguous();
-      hash.add(parameter.name);
+      const auto values = folder.parameter(parameter.id).contiguous();
+      hash.add(parameter.spec.name);
       for (const int64_t size : values.sizes()) hash.add(size);
       hash.add(values.const_data_ptr(), values.nbytes());
     }

@@ -11,8 +11,8 @@
 
 #include "framework/files/json.h"
 #include "framework/files/tensor_folder.h"
+#include "models/config/decoder_config.h"
 #include "models/decoder.h"
-#include "models/decoder_config.h"
 #include "models/families/family.h"
 #include "models/provenance.h"
 #include "models/tokenizer_files.h"
@@ -31,32 +31,40 @@ class ModelFolder {
   static ModelFolder open(const std::filesystem::path& path);
 
   const std::filesystem::path& path() const { return path_; }
+  /// The architecture, and that in whose form the files are: the same, or regroup_family().
   const Family& family() const { return *family_; }
+  const Family& form() const { return *form_; }
   const DecoderConfig& config() const { return config_; }
   const Provenance& provenance() const { return provenance_; }
   /// The tokenizer of the folder, for a model that is made from this one.
   const TextHandling& text() const { return text_; }
   /// The dtype that most of the file's numbers have.
   torch::ScalarType dtype() const { return dtype_; }
-  /// A parameter by our name ("layers.0.attention.q_proj.weight"), in the file's dtype.
-  torch::Tensor parameter(const std::string& name) const;
-  torch::ScalarType parameter_dtype(const std::string& name) const;
+  /// A parameter's values, in the file's dtype.
+  torch::Tensor parameter(const ParameterId& id) const;
+  torch::ScalarType parameter_dtype(const ParameterId& id) const;
+  /// The name of the folder's tensor that holds a parameter.
+  std::string tensor_name(const ParameterId& id) const;
   /// Bytes of all tensors.
   int64_t bytes() const;
 
  private:
   ModelFolder(std::filesystem::path path, const JsonObject& json);
+  /// Between a family's names and the folder's, which may lack the family's base.
+  std::string in_file(const std::string& name) const;
+  std::string with_base(const std::string& name) const;
   void keep_head_that_differs();
   void check_tensors() const;
   void check_buffers() const;
   void warn_of_unread_files() const;
 
   std::filesystem::path path_;
-  const Family* family_;
+  const Family *family_, *form_;
   DecoderConfig config_;
   Provenance provenance_;
   TextHandling text_;
   TensorFolder tensors_;
+  bool lacks_base_ = false;
   torch::ScalarType dtype_;
 };
 

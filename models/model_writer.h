@@ -11,8 +11,9 @@
 #include <string>
 #include <vector>
 
+#include "framework/files/tensor_folder.h"
+#include "models/config/decoder_config.h"
 #include "models/decoder.h"
-#include "models/decoder_config.h"
 #include "models/families/family.h"
 #include "models/provenance.h"
 #include "models/tokenizer_files.h"
@@ -23,19 +24,21 @@ constexpr int64_t kDefaultShardBytes = 5'000'000'000;
 
 /// A parameter to write. `values` makes it when its turn comes.
 struct ParameterSource {
-  std::string name;  // ours: "layers.0.attention.q_proj.weight"
+  ParameterId id;
   std::function<torch::Tensor()> values;
   std::optional<torch::ScalarType> dtype = std::nullopt;  // in the file; default: the model's
   int writer = 0;                                         // the rank that writes it
 };
 
-/// What a model folder says about its weights. dtype: the default of the weights in the file.
+/// What a model folder says about its weights. dtype: the default of the weights in the file. form:
+/// the family whose names and config the files have.
 struct ModelDescription {
   const Family* family;
   DecoderConfig config;
   torch::ScalarType dtype;
   Provenance provenance;
   TextHandling text;
+  const Family* form = family;
 };
 
 /// Writes config.json and the tokenizer's files into an existing folder.
@@ -48,6 +51,10 @@ std::vector<std::string> write_model(const std::filesystem::path& folder,
                                      const ModelDescription& description,
                                      const std::vector<ParameterSource>& parameters,
                                      int64_t max_shard_bytes, int writer = 0);
+
+/// The tensors of the model's files. description and parameters must outlive them.
+std::vector<TensorSource> tensor_sources(const ModelDescription& description,
+                                         const std::vector<ParameterSource>& parameters);
 
 /// The decoder's parameters as sources, in the decoder's order.
 std::vector<ParameterSource> parameter_sources(const Decoder& decoder);

@@ -6,7 +6,7 @@ namespace regroup {
 
 nlohmann::ordered_json Provenance::to_json(const DecoderConfig& config) const {
   nlohmann::ordered_json json;
-  json["n_kv_head"] = config.n_kv_head;
+  json["n_kv_head"] = config.n_kv_head();
   if (original) {
     json["original"] = {
         {"name", original->name}, {"hash", original->hash}, {"n_kv_head", original->n_kv_head}};

@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "framework/files/json.h"
-#include "models/decoder_config.h"
+#include "models/config/decoder_config.h"
 
 namespace regroup {
 

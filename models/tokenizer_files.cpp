@@ -14,7 +14,7 @@ namespace regroup {
 namespace {
 
 namespace fs = std::filesystem;
-using nlohmann::json;
+using Json = nlohmann::json;
 
 constexpr const char* kTokenizer = "tokenizer.json";
 constexpr const char* kTokenizerConfig = "tokenizer_config.json";
@@ -22,33 +22,33 @@ constexpr const char* kSpecialTokensMap = "special_tokens_map.json";  // older t
 constexpr const char* kGenerationConfig = "generation_config.json";
 
 /// A special token's id; of several (Llama 3's eos) the first.
-std::optional<int64_t> id_in(const json& special_tokens, const char* key) {
-  auto id = special_tokens.value(key, json());
+std::optional<int64_t> id_in(const Json& special_tokens, const char* key) {
+  auto id = special_tokens.value(key, Json());
   if (id.is_array() && !id.empty()) id = id[0];
   return id.is_number_integer() ? std::optional(id.get<int64_t>()) : std::nullopt;
 }
 
-std::optional<std::string> named_token(const json& names, const std::string& name) {
-  return special_token_text(names.is_object() ? names.value(name, json()) : json());
+std::optional<std::string> named_token(const Json& names, const std::string& name) {
+  return special_token_text(names.is_object() ? names.value(name, Json()) : Json());
 }
 
 /// Completes the special tokens by those that a tokenizer_config.json or special_tokens_map.json
 /// names.
-json completed(json special_tokens, const TokenizerVocabulary& vocabulary, const json& names) {
+Json completed(Json special_tokens, const TokenizerVocabulary& vocabulary, const Json& names) {
   for (const std::string name : {"bos_token", "eos_token", "pad_token"}) {
     if (special_tokens.contains(name + "_id")) continue;
     const auto token = named_token(names, name);
     const auto id = token ? vocabulary.id_of(*token) : std::nullopt;
-    special_tokens[name + "_id"] = id ? json(*id) : json();
+    special_tokens[name + "_id"] = id ? Json(*id) : Json();
   }
   return special_tokens;
 }
 
 /// The tokenizer's description for transformers. Where nothing is put before a text, bos is eos,
 /// which stands there in the training data, as in GPT-2; some programs cannot do without a bos.
-json tokenizer_config(const TokenizerVocabulary& vocabulary, const json& special_tokens,
+Json tokenizer_config(const TokenizerVocabulary& vocabulary, const Json& special_tokens,
                       int64_t max_seq_len) {
-  json config = {{"tokenizer_class", "PreTrainedTokenizerFast"},
+  Json config = {{"tokenizer_class", "PreTrainedTokenizerFast"},
                  {"clean_up_tokenization_spaces", false},
                  {"model_max_length", max_seq_len}};
   for (const std::string name : {"bos_token", "eos_token", "pad_token"}) {
@@ -63,7 +63,7 @@ json tokenizer_config(const TokenizerVocabulary& vocabulary, const json& special
   return config;
 }
 
-void write_generation_config(const fs::path& folder, const json& special_tokens) {
+void write_generation_config(const fs::path& folder, const Json& special_tokens) {
   nlohmann::ordered_json config;
   for (const auto& [key, id] : special_tokens.items()) {
     if (!id.is_null()) config[key] = id;
@@ -83,17 +83,17 @@ void copy_companions(const fs::path& folder, const TextHandling& text) {
 
 }  // namespace
 
-json special_tokens(const JsonObject& config) {
-  auto tokens = json::object();
+Json special_tokens(const JsonObject& config) {
+  auto tokens = Json::object();
   const auto keys = config.keys();
   for (const char* key : {"bos_token_id", "eos_token_id", "pad_token_id"}) {
     if (std::find(keys.begin(), keys.end(), key) != keys.end())
-      tokens[key] = config.has(key) ? config.raw(key) : json();
+      tokens[key] = config.has(key) ? config.raw(key) : Json();
   }
   return tokens;
 }
 
-json write_tokenizer_files(const fs::path& folder, const TextHandling& text, int64_t max_seq_len) {
+Json write_tokenizer_files(const fs::path& folder, const TextHandling& text, int64_t max_seq_len) {
   if (!text.tokenizer_json.empty()) write_file_atomically(folder / kTokenizer, text.tokenizer_json);
   if (!text.folder.empty()) copy_companions(folder, text);
   const auto has = [&](const char* file) { return fs::exists(folder / file); };

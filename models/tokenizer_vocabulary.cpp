@@ -3,30 +3,30 @@
 namespace regroup {
 namespace {
 
-using nlohmann::json;
+using Json = nlohmann::json;
 
 /// What stands under a key; null where nothing does.
-const json& part(const json& value, const std::string& key) {
-  static const json null;
+const Json& part(const Json& value, const std::string& key) {
+  static const Json null;
   if (!value.is_object()) return null;
   const auto found = value.find(key);
   return found == value.end() ? null : *found;
 }
 
-std::optional<std::string> as_text(const json& value) {
+std::optional<std::string> as_text(const Json& value) {
   return value.is_string() ? std::optional(value.get<std::string>()) : std::nullopt;
 }
 
-std::optional<int64_t> as_integer(const json& value) {
+std::optional<int64_t> as_integer(const Json& value) {
   return value.is_number_integer() ? std::optional(value.get<int64_t>()) : std::nullopt;
 }
 
 /// The text of an entry [text, score] of a Unigram vocabulary.
-std::optional<std::string> unigram_text(const json& entry) {
+std::optional<std::string> unigram_text(const Json& entry) {
   return entry.is_array() && !entry.empty() ? as_text(entry[0]) : std::nullopt;
 }
 
-std::optional<std::string> first_token_of(const json& processor) {
+std::optional<std::string> first_token_of(const Json& processor) {
   for (const auto& step : part(processor, "processors")) {
     if (const auto token = first_token_of(step)) return token;
   }
@@ -68,7 +68,7 @@ std::optional<std::string> TokenizerVocabulary::first_token() const {
   return first_token_of(part(tokenizer_, "post_processor"));
 }
 
-std::optional<std::string> special_token_text(const json& token) {
+std::optional<std::string> special_token_text(const Json& token) {
   return as_text(token.is_object() ? part(token, "content") : token);
 }
 

@@ -31,7 +31,7 @@ void WeightCopy::reserve(const Decoder& decoder) {
   for (size_t i = 0; i < blocks_.size(); ++i) {
     const auto& block = decoder.blocks()[i];
     auto& copy = blocks_[i];
-    copy.parameters = block.parameters();
+    copy.parameters = decoder.block_specs()[i].parameters;
     copy.writer = writer_of(first, total, size_);
     first += bytes_of(block);
     if (copy.writer == rank_ && !copy.values.defined())
@@ -54,11 +54,11 @@ std::vector<ParameterSource> WeightCopy::sources() const {
   for (const auto& block : blocks_) {
     int64_t offset = 0;
     for (const auto& parameter : block.parameters) {
-      const int64_t numel = c10::multiply_integers(parameter.shape);
+      const int64_t numel = c10::multiply_integers(parameter.spec.shape);
       const auto values = [&block, &parameter, offset, numel] {
-        return block.values.narrow(0, offset, numel).view(parameter.shape);
+        return block.values.narrow(0, offset, numel).view(parameter.spec.shape);
       };
-      sources.push_back({parameter.name, values, std::nullopt, block.writer});
+      sources.push_back({parameter.id, values, std::nullopt, block.writer});
       offset += numel;
     }
   }

@@ -29,7 +29,7 @@ class WeightCopy {
 
  private:
   struct Block {
-    std::vector<ParameterSpec> parameters;
+    std::vector<DecoderParameter> parameters;
     int writer;
     torch::Tensor values;  // [numel] if this rank writes it
   };

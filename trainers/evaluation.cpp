@@ -94,8 +94,8 @@ class Evaluation {
     Json json;
     json["model"] = folder.path().string();
     json["name"] = model.name;
-    json["n_kv_head"] = config.n_kv_head;
-    json["parameters"] = config.n_parameters();
+    json["n_kv_head"] = config.n_kv_head();
+    json["parameters"] = n_parameters(config);
     add_quality(json, model.name, decoder, folder);
     add_choices(json, model.name, decoder);
     json["kv_bytes_per_token"] =

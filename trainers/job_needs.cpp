@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <numeric>
 
+#include "models/config/decoder_parameters.h"
 #include "models/weight_copy.h"
 
 namespace regroup {
@@ -15,16 +16,10 @@ constexpr int64_t kMoments = 2 * kFloat;
 constexpr int64_t kTeacherWidth = 2;           // bytes of a number: bfloat16
 constexpr int64_t kLogits = int64_t{8} << 20;  // numbers of a chunk (framework/functions)
 
-int64_t numel_of(const BlockSpec& block) {
-  int64_t total = 0;
-  for (const auto& parameter : block.parameters) total += c10::multiply_integers(parameter.shape);
-  return total;
-}
-
 int64_t layer_numel(const DecoderConfig& config) {
   int64_t largest = 0;
   const auto blocks = decoder_blocks(config);
-  for (size_t i = 1; i + 1 < blocks.size(); ++i) largest = std::max(largest, numel_of(blocks[i]));
+  for (size_t i = 1; i + 1 < blocks.size(); ++i) largest = std::max(largest, blocks[i].numel());
   return largest;
 }
 
@@ -33,7 +28,7 @@ class Blocks {
  public:
   Blocks(const DecoderConfig& config, const Division& division) {
     for (const auto& block : decoder_blocks(config))
-      parts_.push_back(part_size(numel_of(block), division.shards, division.replicas));
+      parts_.push_back(part_size(block.numel(), division.shards, division.replicas));
   }
   int64_t part() const { return std::accumulate(parts_.begin(), parts_.end(), int64_t{0}); }
   int64_t largest_part() const { return *std::max_element(parts_.begin(), parts_.end()); }
@@ -46,25 +41,30 @@ class Blocks {
 
 /// Numbers per token that a layer keeps for backward: the residual stream before attention and
 /// before the MLP, queries, keys and values, the heads' output, gate and up.
-int64_t kept_by_layer(const DecoderConfig& c, int64_t kv_heads) {
-  return 2 * c.d_model + (2 * c.n_head + 2 * kv_heads) * c.head_dim + 2 * c.d_ff;
+int64_t kept_by_layer(const LayerConfig& layer, int64_t d_model) {
+  const auto& attention = layer.attention;
+  const int64_t heads_output = attention.n_head * attention.head_dim;
+  return 2 * d_model + attention.qkv_width() + heads_output + layer.mlp.in_width();
 }
 
 /// Further numbers per token that a layer's backward uses; the MLP's gradients dominate.
-int64_t at_work_in_layer(const DecoderConfig& c) { return 3 * c.d_ff + 3 * c.d_model; }
+int64_t at_work_in_layer(const LayerConfig& layer, int64_t d_model) {
+  return 3 * layer.mlp.d_ff + 3 * d_model;
+}
 
 int64_t activation_bytes(const JobShape& shape) {
   const auto& c = shape.model;
   const auto width = static_cast<int64_t>(c10::elementSize(shape.dtype));
   const int64_t tokens = shape.micro_batch * shape.seq_len;
-  int64_t kept = 0, widest = 0;
-  for (const int64_t heads : c.n_kv_head) {
-    kept += shape.recomputes ? c.d_model : kept_by_layer(c, heads);
-    widest = std::max(widest, kept_by_layer(c, heads));
+  int64_t kept = 0, widest = 0, at_work = 0;
+  for (const auto& layer : c.layers) {
+    kept += shape.recomputes ? c.d_model : kept_by_layer(layer, c.d_model);
+    widest = std::max(widest, kept_by_layer(layer, c.d_model));
+    at_work = std::max(at_work, at_work_in_layer(layer, c.d_model));
   }
   const int64_t layers = tokens * width * (kept + c.d_model);
   const int64_t in_backward =
-      tokens * width * (at_work_in_layer(c) + (shape.recomputes ? widest : 0)) +
+      tokens * width * (at_work + (shape.recomputes ? widest : 0)) +
       layer_numel(c) * width;  // a layer's gradients, until they are added up
   // The head computes its gradient in chunks, in float32, and then copies it to the model's dtype.
   const int64_t head_gradient = c.vocab_size * c.d_model * (kFloat + width);
@@ -78,7 +78,7 @@ int64_t activation_bytes(const JobShape& shape) {
 
 /// Numbers that a forward pass gathers: every block once, a tied embedding again as head.
 int64_t gathered_forward(const DecoderConfig& config, const Blocks& blocks) {
-  return blocks.part() + (config.tie_embeddings ? blocks.embedding_part() : 0);
+  return blocks.part() + (config.head.tied ? blocks.embedding_part() : 0);
 }
 
 /// The teacher's parameters; with several shards, also the block in use, the next one, and the
@@ -124,13 +124,13 @@ JobNeeds needs_of(const JobShape& shape, const Division& division) {
     // The sum, the received gradient, and a sent copy if its dtype differs.
     needs.reductions = whole * (kFloat + wire * (is_rounded ? 2 : 1));
     // Held from the head's backward to the end of the step.
-    if (shape.model.tie_embeddings)
+    if (shape.model.head.tied)
       needs.reductions += division.shards * blocks.embedding_part() * kFloat;
   }
   if (division.replicas > 1)
     needs.reductions += blocks.largest_part() * wire * (is_rounded ? 2 : 1);
   needs.activations = activation_bytes(shape);
-  const int64_t weights = shape.model.n_parameters() * width;
+  const int64_t weights = n_parameters(shape.model) * width;
   needs.snapshot =
       needs.optimizer + at::ceil_div<int64_t>(weights, n_writers(weights, division.processes()));
   needs.sent_a_step = sent_a_step(shape, division, blocks);

@@ -8,7 +8,7 @@
 #include <optional>
 
 #include "framework/distributed/world.h"
-#include "models/decoder_config.h"
+#include "models/config/decoder_config.h"
 
 namespace regroup {
 

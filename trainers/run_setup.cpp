@@ -4,11 +4,15 @@
 #include <torch/types.h>
 #include <torch/utils.h>
 
+#include <algorithm>
+
 #include "framework/data/batches.h"
 #include "framework/errors/error.h"
 #include "framework/progress/console.h"
 #include "framework/tensors/dtype.h"
 #include "framework/text/human.h"
+#include "models/config/decoder_json.h"
+#include "models/config/decoder_parameters.h"
 #include "models/model_writer.h"
 #include "models/weight_copy.h"
 
@@ -79,6 +83,20 @@ torch::TensorOptions use_machine(const TrainConfig& config, const World& world) 
   return torch::TensorOptions().dtype(config.train.dtype).device(device_of(config, world));
 }
 
+namespace {
+
+/// Every field by its path: "model.layers.0.attention.n_head".
+void add_model(RunIdentity& identity, const DecoderConfig& model) {
+  const auto fields = decoder_json(model).flatten();
+  for (const auto& [path, value] : fields.items()) {
+    auto name = "model" + path;
+    std::replace(name.begin(), name.end(), '/', '.');
+    identity[name] = value.is_string() ? value.get<std::string>() : value.dump();
+  }
+}
+
+}  // namespace
+
 RunIdentity run_identity(const TrainConfig& config, const DecoderConfig& model, const RunData& data,
                          const std::string& starting_weights) {
   const auto& optim = config.optim;
@@ -103,7 +121,7 @@ RunIdentity run_identity(const TrainConfig& config, const DecoderConfig& model, 
       {"distill.weight", config.distill.weight},
       {"distill.temperature", config.distill.temperature}};
   for (const auto& [name, value] : numbers) identity[name] = print_number(value);
-  for (const auto& [name, value] : model.fields()) identity["model." + name] = value;
+  add_model(identity, model);
   identity["optim.warmup_steps"] = c10::str(optim.schedule.warmup_steps);
   return identity;
 }
@@ -115,6 +133,7 @@ TrainingOutcome train_to_the_end(Decoder model, RunFolder& run, const TrainingJo
   if (outcome.interrupted) return outcome;
   auto description = job.description;
   description.provenance = trained_provenance(job, outcome.state);
+  description.form = &deployable_form(*description.family, description.config);
   WeightCopy weights(world.rank(), world.size());
   weights.take(model);
   run.write_final([&](const std::filesystem::path& folder) {
@@ -126,9 +145,9 @@ TrainingOutcome train_to_the_end(Decoder model, RunFolder& run, const TrainingJo
 void describe_run(const TrainingJob& job, const World& world) {
   const auto& config = job.config;
   const auto& model = job.description.config;
-  note(c10::str(job.label, ": ", human_count(static_cast<double>(model.n_parameters())),
-                " parameters, ", model.n_layer, " layers, ", model.n_head,
-                " query heads, K/V heads ", kv_heads_text(model.n_kv_head), "; ",
+  note(c10::str(job.label, ": ", human_count(static_cast<double>(n_parameters(model))),
+                " parameters, ", model.n_layer(), " layers, ", model.layer(0).attention.n_head,
+                " query heads, K/V heads ", kv_heads_text(model.n_kv_head()), "; ",
                 dtype_info(config.train.dtype).short_name, " on ", config.train.device, ", ",
                 torch::get_num_threads(), " threads"));
   if (world.size() > 1) {

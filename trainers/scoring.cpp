@@ -126,8 +126,8 @@ void for_each_batch(const TokenSplit& split, const ScoringWindows& windows, cons
 /// The model's losses of a batch's targets: [B, T] float32 on the CPU.
 Tensor batch_losses(Decoder& model, const PaddedBatch& batch) {
   const auto device = model.options().device();
-  const auto [hidden, head] = model.predictions(batch.inputs.to(device));
-  return linear_token_losses(hidden, head, batch.targets.flatten().to(device))
+  const auto predictions = model.predictions(batch.inputs.to(device));
+  return linear_token_losses(predictions, batch.targets.flatten().to(device))
       .view(batch.targets.sizes())
       .cpu();
 }

@@ -91,7 +91,8 @@ TrainingSpeed measure_training(Decoder& model, int64_t batch, int64_t seq_len, d
   AdamW optimizer(model.blocks(), {});
   for (int64_t i = 0; i < kWarmUpSteps; ++i) train_step(model, optimizer, tokens, world);
 
-  PeakFlops peak(model.options(), batch * seq_len, model.config().d_model, model.config().d_ff);
+  PeakFlops peak(model.options(), batch * seq_len, model.config().d_model,
+                 model.config().layer(0).mlp.d_ff);
   peak.measure(kFirstPeakSeconds);
   std::vector<double> times;
   const int64_t sent_before = world.sent_bytes();

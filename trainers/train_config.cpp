@@ -191,29 +191,46 @@ void declare(ConfigSchema& schema, TrainConfig& config) {
   });
 }
 
+namespace {
+
+/// n_kv_head: none (MHA), one number, or one a layer.
+void set_kv_heads(DecoderConfig& config, const std::vector<int64_t>& n_kv_head,
+                  Complaints& complaints) {
+  if (n_kv_head.size() > 1 && n_kv_head.size() != config.layers.size()) {
+    complaints.add(
+        c10::str("n_kv_head has ", n_kv_head.size(), " numbers for ", config.n_layer(), " layers"));
+  } else if (n_kv_head.size() == 1) {
+    config.set_n_kv_head(std::vector<int64_t>(config.layers.size(), n_kv_head[0]));
+  } else if (!n_kv_head.empty()) {
+    config.set_n_kv_head(n_kv_head);
+  }
+}
+
+}  // namespace
+
 DecoderConfig decoder_config(const TrainConfig& config, int64_t data_vocab_size) {
   const auto& model = config.model;
   Complaints complaints;
-  DecoderConfig result;
-  result.n_layer = model.n_layer;
-  result.d_model = model.d_model;
-  result.n_head = model.n_head;
   if (!model.head_dim && model.d_model % model.n_head != 0) {
     complaints.add(c10::str("n_head (", model.n_head, ") does not divide d_model (", model.d_model,
                             "), and no head_dim is given"));
   }
-  result.head_dim = model.head_dim.value_or(model.d_model / model.n_head);
-  result.d_ff = model.d_ff.value_or((model.d_model * 8 / 3 + 31) / 32 * 32);
+  LayerConfig layer;
+  layer.attention.n_head = layer.attention.n_kv_head = model.n_head;
+  layer.attention.head_dim = model.head_dim.value_or(model.d_model / model.n_head);
+  layer.attention.rotary = RotaryConfig{layer.attention.head_dim, model.rope_theta};
+  layer.attention.scores = ScoreRule::plain(layer.attention.head_dim);
+  layer.mlp.d_ff = model.d_ff.value_or((model.d_model * 8 / 3 + 31) / 32 * 32);
+  layer.attention_in->eps = layer.mlp_in->eps = model.norm_eps;
+  DecoderConfig result;
+  result.d_model = model.d_model;
   result.vocab_size = model.vocab_size.value_or(data_vocab_size);
   result.max_seq_len = model.max_seq_len;
-  result.rope_theta = model.rope_theta;
-  result.norm_eps = model.norm_eps;
-  result.tie_embeddings = model.tie_embeddings;
-  const auto one_for_all =
-      model.n_kv_head.empty() ? std::vector<int64_t>{model.n_head} : model.n_kv_head;
-  result.n_kv_head = one_for_all.size() == 1
-                         ? std::vector<int64_t>(static_cast<size_t>(model.n_layer), one_for_all[0])
-                         : one_for_all;
+  result.layers.assign(static_cast<size_t>(model.n_layer), layer);
+  result.final_norm->eps = model.norm_eps;
+  result.head.tied = model.tie_embeddings;
+  result = new_config(family_named(model.family), result);
+  set_kv_heads(result, model.n_kv_head, complaints);
   for (const auto& problem : result.problems()) complaints.add(problem);
   if (config.data.seq_len > result.max_seq_len) {
     complaints.add(c10::str("data.seq_len (", config.data.seq_len,

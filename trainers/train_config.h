@@ -13,8 +13,8 @@
 #include "framework/parameters/adamw.h"
 #include "framework/parameters/lr_schedule.h"
 #include "framework/settings/config.h"
+#include "models/config/decoder_config.h"
 #include "models/convert/convert.h"
-#include "models/decoder_config.h"
 
 namespace regroup {
 

@@ -85,7 +85,7 @@ class Trainer {
         schedule_(schedule_of(job.config, job.steps)),
         flops_per_token_(training_flops_per_token(model.config(), job.config.data.seq_len)),
         peak_(model.options(), job.config.train.micro_batch * job.config.data.seq_len,
-              model.config().d_model, model.config().d_ff) {
+              model.config().d_model, model.config().layer(0).mlp.d_ff) {
     peak_.measure(kPeakSeconds);
     warn_of_short_warmup(job);
     state_.planned_steps = job.steps;

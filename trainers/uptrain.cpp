@@ -62,7 +62,7 @@ Provenance starting_provenance(const TrainConfig& config, const ModelFolder& ori
   provenance.pretrain_flops = pretraining_flops(config, original);
   if (!provenance.original) {
     provenance.original = {model_name(original.path()), weights_hash(original),
-                           original.config().n_kv_head};
+                           original.config().n_kv_head()};
   }
   return provenance;
 }

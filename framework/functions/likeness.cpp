@@ -3,16 +3,13 @@
 #include <torch/types.h>
 #include <torch/utils.h>
 
-#include "framework/kernels/matmul.h"
-
 namespace regroup {
 namespace {
 
 using torch::Tensor;
 
 Tensor log_probabilities(const Predictions& predictions, int64_t first, int64_t n_rows) {
-  const auto logits = matmul_nt(predictions.hidden.narrow(0, first, n_rows), predictions.head);
-  return torch::log_softmax(logits.to(torch::kFloat32), -1);
+  return torch::log_softmax(predictions.logits(first, n_rows).to(torch::kFloat32), -1);
 }
 
 double sum_of(const Tensor& x) { return x.sum(torch::kFloat64).item<double>(); }
@@ -23,7 +20,7 @@ void LikenessMeter::add(const Predictions& model, const Predictions& reference,
                         const Tensor& targets) {
   const torch::NoGradGuard no_grad;
   const int64_t n = targets.size(0);
-  for_each_logit_chunk(n, model.head.size(0), [&](int64_t first, int64_t n_rows) {
+  for_each_logit_chunk(n, model.vocab_size(), [&](int64_t first, int64_t n_rows) {
     const auto log_p = log_probabilities(reference, first, n_rows);
     const auto log_q = log_probabilities(model, first, n_rows);
     const auto target = targets.narrow(0, first, n_rows).unsqueeze(-1);

@@ -8,23 +8,43 @@
 
 namespace regroup {
 
-/// x weightᵀ (+ residual). x: [N, d_in], weight: [d_out, d_in], residual: [N, d_out] or undefined
-/// -> [N, d_out].
-torch::Tensor linear(const torch::Tensor& x, const torch::Tensor& weight,
+/// x -> x weightᵀ + bias. weight: [d_out, d_in], bias: [d_out] or undefined.
+struct LinearWeights {
+  torch::Tensor weight, bias = {};
+};
+
+/// (x - mean) / deviation * gain + bias of each row. kRms (Zhang and Sennrich 2019) takes no mean
+/// off and has no bias. gain, bias: [d]; undefined ones are 1 and 0.
+struct Norm {
+  enum class Kind { kRms, kLayer };
+  Kind kind = Kind::kRms;
+  double eps = 1e-5;
+  torch::Tensor gain = {}, bias = {};
+};
+
+/// The function between the linear maps of an MLP. Gated (Shazeer 2020, "GLU variants"): of the
+/// first half, times the second half.
+struct Activation {
+  enum class Kind { kSilu, kGelu, kGeluTanh, kRelu };
+  Kind kind = Kind::kSilu;
+  bool gated = true;
+
+  bool operator==(const Activation&) const = default;
+};
+
+/// x weightᵀ + bias (+ residual). x: [N, d_in], residual: [N, d_out] or undefined -> [N, d_out].
+torch::Tensor linear(const torch::Tensor& x, const LinearWeights& weights,
                      const torch::Tensor& residual = {});
 
-/// linear(rms_norm(x), weight). x: [N, d_in] and norm_weight: [d_in], contiguous; weight: [d_out,
-/// d_in]
-/// -> [N, d_out]. kernels::rms_norm has the formula.
-torch::Tensor rms_norm_linear(const torch::Tensor& x, const torch::Tensor& norm_weight, double eps,
-                              const torch::Tensor& weight);
+/// linear(norm(x)). x: [N, d_in], contiguous -> [N, d_out].
+torch::Tensor norm_linear(const torch::Tensor& x, const Norm& norm, const LinearWeights& weights);
 
-/// linear(swiglu(gate_up), weight) (+ residual). gate_up: [N, 2 * d_in], gate first, contiguous;
-/// weight: [d_out, d_in], residual: [N, d_out] or undefined -> [N, d_out].
-torch::Tensor swiglu_linear(const torch::Tensor& gate_up, const torch::Tensor& weight,
-                            const torch::Tensor& residual = {});
+/// linear(activation(x)) (+ residual). x: [N, d_in], or gated [N, 2 * d_in], gate first;
+/// contiguous. residual: [N, d_out] or undefined -> [N, d_out].
+torch::Tensor activation_linear(const torch::Tensor& x, const Activation& activation,
+                                const LinearWeights& weights, const torch::Tensor& residual = {});
 
-/// Root-mean-square norm without a linear map. x: [N, d], weight: [d], contiguous -> [N, d].
-torch::Tensor rms_norm(const torch::Tensor& x, const torch::Tensor& weight, double eps);
+/// The norm without a linear map. x: [N, d], contiguous -> [N, d].
+torch::Tensor normed(const torch::Tensor& x, const Norm& norm);
 
 }  // namespace regroup

@@ -114,7 +114,7 @@ void rotate_(const torch::Tensor& heads, const torch::Tensor& cos, const torch::
 }
 
 torch::Tensor decode_attention(const torch::Tensor& queries, const torch::Tensor& keys,
-                               const torch::Tensor& values, int64_t past) {
+                               const torch::Tensor& values, int64_t past, const ScoreRule& rule) {
   TORCH_CHECK(queries.dim() == 4 && keys.dim() == 4, "decode_attention: queries are ",
               queries.sizes(), ", keys ", keys.sizes());
   const int64_t n_head = queries.size(2), n_kv_head = keys.size(1), capacity = keys.size(2);
@@ -126,7 +126,7 @@ torch::Tensor decode_attention(const torch::Tensor& queries, const torch::Tensor
   TORCH_CHECK(past >= 0 && past + queries.size(1) <= capacity,
               "decode_attention: ", queries.size(1), " positions after ", past, " in a cache of ",
               capacity);
-  return kernels_of(queries).decode_attention(queries, keys, values, past);
+  return kernels_of(queries).decode_attention(queries, keys, values, past, rule);
 }
 
 }  // namespace regroup::kernels

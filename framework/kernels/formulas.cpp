@@ -113,14 +113,16 @@ void rotate_(const torch::Tensor& heads, const torch::Tensor& cos, const torch::
 }
 
 torch::Tensor decode_attention(const torch::Tensor& queries, const torch::Tensor& keys,
-                               const torch::Tensor& values, int64_t past) {
-  const int64_t positions = queries.size(1), length = past + positions;
-  const auto q = queries.transpose(1, 2);  // [B, n_head, T, head_dim]
-  const auto visible = torch::ones({positions, length}, q.options().dtype(torch::kBool)).tril(past);
-  const auto y = torch::scaled_dot_product_attention(
-      q, keys.narrow(2, 0, length), values.narrow(2, 0, length), visible, /*dropout_p=*/0.0,
-      /*is_causal=*/false, /*scale=*/{}, /*enable_gqa=*/true);
-  return y.transpose(1, 2).flatten(2);
+                               const torch::Tensor& values, int64_t past, const ScoreRule& rule) {
+  const int64_t positions = queries.size(1), length = past + positions, n_kv_head = keys.size(1);
+  // The query heads of a group are rows of one product.
+  const auto q = widened(queries).transpose(1, 2).unflatten(1, {n_kv_head, -1});
+  const auto k = widened(keys.narrow(2, 0, length)), v = widened(values.narrow(2, 0, length));
+  const auto products = q.flatten(2, 3).matmul(k.mT()).mul_(rule.scale);
+  const auto scores = rule.scores(products.view({q.size(0), -1, positions, length}), past);
+  const auto weights = scores.softmax(-1).view(products.sizes());
+  const auto y = weights.matmul(v).view({q.size(0), -1, positions, v.size(3)});
+  return y.transpose(1, 2).flatten(2).to(queries.scalar_type());
 }
 
 }  // namespace

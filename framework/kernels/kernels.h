@@ -9,6 +9,8 @@
 
 #include <torch/types.h>
 
+#include "framework/kernels/score_rule.h"
+
 namespace regroup::kernels {
 
 /// Root-mean-square norm (Zhang and Sennrich 2019): h = x / sqrt(mean(x^2) + eps) * weight.
@@ -82,9 +84,8 @@ void rotate_(const torch::Tensor& heads, const torch::Tensor& cos, const torch::
 /// Attention of a few new positions over a K/V cache; its time is that of reading the cache once.
 /// queries: [B, T, n_head, head_dim], strided, at positions past .. past + T - 1. keys, values: [B,
 /// n_kv_head, capacity, head_dim], which already hold those of the new positions; n_head is a
-/// multiple of n_kv_head. -> [B, T, n_head * head_dim]. A position attends to itself and all
-/// before.
+/// multiple of n_kv_head. -> [B, T, n_head * head_dim].
 torch::Tensor decode_attention(const torch::Tensor& queries, const torch::Tensor& keys,
-                               const torch::Tensor& values, int64_t past);
+                               const torch::Tensor& values, int64_t past, const ScoreRule& rule);
 
 }  // namespace regroup::kernels

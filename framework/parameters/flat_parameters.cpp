@@ -190,7 +190,7 @@ void initialize(FlatParameters& block, uint64_t seed) {
     const auto& spec = block.parameters()[i];
     block.assign(i,
                  spec.init_std == 0
-                     ? torch::ones(spec.shape)
+                     ? torch::full(spec.shape, spec.init_value)
                      : torch::randn(spec.shape, seeded_generator(seed, spec.name)) * spec.init_std);
   }
 }

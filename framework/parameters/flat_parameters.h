@@ -19,8 +19,9 @@ namespace regroup {
 struct ParameterSpec {
   std::string name;
   std::vector<int64_t> shape;
-  double init_std;    // standard deviation of the normal initialisation; 0: all ones (norm gains)
-  bool weight_decay;  // matrices yes, norm gains no
+  double init_std;        // standard deviation of the normal initialisation; 0: all are init_value
+  bool weight_decay;      // matrices yes, norm gains and biases no
+  double init_value = 1;  // of norm gains; biases have 0
 };
 
 /// An operand of a module: the next n_parameters parameters, stacked along the first axis (the q, k

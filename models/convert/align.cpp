@@ -12,12 +12,6 @@ using torch::Tensor;
 constexpr int kMostRounds = 200;
 constexpr double kConverged = 1e-14;  // relative gain of a round
 
-/// z / |z|, and 1 where z is 0.
-Tensor phase(const Tensor& z) {
-  const auto size = z.abs();
-  return torch::where(size.gt(0), z / size, torch::ones_like(z));
-}
-
 /// The rotation of each head and plane that aligns the keys. keys: [n, planes, d] complex
 /// -> [n, planes], of absolute value 1. Each head in turn takes the angle that aligns it best with
 /// the sum of the other heads.

@@ -7,8 +7,8 @@
 #include <cstdint>
 
 #include "framework/distributed/world.h"
+#include "models/config/decoder_config.h"
 #include "models/convert/calibration_text.h"
-#include "models/decoder_config.h"
 #include "models/layers/rope.h"
 
 namespace regroup {
@@ -21,6 +21,9 @@ struct AttentionTask {
   const CalibrationText& text;
   torch::Tensor stream;   // before the layer, converted model: [windows * T, d_model]
   torch::Tensor targets;  // after attention, original model: the same shape
+  // What the original's attention writes, where a norm stands between it and the stream; else
+  // undefined.
+  torch::Tensor written;
   RopeAngles angles;
   World& world;  // each process has its share of the text
 };

@@ -14,7 +14,7 @@
 #include "models/convert/calibration_text.h"
 #include "models/convert/pool_layer.h"
 #include "models/convert/refit.h"
-#include "models/decoder_layer.h"
+#include "models/layers/decoder_layer.h"
 #include "models/model_folder.h"
 
 namespace regroup {
@@ -52,9 +52,11 @@ class CalibrationPass {
   Likeness likeness() const;
 
  private:
+  FlatParameters block_of(const DecoderBlock& spec) const;
   FlatParameters block_with(const LayerProjections* pooled, const DecoderConfig& config) const;
   DecoderConfig config_with(const LayerProjections& pooled) const;
   DecoderLayer original_layer() const;
+  const RopeAngles& angles() const { return angles_[static_cast<size_t>(layer_)]; }
   void begin_layer(int64_t layer);
   void require_finite(const torch::Tensor& stream, const char* whose, int64_t layer) const;
   torch::Tensor new_stream() const;
@@ -65,10 +67,10 @@ class CalibrationPass {
   std::filesystem::path scratch_;
   World& world_;
   DecoderConfig config_;
-  RopeAngles angles_;
+  std::vector<RopeAngles> angles_;  // of each layer
   int64_t layer_ = 0;
-  std::optional<FlatParameters> block_;         // of the original's layer
-  torch::Tensor stream_, converted_, targets_;  // [windows * T, d_model]
+  std::optional<FlatParameters> block_;                   // of the original's layer
+  torch::Tensor stream_, converted_, targets_, written_;  // [windows * T, d_model]
 };
 
 }  // namespace regroup

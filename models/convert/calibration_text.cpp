@@ -17,7 +17,10 @@ constexpr uint64_t kOrderSeed = 0;
 
 /// Twice the number of unknowns in each row of the solve.
 int64_t least_tokens(const DecoderConfig& model, int64_t positions) {
-  return std::max(2 * std::max(model.d_model, model.n_head * model.head_dim), 2 * positions);
+  int64_t unknowns = std::max(model.d_model, positions);
+  for (const auto& layer : model.layers)
+    unknowns = std::max(unknowns, layer.attention.n_head * layer.attention.head_dim);
+  return 2 * unknowns;
 }
 
 }  // namespace

@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "framework/data/token_data.h"
-#include "models/decoder_config.h"
+#include "models/config/decoder_config.h"
 
 namespace regroup {
 

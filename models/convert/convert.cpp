@@ -30,7 +30,7 @@ class LayerConverter {
         world_(world),
         pooling_(plan.method, plan.grouping, plan.seed),
         target_(target),
-        progress_({.label = "convert", .total = target.n_layer, .round = "layer"}) {
+        progress_({.label = "convert", .total = target.n_layer(), .round = "layer"}) {
     if (text) pass_.emplace(source, *text, scratch, world);
   }
 
@@ -50,8 +50,7 @@ class LayerConverter {
     const auto original = layer_projections(source_, index);
     const auto context = pooling_.context(index, pass_ ? &*pass_ : nullptr);
     ConversionReport::Layer layer;
-    layer.groups =
-        pooling_.partition(original, target_.n_kv_head[static_cast<size_t>(index)], context);
+    layer.groups = pooling_.partition(original, target_.layer(index).attention.n_kv_head, context);
     current_ = pool_layer(original, layer.groups, pooling_.method(), context);
     share(layer.groups, current_);
     if (plan_.verify) {
@@ -74,7 +73,9 @@ class LayerConverter {
       world_.broadcast(heads, /*from=*/0);
       std::copy_n(heads.const_data_ptr<int64_t>(), group.size(), group.begin());
     }
-    for (auto* projection : {&pooled.q_proj, &pooled.k_proj, &pooled.v_proj, &pooled.o_proj}) {
+    for (auto* projection : {&pooled.q_proj, &pooled.k_proj, &pooled.v_proj, &pooled.o_proj,
+                             &pooled.q_norm, &pooled.k_norm}) {
+      if (!projection->defined()) continue;
       *projection = projection->contiguous();
       world_.broadcast(*projection, /*from=*/0);
     }
@@ -91,26 +92,22 @@ class LayerConverter {
   ConversionReport report_;
 };
 
-/// The converted values of an attention projection; the source's values of another parameter.
+/// The converted values of what travels with heads; the source's values of other parameters.
 std::function<torch::Tensor()> parameter_values(const ModelFolder& source,
-                                                LayerConverter& converter, const std::string& name,
-                                                int64_t layer) {
-  if (const auto projection = find_projection(name))
-    return [&converter, layer, projection] { return converter.layer(layer).*projection; };
-  return [&source, name] { return finite_parameter(source, name); };
+                                                LayerConverter& converter, const ParameterId& id) {
+  if (id.layer && is_projection(id, source.config().layer(*id.layer).attention))
+    return [&converter, id] { return projection_values(converter.layer(*id.layer), id); };
+  return [&source, id] { return finite_parameter(source, id); };
 }
 
 std::vector<ParameterSource> converted_parameters(const ModelFolder& source,
                                                   const DecoderConfig& config,
                                                   LayerConverter& converter) {
   std::vector<ParameterSource> parameters;
-  const auto blocks = decoder_blocks(config);
-  for (size_t block = 0; block < blocks.size(); ++block) {
-    for (const auto& parameter : blocks[block].parameters) {
-      const auto layer = static_cast<int64_t>(block) - 1;
-      parameters.push_back({parameter.name,
-                            parameter_values(source, converter, parameter.name, layer),
-                            source.parameter_dtype(parameter.name)});
+  for (const auto& block : decoder_blocks(config)) {
+    for (const auto& [id, spec] : block.parameters) {
+      parameters.push_back(
+          {id, parameter_values(source, converter, id), source.parameter_dtype(id)});
     }
   }
   return parameters;
@@ -136,13 +133,15 @@ bool ConversionPlan::gains_from_text() const {
 
 DecoderConfig converted_config(const DecoderConfig& source, const std::vector<int64_t>& n_kv_head) {
   DecoderConfig config = source;
-  config.n_kv_head = kv_heads_per_layer(n_kv_head, source.n_layer, source.n_head);
-  for (size_t layer = 0; layer < config.n_kv_head.size(); ++layer) {
-    if (source.n_kv_head[layer] % config.n_kv_head[layer] == 0) continue;
-    throw request_error("n_kv_head",
-                        c10::str(config.n_kv_head[layer], " does not divide the ",
-                                 source.n_kv_head[layer], " K/V heads that layer ", layer, " has"),
-                        "Heads are pooled in groups of equal size; choose a divisor.");
+  config.set_n_kv_head(kv_heads_per_layer(n_kv_head, source));
+  for (int64_t layer = 0; layer < config.n_layer(); ++layer) {
+    const int64_t before = source.layer(layer).attention.n_kv_head;
+    const int64_t after = config.layer(layer).attention.n_kv_head;
+    if (before % after == 0) continue;
+    throw request_error(
+        "n_kv_head",
+        c10::str(after, " does not divide the ", before, " K/V heads that layer ", layer, " has"),
+        "Heads are pooled in groups of equal size; choose a divisor.");
   }
   return config;
 }
@@ -176,7 +175,7 @@ Conversion::Conversion(const ModelFolder& source, ConversionPlan plan)
 Provenance Conversion::provenance() const {
   Provenance provenance = source_.provenance();
   provenance.original = {model_name(source_.path()), weights_hash(source_),
-                         source_.config().n_kv_head};
+                         source_.config().n_kv_head()};
   provenance.conversion = {.method = plan_.method,
                            .grouping = name_of(groupings(), plan_.grouping),
                            .refit = name_of(refit_kinds(), plan_.refit),
@@ -231,7 +230,7 @@ ConversionReport Conversion::write(const fs::path& folder, World& all) const {
     write_model(folder, description, converted_parameters(source_, config, *converter),
                 kDefaultShardBytes);
   } else {
-    converter->layer(config.n_layer - 1);
+    converter->layer(config.n_layer() - 1);
   }
   auto report = converter->finish();
   converter.reset();  // its scratch files may lie in the folder

@@ -47,6 +47,11 @@ Tensor join_rows(const SplitRows& parts) {
   return torch::cat({as_rows(parts.planes), parts.still}, -2);
 }
 
+Tensor phase(const Tensor& z) {
+  const auto size = z.abs();
+  return torch::where(size.gt(0), z / size, torch::ones_like(z));
+}
+
 Tensor weighted_products(const Tensor& a, const Tensor& b, const Tensor& second_moment) {
   const auto weighted = second_moment.defined() ? a.matmul(second_moment.to(a.scalar_type())) : a;
   return weighted.matmul(b.mH());

@@ -15,6 +15,9 @@ struct HeadGroup {
   torch::Tensor q;     // [n, s, head_dim, d]
   torch::Tensor o;     // [n, s, d_model, head_dim]
   int64_t rotary_dim;  // even; RoPE rotates dims i and i + rotary_dim / 2 of a head together
+  // False where a norm or a clip follows the projection: it takes back what a method scales, so
+  // that heads may only be rotated.
+  bool k_may_scale = true, v_may_scale = true;
 
   int64_t size() const { return k.size(0); }
 };
@@ -36,6 +39,9 @@ struct SplitRows {
 };
 SplitRows split_rows(const torch::Tensor& rows, int64_t rotary_dim);
 torch::Tensor join_rows(const SplitRows& parts);
+
+/// z / |z|, and 1 where z is 0.
+torch::Tensor phase(const torch::Tensor& z);
 
 /// <a_i, b_j> under the inputs' second moment: a Σ bᴴ over the last two axes. An undefined Σ is the
 /// identity.

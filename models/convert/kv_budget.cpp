@@ -12,7 +12,8 @@ namespace regroup {
 namespace {
 
 int64_t total_heads(const DecoderConfig& config) {
-  return std::accumulate(config.n_kv_head.begin(), config.n_kv_head.end(), int64_t{0});
+  const auto heads = config.n_kv_head();
+  return std::accumulate(heads.begin(), heads.end(), int64_t{0});
 }
 
 int64_t budget_heads(const DecoderConfig& source, double kv_budget) {
@@ -73,13 +74,13 @@ std::vector<int64_t> best_allocation(const std::vector<std::vector<HeadChoice>>&
 }
 
 void check_budget(const DecoderConfig& source, double kv_budget) {
-  if (budget_heads(source, kv_budget) >= source.n_layer) return;
+  if (budget_heads(source, kv_budget) >= source.n_layer()) return;
   throw request_error(
       "kv_budget",
       c10::str(kv_budget, " of the K/V bytes is less than one K/V head in each of the ",
-               source.n_layer, " layers"),
+               source.n_layer(), " layers"),
       c10::str("The least that can be kept is ",
-               static_cast<double>(source.n_layer) / static_cast<double>(total_heads(source)),
+               static_cast<double>(source.n_layer()) / static_cast<double>(total_heads(source)),
                "."));
 }
 
@@ -88,7 +89,7 @@ std::vector<int64_t> heads_within_budget(const ModelFolder& source, double kv_bu
                                          const std::filesystem::path& scratch, World& world) {
   std::optional<CalibrationPass> pass;
   if (text) pass.emplace(source, *text, scratch, world);
-  const int64_t n_layer = source.config().n_layer;
+  const int64_t n_layer = source.config().n_layer();
   ProgressLine progress({.label = "choosing heads", .total = n_layer, .round = "layer"});
   std::vector<std::vector<HeadChoice>> layers;
   for (int64_t index = 0; index < n_layer; ++index) {

@@ -2,28 +2,12 @@
 
 #include <torch/types.h>
 
-#include "models/finite.h"
-
 namespace regroup {
 
 const EnumNames<Grouping>& groupings() {
   static const EnumNames<Grouping> names{{"neighbours", Grouping::kNeighbours},
                                          {"similar", Grouping::kSimilar}};
   return names;
-}
-
-LayerProjections layer_projections(const ModelFolder& source, int64_t layer) {
-  const auto& config = source.config();
-  const auto projection = [&](const char* name) {
-    const auto parameter = c10::str("layers.", layer, ".attention.", name, ".weight");
-    return finite_parameter(source, parameter);
-  };
-  return {{config.n_head, config.n_kv_head[static_cast<size_t>(layer)], config.head_dim},
-          config.head_dim,
-          projection("q_proj"),
-          projection("k_proj"),
-          projection("v_proj"),
-          projection("o_proj")};
 }
 
 LayerPooling::LayerPooling(const std::string& method, Grouping grouping, uint64_t seed)

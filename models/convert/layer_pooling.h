@@ -18,9 +18,6 @@ enum class Grouping { kNeighbours, kSimilar };
 /// By their names in configs and options.
 const EnumNames<Grouping>& groupings();
 
-/// The attention projections of a layer. Throws Error where one holds numbers that are not finite.
-LayerProjections layer_projections(const ModelFolder& source, int64_t layer);
-
 class LayerPooling {
  public:
   /// seed: of the method random. Throws a request Error for an unknown method.

@@ -51,7 +51,8 @@ HeadGroup turned_copies(const HeadGroup& group, int64_t n, uint64_t seed) {
   const auto same = [n](const Tensor& heads) {
     return heads.narrow(0, 0, 1).expand({n, -1, -1, -1}).contiguous();
   };
-  return {torch::stack(keys), torch::stack(values), same(group.q), same(group.o), group.rotary_dim};
+  return {torch::stack(keys), torch::stack(values), same(group.q),    same(group.o),
+          group.rotary_dim,   group.k_may_scale,    group.v_may_scale};
 }
 
 void check_method(const LayerProjections& layer, const ConversionMethod& method,

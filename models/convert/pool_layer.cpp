@@ -75,30 +75,40 @@ class GroupLoss {
 }  // namespace
 
 HeadGroup head_group(const LayerProjections& layer, const std::vector<int64_t>& kv_heads) {
-  const auto& [n_head, n_kv_head, head_dim] = layer.shape;
+  const int64_t n_kv_head = layer.shape.n_kv_head, head_dim = layer.shape.head_dim;
   const auto index = torch::tensor(kv_heads, torch::kInt64);
   const auto heads = [&](const Tensor& weight, at::IntArrayRef shape) {
     return weight.view(shape).index_select(0, index).to(torch::kFloat64);
   };
-  const int64_t s = n_head / n_kv_head;
+  const int64_t s = layer.shape.group_size();
   return {heads(layer.k_proj, {n_kv_head, head_dim, -1}),
           heads(layer.v_proj, {n_kv_head, head_dim, -1}),
           heads(layer.q_proj, {n_kv_head, s, head_dim, -1}),
           heads(layer.o_proj.t().contiguous(), {n_kv_head, s, head_dim, -1}).mT(),
-          layer.rotary_dim};
+          layer.rotary_dim,
+          /*k_may_scale=*/!layer.shape.qk_norm && !layer.shape.clip_qkv,
+          /*v_may_scale=*/!layer.shape.clip_qkv};
 }
 
-Tensor LayerProjections::*find_projection(const std::string& parameter) {
-  const std::pair<const char*, Tensor LayerProjections::*> projections[] = {
-      {".q_proj.weight", &LayerProjections::q_proj},
-      {".k_proj.weight", &LayerProjections::k_proj},
-      {".v_proj.weight", &LayerProjections::v_proj},
-      {".o_proj.weight", &LayerProjections::o_proj}};
-  for (const auto& [suffix, member] : projections) {
-    if (parameter.ends_with(suffix)) return member;
+namespace {
+
+/// The gains of norms by head: query heads in the order of the partition, K/V heads as means.
+void pool_norms(const LayerProjections& layer, const Partition& partition,
+                LayerProjections& pooled) {
+  if (!layer.k_norm.defined()) return;
+  std::vector<Tensor> query_gains, key_gains;
+  const auto by_group = layer.q_norm.unflatten(0, {layer.shape.n_kv_head, -1});
+  for (const auto& kv_heads : partition) {
+    const auto index = torch::tensor(kv_heads, torch::kInt64);
+    query_gains.push_back(by_group.index_select(0, index).flatten(0, 1));
+    const auto gains = layer.k_norm.index_select(0, index).to(torch::kFloat64);
+    key_gains.push_back(gains.mean(0).to(layer.k_norm.scalar_type()));
   }
-  return nullptr;
+  pooled.q_norm = torch::cat(query_gains);
+  pooled.k_norm = torch::stack(key_gains);
 }
+
+}  // namespace
 
 LayerProjections pool_layer(const LayerProjections& layer, const Partition& partition,
                             const ConversionMethod& method, const MethodContext& context) {
@@ -115,13 +125,16 @@ LayerProjections pool_layer(const LayerProjections& layer, const Partition& part
   const auto joined = [](const std::vector<Tensor>& parts, const Tensor& like) {
     return torch::cat(parts).to(like.scalar_type());
   };
-  const auto n_groups = static_cast<int64_t>(partition.size());
-  return {{layer.shape.n_head, n_groups, layer.shape.head_dim},
-          layer.rotary_dim,
-          joined(queries, layer.q_proj),
-          joined(keys, layer.k_proj),
-          joined(values, layer.v_proj),
-          joined(outputs, layer.o_proj).t().contiguous()};
+  auto shape = layer.shape;
+  shape.n_kv_head = static_cast<int64_t>(partition.size());
+  LayerProjections pooled{shape,
+                          layer.rotary_dim,
+                          joined(queries, layer.q_proj),
+                          joined(keys, layer.k_proj),
+                          joined(values, layer.v_proj),
+                          joined(outputs, layer.o_proj).t().contiguous()};
+  pool_norms(layer, partition, pooled);
+  return pooled;
 }
 
 Partition neighbouring_heads(int64_t n_kv_head, int64_t n_groups) {

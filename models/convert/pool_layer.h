@@ -9,22 +9,9 @@
 
 #include "models/convert/methods.h"
 #include "models/convert/partition.h"
-#include "models/layers/attention.h"
+#include "models/convert/projections.h"
 
 namespace regroup {
-
-/// The projections of one attention layer. q_proj: [n_head * head_dim, d], k_proj, v_proj:
-/// [n_kv_head * head_dim, d], o_proj: [d_model, n_head * head_dim]; d is d_model, or d_model + 1
-/// where the last column is a bias.
-struct LayerProjections {
-  AttentionShape shape;
-  int64_t rotary_dim;  // dims of a head that RoPE turns; even
-  torch::Tensor q_proj, k_proj, v_proj, o_proj;
-};
-
-/// The member for a parameter's name ("layers.0.attention.q_proj.weight"); null for a parameter
-/// that is not one of the four.
-torch::Tensor LayerProjections::*find_projection(const std::string& parameter);
 
 /// The given K/V heads of a layer and the query heads that read them.
 HeadGroup head_group(const LayerProjections& layer, const std::vector<int64_t>& kv_heads);

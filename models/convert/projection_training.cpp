@@ -8,8 +8,8 @@
 #include "framework/parameters/adamw.h"
 #include "framework/parameters/lr_schedule.h"
 #include "models/convert/pool_layer.h"
-#include "models/decoder_layer.h"
 #include "models/layers/blocked_attention.h"
+#include "models/layers/decoder_layer.h"
 
 namespace regroup {
 namespace {
@@ -19,27 +19,22 @@ using torch::Tensor;
 constexpr double kRelativeLr = 0.02;  // of the weights' root mean square
 constexpr double kWarmupShare = 0.08;
 
-enum ProjectionOperand : size_t { kQkv, kOutput };
-
-/// A block of the attention projections alone, which are adjacent in a layer's block.
+/// The attention projections alone, which are adjacent in a layer's block.
 struct Projections {
+  DecoderBlock block;
   FlatParameters copy;
   Tensor original;  // the layer's values, [numel], a view
 };
 
-Projections projections_of(const FlatParameters& layer, torch::ScalarType dtype) {
-  std::vector<ParameterSpec> specs;
-  int64_t begin = 0;
-  for (size_t i = 0; i < layer.parameters().size(); ++i) {
-    if (!find_projection(layer.parameters()[i].name)) continue;
-    if (specs.empty()) begin = layer.offset(i);
-    specs.push_back(layer.parameters()[i]);
-  }
-  FlatParameters copy(specs, {{3}, {1}}, dtype);
-  const auto original = layer.flat().narrow(0, begin, copy.numel());
+Projections projections_of(const FlatParameters& layer, const AttentionTask& task,
+                           torch::ScalarType dtype) {
+  const auto block = attention_block(task.config, task.layer);
+  auto copy = block.make(dtype);
+  const auto first = layer_block(task.config, task.layer).index(Role::kQuery).value();
+  const auto original = layer.flat().narrow(0, layer.offset(first), copy.numel());
   copy.flat().copy_(original);
   copy.enable_gradient();
-  return {copy, original};
+  return {block, copy, original};
 }
 
 /// The residual stream before the layer and its target, [2, T, d]. window: an index over all
@@ -72,20 +67,36 @@ Tensor rows_of_blocks(const Tensor& rows, const std::vector<QueryBlock>& blocks)
   return torch::cat(parts);
 }
 
+/// The layer's weights with those that are trained in their place.
+std::vector<Tensor> weights_with(const Projections& projections, const DecoderBlock& block,
+                                 std::vector<Tensor> weights) {
+  const auto trained = projections.copy.gather();
+  for (size_t i = 0; i < block.operands.size(); ++i) {
+    const auto& [role, is_bias, n_parameters] = block.operands[i];
+    const auto replaced = projections.block.find(trained, role, is_bias);
+    if (replaced.defined()) weights[i] = replaced;
+  }
+  return weights;
+}
+
 /// Adds half the gradient of ||error||² / ||target||² at these queries to the block's gradient. x,
 /// targets: [T, d].
-void add_gradient(const FlatParameters& projections, const DecoderLayer& layer,
-                  const RopeAngles& angles, const Tensor& x, const Tensor& targets,
+void add_gradient(const Projections& projections, const AttentionTask& task,
+                  const FlatParameters& layer_values, const Tensor& x, const Tensor& targets,
                   const std::vector<QueryBlock>& queries) {
-  const auto normed = layer.normed(x).to(projections.dtype());
+  const auto& config = task.config.layer(task.layer);
+  const auto block = layer_block(task.config, task.layer);
+  const auto frozen = layer_values.gather();
+  const DecoderLayer layer(config, block, frozen);
+  const auto input = layer.attention_input(x).to(projections.copy.dtype());
   const torch::AutoGradMode with_gradients(true);
-  const auto weights = projections.gather();
-  const auto qkv = regroup::linear(normed, weights[kQkv]).unsqueeze(0);
-  const auto heads = blocked_attention(qkv, layer.shape(), angles, queries).squeeze(0);
-  const auto written = regroup::linear(heads, weights[kOutput]);
+  const DecoderLayer trained(config, block, weights_with(projections, block, frozen));
+  const auto heads = rotated_heads(trained.qkv_of_input(input, 1), config.attention, task.angles);
+  const auto attended = blocked_attention(heads, config.attention.scores, queries).squeeze(0);
+  const auto written = trained.written(attended).to(torch::kFloat32);
+  const auto stream = layer.joined(written, rows_of_blocks(x, queries));
   const auto target = rows_of_blocks(targets, queries);
-  const auto error = written.detach() + rows_of_blocks(x, queries) - target;
-  written.backward((error * token_scale(target).square()).to(written.scalar_type()));
+  stream.backward((stream.detach() - target) * token_scale(target).square());
 }
 
 LrSchedule schedule_of(int64_t steps, double lr) {
@@ -101,8 +112,7 @@ LrSchedule schedule_of(int64_t steps, double lr) {
 
 void train_projections(FlatParameters& block, const AttentionTask& task) {
   const auto dtype = cpu_multiplies_bfloat16() ? torch::kBFloat16 : torch::kFloat32;
-  const DecoderLayer layer(task.config, task.layer, block.gather());
-  const auto projections = projections_of(block, dtype);
+  const auto projections = projections_of(block, task, dtype);
   std::vector<FlatParameters> trained{projections.copy};
   AdamW optimizer(trained, {.beta1 = 0.9, .beta2 = 0.99, .eps = 1e-10, .weight_decay = 0});
   const auto master = optimizer.state().front().master.copy_(projections.original);
@@ -115,8 +125,7 @@ void train_projections(FlatParameters& block, const AttentionTask& task) {
   for (int64_t step = 0; step < schedule.steps; ++step) {
     const auto window = window_of_all(task, step % n_fit);
     trained.front().zero_gradient();
-    if (!queries.empty())
-      add_gradient(trained.front(), layer, task.angles, window[0], window[1], queries);
+    if (!queries.empty()) add_gradient(projections, task, block, window[0], window[1], queries);
     task.world.all_reduce(trained.front().gradient());
     optimizer.step(schedule.at(step + 1), 1.0);
   }

@@ -4,23 +4,16 @@
 #include <torch/utils.h>
 
 #include "models/convert/projection_training.h"
-#include "models/decoder_layer.h"
+#include "models/layers/decoder_layer.h"
 
 namespace regroup {
 namespace {
 
 using torch::Tensor;
 
-size_t index_of(const FlatParameters& block, const std::string& suffix) {
-  for (size_t i = 0; i < block.parameters().size(); ++i) {
-    if (block.parameters()[i].name.ends_with(suffix)) return i;
-  }
-  TORCH_CHECK(false, "the block has no parameter ", suffix);
-}
-
 Tensor after_attention(const FlatParameters& block, const AttentionTask& task,
                        const TextChunk& chunk) {
-  const DecoderLayer layer(task.config, task.layer, block.gather());
+  const auto layer = decoder_layer(task.config, task.layer, block);
   const auto x = rows_of(task.stream, task.text, chunk);
   return layer.after_attention(x, chunk.n_windows, task.angles);
 }
@@ -53,21 +46,26 @@ void train_if_better(FlatParameters& block, const AttentionTask& task, double be
 
 /// Re-fits the output projection by ridge regression.
 RefitOutcome solve_output(FlatParameters& block, const AttentionTask& task) {
-  const int64_t m = task.config.n_head * task.config.head_dim, d = task.config.d_model;
+  const auto& attention = task.config.layer(task.layer).attention;
+  const int64_t m = attention.n_head * attention.head_dim, d = task.config.d_model;
   RegressionSums fit(m, d), held_out(m, d);
-  const DecoderLayer layer(task.config, task.layer, block.gather());
+  const auto layer = decoder_layer(task.config, task.layer, block);
   for (const auto& chunk : chunks(task.text)) {
     const auto x = rows_of(task.stream, task.text, chunk);
     const auto heads = layer.attended(x, chunk.n_windows, task.angles);
-    const auto targets = rows_of(task.targets, task.text, chunk);
+    // A norm after the projection leaves it linear only before the norm.
+    const bool is_normed = task.written.defined();
+    const auto targets = rows_of(is_normed ? task.written : task.targets, task.text, chunk);
     const auto scale = token_scale(targets);
-    const auto residual = targets - layer.after_attention(heads, x);
+    const auto residual =
+        targets - (is_normed ? layer.written(heads) : layer.after_attention(heads, x));
     (chunk.held_out ? held_out : fit).add(heads * scale, residual * scale);
   }
   fit.all_reduce(task.world);
   held_out.all_reduce(task.world);
   const auto refit = refit_output(fit, held_out);
-  block.parameter(index_of(block, ".attention.o_proj.weight")).add_(refit.change);
+  const auto spec = layer_block(task.config, task.layer);
+  block.parameter(spec.index(Role::kOutput).value()).add_(refit.change);
   return {held_out.mean_error(torch::zeros_like(refit.change)), held_out.mean_error(refit.change),
           refit.strength};
 }

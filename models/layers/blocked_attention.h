@@ -2,7 +2,7 @@
 // time. models/convert/ uses it, where the weights themselves are needed and where projections are
 // trained on short sequences on the CPU: in bfloat16 it takes half the time of ATen's attention,
 // which recomputes the weights in backward. Here the graph keeps them: n_head * T * T numbers per
-// sequence.
+// sequence. attention() uses it for capped scores, which ATen's attention does not have.
 #pragma once
 
 #include <torch/types.h>
@@ -10,33 +10,24 @@
 #include <cstdint>
 #include <vector>
 
-#include "models/layers/attention.h"
+#include "framework/kernels/score_rule.h"
+#include "models/layers/heads.h"
 
 namespace regroup {
 
-/// Rotated heads of B sequences. queries: [B, n_kv_head, n_head / n_kv_head, T, head_dim], divided
-/// by sqrt(head_dim); keys, values: [B, n_kv_head, T, head_dim].
-struct GroupedHeads {
-  torch::Tensor queries, keys, values;
-};
-
-/// qkv: as in attention(), rotated in place.
-GroupedHeads grouped_heads(const torch::Tensor& qkv, const AttentionShape& shape,
-                           const RopeAngles& angles);
-
-/// Queries first .. first + count - 1, which see the keys 0 .. first + count - 1.
+/// Queries first .. first + count - 1, which see the keys before first + count.
 struct QueryBlock {
   int64_t first, count;
   int64_t seen() const { return first + count; }
 };
 std::vector<QueryBlock> query_blocks(int64_t n_positions);
 
-/// softmax(q kᵀ / sqrt(head_dim), causal) of the block: [B, n_kv_head, n_head / n_kv_head, count,
-/// seen].
-torch::Tensor attention_weights(const GroupedHeads& heads, const QueryBlock& block);
+/// heads: rotated, from position 0. -> the softmax of the block's scores: [B, n_kv_head, n_head /
+/// n_kv_head, count, seen].
+torch::Tensor attention_weights(const Heads& heads, const ScoreRule& rule, const QueryBlock& block);
 
 /// As attention(), but only for the queries of these blocks: [B, their number, n_head * head_dim].
-torch::Tensor blocked_attention(const torch::Tensor& qkv, const AttentionShape& shape,
-                                const RopeAngles& angles, const std::vector<QueryBlock>& blocks);
+torch::Tensor blocked_attention(const Heads& heads, const ScoreRule& rule,
+                                const std::vector<QueryBlock>& blocks);
 
 }  // namespace regroup

@@ -6,7 +6,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "models/decoder_config.h"
+#include "models/config/decoder_config.h"
 
 namespace regroup {
 
@@ -26,6 +26,7 @@ class KvCache {
   int64_t length() const { return length_; }
   /// Adds to length(), after all layers have stored the positions.
   void advance(int64_t positions) { length_ += positions; }
+  void clear() { length_ = 0; }
 
  private:
   std::vector<LayerCache> layers_;

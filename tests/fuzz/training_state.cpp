@@ -20,10 +20,14 @@ struct Trained {
     optimizer.emplace(model.blocks(), AdamWOptions());
   }
   static DecoderConfig config() {
+    LayerConfig layer;
+    layer.attention.n_head = layer.attention.n_kv_head = 1;
+    layer.attention.head_dim = 2;
+    layer.attention.scores = ScoreRule::plain(2);
+    layer.mlp.d_ff = 1;
     DecoderConfig config;
-    config.n_layer = config.n_head = config.d_ff = 1;
-    config.n_kv_head = {1};
-    config.d_model = config.head_dim = config.vocab_size = 2;
+    config.layers = {layer};
+    config.d_model = config.vocab_size = 2;
     return config;
   }
   Decoder model;

@@ -7,14 +7,17 @@
 #include "models/decoder.h"
 
 int main() {
+  regroup::LayerConfig layer;
+  layer.attention.n_head = 4;
+  layer.attention.n_kv_head = 2;  // 4 would be MHA, 1 MQA
+  layer.attention.head_dim = 16;
+  layer.attention.rotary = regroup::RotaryConfig{/*dims=*/16};
+  layer.attention.scores = regroup::ScoreRule::plain(16);
+  layer.mlp.d_ff = 128;
   regroup::DecoderConfig config;
-  config.n_layer = 2;
   config.d_model = 64;
-  config.n_head = 4;
-  config.n_kv_head = {2, 2};  // one number a layer: 4 would be MHA, 1 MQA
-  config.head_dim = 16;
-  config.d_ff = 128;
   config.vocab_size = 256;
+  config.layers = {layer, layer};
 
   regroup::Decoder decoder(config, torch::TensorOptions().dtype(torch::kFloat32));
   regroup::initialize(decoder, /*seed=*/0);

@@ -23,7 +23,7 @@ const std::vector<std::vector<int64_t>> kKvHeads{{4, 4}, {2, 2}, {1, 1}, {4, 1},
 
 TEST_CASE("the decoder's loss has the gradients of its value in every parameter", "[decoder]") {
   auto config = tiny_config(GENERATE(std::vector<int64_t>{4, 4}, std::vector<int64_t>{2, 1}));
-  config.tie_embeddings = GENERATE(false, true);
+  config.head.tied = GENERATE(false, true);
   const bool checkpoint_activations = GENERATE(false, true);
   auto decoder = tiny_decoder(config);
   decoder.enable_training(checkpoint_activations);
@@ -147,7 +147,7 @@ TEST_CASE("initial weights depend on the seed and each tensor's name alone", "[d
   const auto filled = [](const DecoderConfig& config, uint64_t seed) {
     Decoder decoder(config, torch::kFloat32);
     initialize(decoder, seed);
-    return decoder.parameter("layers.1.mlp.up_proj.weight").clone();
+    return decoder.parameter({Role::kUp, 1}).clone();
   };
   const auto first = filled(tiny_config({4, 4}), 1);
   CHECK_THAT(filled(tiny_config({2, 1}), 1), AllClose(first));

@@ -20,6 +20,7 @@ using nlohmann::json;
 using testing::TempFolder;
 using testing::tiny_config;
 using testing::tiny_decoder;
+using testing::with_scaling;
 using testing::write_tiny_model;
 
 /// A tiny model's folder whose config.json and tensors a test may damage.
@@ -65,10 +66,10 @@ TEST_CASE("both dialects of config.json are read", "[hf]") {
     config.erase("rope_theta");
     config.erase("rope_scaling");
   }
-  const auto found = model.open().config();
-  CHECK(found.rope_theta == 500);
-  CHECK(found.rope_scaling.kind == RopeScaling::Kind::kLinear);
-  CHECK(found.rope_scaling.factor == 2);
+  const auto found = model.open().config().layer(1).attention.rotary.value();
+  CHECK(found.theta == 500);
+  CHECK(found.scaling.kind == RopeScaling::Kind::kLinear);
+  CHECK(found.scaling.factor == 2);
 }
 
 TEST_CASE("dialects that contradict each other are refused", "[hf]") {
@@ -98,7 +99,7 @@ TEST_CASE("rope_theta may stand in rope_scaling alone, as transformers 5 reads i
     CHECK_THROWS_WITH(model.open(), Contains("rope_scaling contradicts"));
     return;
   }
-  CHECK(model.open().config().rope_theta == 700);
+  CHECK(model.open().config().layer(0).attention.rotary->theta == 700);
 }
 
 TEST_CASE("the original context of llama3 scaling stands in three places", "[hf]") {
@@ -113,7 +114,7 @@ TEST_CASE("the original context of llama3 scaling stands in three places", "[hf]
                   {"original_max_position_embeddings", 32}};
   const auto found = [&] {
     config["rope_scaling"] = scaling;
-    return model.open().config().rope_scaling.original_max_seq_len;
+    return model.open().config().layer(0).attention.rotary->scaling.original_max_seq_len;
   };
   CHECK(found() == 32);
   config["original_max_position_embeddings"] = 16;
@@ -127,9 +128,7 @@ TEST_CASE("the original context of llama3 scaling stands in three places", "[hf]
 TEST_CASE("fields that change the computation and are not implemented are refused", "[hf]") {
   DamagedModel model;
   const auto [key, value] =
-      GENERATE(table<std::string, std::string>({{"hidden_act", "\"gelu\""},
-                                                {"attention_bias", "true"},
-                                                {"mlp_bias", "true"},
+      GENERATE(table<std::string, std::string>({{"hidden_act", "\"mish\""},
                                                 {"partial_rotary_factor", "0.5"},
                                                 {"quantization_config", "{\"bits\":4}"},
                                                 {"sliding_window", "4096"},
@@ -142,9 +141,9 @@ TEST_CASE("a kind of rope scaling that is not implemented is refused with the kn
   DamagedModel model;
   model.config_json.erase("rope_scaling");
   model.config_json["rope_parameters"] = {
-      {"rope_theta", 500.0}, {"rope_type", "yarn"}, {"factor", 2.0}};
-  CHECK_THROWS_WITH(model.open(), Contains("rope_parameters.rope_type is \"yarn\"") &&
-                                      Contains("default, linear, llama3"));
+      {"rope_theta", 500.0}, {"rope_type", "proportional"}, {"factor", 2.0}};
+  CHECK_THROWS_WITH(model.open(), Contains("rope_parameters.rope_type is \"proportional\"") &&
+                                      Contains("default, linear, dynamic, llama3"));
 }
 
 TEST_CASE("config numbers that make no model are refused with the key", "[hf]") {
@@ -183,7 +182,8 @@ TEST_CASE("missing and misshapen and extra tensors are all reported at once", "[
 
 TEST_CASE("buffers that real folders hold are passed over", "[hf]") {
   DamagedModel model;
-  const auto frequencies = rope_frequencies(tiny_config(), torch::kFloat32);
+  const auto frequencies =
+      rope_frequencies(*tiny_config().layer(0).attention.rotary, 1, torch::kFloat32);
   model.tensor("model.layers.0.self_attn.rotary_emb.inv_freq") = frequencies;
   model.tensor("model.layers.1.self_attn.rotary_emb.inv_freq") = frequencies;
   CHECK_NOTHROW(model.open());
@@ -193,13 +193,13 @@ TEST_CASE("buffers that real folders hold are passed over", "[hf]") {
 }
 
 TEST_CASE("a stored buffer agrees with config.json in any precision", "[hf]") {
-  auto config = tiny_config();
-  config.rope_scaling = GENERATE(RopeScaling{}, RopeScaling{RopeScaling::Kind::kLinear, 2.5},
-                                 RopeScaling{RopeScaling::Kind::kLlama3, 8, 1.5, 4.5, 77});
+  const auto config = with_scaling(
+      tiny_config(), GENERATE(RopeScaling{}, RopeScaling{RopeScaling::Kind::kLinear, 2.5},
+                              RopeScaling{RopeScaling::Kind::kLlama3, 8, 1.5, 4.5, 77}));
   const auto dtype = GENERATE(torch::kFloat64, torch::kFloat32, torch::kBFloat16, torch::kFloat16);
   const auto* buffer = families().front().buffer("model.rotary_emb.inv_freq");
   REQUIRE(buffer);
-  const auto stored = rope_frequencies(config, torch::kFloat64);
+  const auto stored = rope_frequencies(*config.layer(0).attention.rotary, 1, torch::kFloat64);
   CHECK(buffer->agrees(config, stored.to(dtype)));
   CHECK_FALSE(buffer->agrees(config, (stored * 1.05).to(dtype)));
   CHECK_FALSE(buffer->agrees(config, stored.narrow(0, 0, 2).to(dtype)));
@@ -207,35 +207,34 @@ TEST_CASE("a stored buffer agrees with config.json in any precision", "[hf]") {
 }
 
 TEST_CASE("frequencies before a linear scaling agree with it too", "[hf]") {
-  const auto plain = rope_frequencies(tiny_config(), torch::kFloat32);
-  auto config = tiny_config();
+  const auto plain = rope_frequencies(*tiny_config().layer(0).attention.rotary, 1, torch::kFloat32);
   const auto* buffer = families().front().buffer("model.layers.0.self_attn.rotary_emb.inv_freq");
   REQUIRE(buffer);
-  config.rope_scaling = RopeScaling{RopeScaling::Kind::kLinear, 2.5};
-  CHECK(buffer->agrees(config, plain));
-  config.rope_scaling = RopeScaling{RopeScaling::Kind::kLlama3, 8, 1.5, 4.5, 77};
-  CHECK_FALSE(buffer->agrees(config, plain));
+  const RopeScaling linear{RopeScaling::Kind::kLinear, 2.5};
+  CHECK(buffer->agrees(with_scaling(tiny_config(), linear), plain));
+  const RopeScaling llama3{RopeScaling::Kind::kLlama3, 8, 1.5, 4.5, 77};
+  CHECK_FALSE(buffer->agrees(with_scaling(tiny_config(), llama3), plain));
 }
 
 TEST_CASE("a head that differs from the embedding unties a model that config.json ties", "[hf]") {
   auto config = tiny_config();
-  config.tie_embeddings = true;
+  config.head.tied = true;
   DamagedModel model(config);
   auto& head = model.tensor("lm_head.weight");
   head = model.tensor("model.embed_tokens.weight").clone();
-  CHECK(model.open().config().tie_embeddings);
+  CHECK(model.open().config().head.tied);
   head = head.to(torch::kFloat64);
-  CHECK(model.open().config().tie_embeddings);
+  CHECK(model.open().config().head.tied);
   head[22][9] += 1;
-  CHECK_FALSE(model.open().config().tie_embeddings);
-  CHECK(torch::equal(load_decoder(model.open(), torch::kFloat64).parameter("head.weight"), head));
+  CHECK_FALSE(model.open().config().head.tied);
+  CHECK(torch::equal(load_decoder(model.open(), torch::kFloat64).parameter({Role::kHead}), head));
   head = head.narrow(0, 0, 22).contiguous();
   CHECK_THROWS_WITH(model.open(), Contains("lm_head.weight has shape [22, 10]"));
 }
 
 TEST_CASE("the head of a tied model is passed over and that of an untied one is needed", "[hf]") {
   auto config = tiny_config();
-  config.tie_embeddings = true;
+  config.head.tied = true;
   DamagedModel model(config);
   model.tensor("lm_head.weight") = model.tensor("model.embed_tokens.weight").clone();
   CHECK_NOTHROW(model.open());
@@ -245,14 +244,14 @@ TEST_CASE("the head of a tied model is passed over and that of an untied one is 
 }
 
 TEST_CASE("K/V heads by layer that do not fit the config are refused", "[hf]") {
-  DamagedModel model(tiny_config({4, 1}));
-  CHECK(model.config_json["num_key_value_heads"] == 4);
+  DamagedModel model(tiny_config({2, 1}));
+  CHECK(model.config_json["num_key_value_heads"] == 2);
   CHECK_NOTHROW(model.open());
   auto& counts = model.config_json["regroup"]["n_kv_head"];
   SECTION("another least common multiple") {
-    counts = {2, 1};
-    CHECK_THROWS_WITH(model.open(), Contains("num_key_value_heads is 4") && Contains("2,1") &&
-                                        Contains("multiple 2"));
+    counts = {1, 1};
+    CHECK_THROWS_WITH(model.open(), Contains("num_key_value_heads is 2") && Contains("(1)") &&
+                                        Contains("multiple 1"));
   }
   SECTION("too few layers") {
     counts = json::array({4});
@@ -264,7 +263,7 @@ TEST_CASE("K/V heads by layer that do not fit the config are refused", "[hf]") {
     CHECK_THROWS_WITH(model.open(), Contains("n_kv_head (3) does not divide n_head (4)"));
   }
   SECTION("heads that the tensors do not have") {
-    counts = {4, 4};
+    counts = {2, 2};
     CHECK_THROWS_WITH(model.open(), Contains("layers.1.self_attn.k_proj.weight has shape [6, 10]"));
   }
 }

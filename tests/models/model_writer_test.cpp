@@ -24,7 +24,7 @@ TEST_CASE("a model that was written reads back bit for bit", "[hf]") {
   const int64_t shard_bytes = GENERATE(2000, 1'000'000);
   auto config = tiny_config(
       GENERATE(std::vector<int64_t>{4, 4}, std::vector<int64_t>{4, 1}, std::vector<int64_t>{1, 2}));
-  config.tie_embeddings = GENERATE(false, true);
+  config.head.tied = GENERATE(false, true);
   const auto decoder = tiny_decoder(config, dtype);
   write_model(folder.path(), {&families().front(), config, dtype, {}, {}},
               parameter_sources(decoder), shard_bytes);
@@ -40,12 +40,15 @@ TEST_CASE("a model that was written reads back bit for bit", "[hf]") {
 
 TEST_CASE("every number of a config survives writing and reading", "[hf]") {
   const TempFolder folder;
-  auto config = tiny_config();
-  config.norm_eps = 3e-7;
-  config.rope_theta = 123456.5;
-  config.rope_scaling =
+  auto config = testing::with_scaling(
+      tiny_config(),
       GENERATE(RopeScaling{RopeScaling::Kind::kLinear, 2.5},
-               RopeScaling{RopeScaling::Kind::kLlama3, 8, 1.5, 4.5, 77}, RopeScaling{});
+               RopeScaling{RopeScaling::Kind::kLlama3, 8, 1.5, 4.5, 77}, RopeScaling{}));
+  config.final_norm->eps = 3e-7;
+  for (auto& layer : config.layers) {
+    layer.attention_in->eps = layer.mlp_in->eps = 3e-7;
+    layer.attention.rotary->theta = 123456.5;
+  }
   write_tiny_model(folder.path(), tiny_decoder(config, torch::kFloat32));
   CHECK(ModelFolder::open(folder.path()).config() == config);
 }

@@ -18,15 +18,25 @@ namespace regroup::testing {
 inline DecoderConfig tiny_config(const std::vector<int64_t>& n_kv_head = {2, 2},
                                  int64_t n_head = 4) {
   DecoderConfig config;
-  config.n_layer = static_cast<int64_t>(n_kv_head.size());
   config.d_model = 10;
-  config.n_head = n_head;
-  config.n_kv_head = n_kv_head;
-  config.head_dim = 6;
-  config.d_ff = 14;
   config.vocab_size = 23;
   config.max_seq_len = 32;
-  config.rope_theta = 500;
+  for (const int64_t n : n_kv_head) {
+    LayerConfig layer;
+    layer.attention.n_head = n_head;
+    layer.attention.n_kv_head = n;
+    layer.attention.head_dim = 6;
+    layer.attention.rotary = RotaryConfig{/*dims=*/6, /*theta=*/500};
+    layer.attention.scores = ScoreRule::plain(6);
+    layer.mlp.d_ff = 14;
+    config.layers.push_back(layer);
+  }
+  return config;
+}
+
+/// The same config with this scaling in every layer.
+inline DecoderConfig with_scaling(DecoderConfig config, const RopeScaling& scaling) {
+  for (auto& layer : config.layers) layer.attention.rotary->scaling = scaling;
   return config;
 }
 
@@ -34,7 +44,7 @@ inline DecoderConfig tiny_config(const std::vector<int64_t>& n_kv_head = {2, 2},
 inline Decoder tiny_decoder(const DecoderConfig& config, torch::ScalarType dtype = torch::kFloat64,
                             uint64_t seed = 3) {
   Decoder decoder(config, torch::TensorOptions(dtype));
-  for (auto& block : decoder.blocks()) {
+  for (const auto& block : decoder.blocks()) {
     for (size_t i = 0; i < block.parameters().size(); ++i) {
       const auto& spec = block.parameters()[i];
       const auto noise =
@@ -62,15 +72,15 @@ inline void write_tiny_model(const std::filesystem::path& folder, const Decoder&
 /// A copy of the decoder with n_kv_head K/V heads in every layer: each head is repeated.
 inline Decoder with_repeated_kv_heads(const Decoder& decoder, int64_t n_kv_head) {
   auto config = decoder.config();
-  config.n_kv_head.assign(config.n_kv_head.size(), n_kv_head);
+  config.set_n_kv_head(std::vector<int64_t>(config.layers.size(), n_kv_head));
   Decoder repeated(config, decoder.options());
-  for (auto& block : repeated.blocks()) {
-    for (size_t i = 0; i < block.parameters().size(); ++i) {
-      const auto target = block.parameter(i);
-      const auto source = decoder.parameter(block.parameters()[i].name);
+  for (const auto& block : repeated.block_specs()) {
+    for (const auto& [id, spec] : block.parameters) {
+      const auto target = repeated.parameter(id), source = decoder.parameter(id);
       const int64_t copies = target.size(0) / source.size(0);
       const auto heads =
-          copies == 1 ? source.unsqueeze(0) : source.unflatten(0, {-1, config.head_dim});
+          copies == 1 ? source.unsqueeze(0)
+                      : source.unflatten(0, {-1, config.layer(*id.layer).attention.head_dim});
       target.copy_(heads.repeat_interleave(copies, 0).view(target.sizes()));
     }
   }

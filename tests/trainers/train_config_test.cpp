@@ -22,15 +22,15 @@ TEST_CASE("what [model] leaves open follows from what it says", "[train_config]"
   config.model.n_head = 6;
   config.model.n_layer = 3;
   const auto model = decoder_config(config, /*data_vocab_size=*/50);
-  CHECK(model.head_dim == 16);
-  CHECK(model.d_ff == 256);  // 8/3 of 96
+  CHECK(model.layer(2).attention.head_dim == 16);
+  CHECK(model.layer(2).mlp.d_ff == 256);  // 8/3 of 96
   CHECK(model.vocab_size == 50);
-  CHECK(model.n_kv_head == std::vector<int64_t>{6, 6, 6});
+  CHECK(model.n_kv_head() == std::vector<int64_t>{6, 6, 6});
   config.model.n_kv_head = {2};
-  CHECK(decoder_config(config, 50).n_kv_head == std::vector<int64_t>{2, 2, 2});
+  CHECK(decoder_config(config, 50).n_kv_head() == std::vector<int64_t>{2, 2, 2});
   config.model.n_kv_head = {6, 3, 1};
   config.model.vocab_size = 64;
-  CHECK(decoder_config(config, 50).n_kv_head == std::vector<int64_t>{6, 3, 1});
+  CHECK(decoder_config(config, 50).n_kv_head() == std::vector<int64_t>{6, 3, 1});
   CHECK(decoder_config(config, 50).vocab_size == 64);
 }
 

@@ -63,9 +63,8 @@ DecoderConfig benched_config(const BenchOptions& options, const CommandLine& lin
   } else {
     config = decoder_config(options.config);
   }
-  if (!options.n_kv_head.empty()) {
-    config.n_kv_head = kv_heads_per_layer(options.n_kv_head, config.n_layer, config.n_head);
-  }
+  if (!options.n_kv_head.empty())
+    config.set_n_kv_head(kv_heads_per_layer(options.n_kv_head, config));
   return config;
 }
 
@@ -87,8 +86,8 @@ Decoder random_decoder(const DecoderConfig& config, const BenchOptions& options,
 
 /// Adds the fields about model and machine that both benchmarks report.
 void add_setting(const Decoder& model, const BenchOptions& options, int64_t batch, Json& json) {
-  json["parameters"] = model.config().n_parameters();
-  json["n_kv_head"] = model.config().n_kv_head;
+  json["parameters"] = n_parameters(model.config());
+  json["n_kv_head"] = model.config().n_kv_head();
   json["batch"] = batch;
   json["dtype"] = dtype_info(options.compute.dtype).short_name;
   json["threads"] = torch::get_num_threads();

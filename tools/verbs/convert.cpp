@@ -1,5 +1,6 @@
 #include "models/convert/convert.h"
 
+#include <algorithm>
 #include <iostream>
 #include <nlohmann/json.hpp>
 
@@ -47,10 +48,10 @@ nlohmann::ordered_json account(const ModelFolder& source, const ModelFolder& con
   json["grouping"] = conversion.grouping;
   json["refit"] = conversion.refit;
   json["calibration_tokens"] = report.calibration_tokens;
-  json["n_kv_head"] = {{"before", source.config().n_kv_head},
-                       {"after", converted.config().n_kv_head}};
-  json["parameters"] = {{"before", source.config().n_parameters()},
-                        {"after", converted.config().n_parameters()}};
+  json["n_kv_head"] = {{"before", source.config().n_kv_head()},
+                       {"after", converted.config().n_kv_head()}};
+  json["parameters"] = {{"before", n_parameters(source.config())},
+                        {"after", n_parameters(converted.config())}};
   json["kv_bytes_per_token"] = {{"before", kv_bytes(source)}, {"after", kv_bytes(converted)}};
   json["layers"] = nlohmann::ordered_json::array();
   for (const auto& layer : report.layers) json["layers"].push_back(layer_json(layer));
@@ -68,8 +69,23 @@ std::string groups_text(const Partition& groups) {
   return c10::Join(" ", parts);
 }
 
+/// What lies between projections and attention scores and makes pooling approximate even where the
+/// method is exact; empty if nothing does.
+std::string approximation(const DecoderConfig& config) {
+  const auto any = [&](auto has) {
+    return std::any_of(config.layers.begin(), config.layers.end(),
+                       [&](const LayerConfig& layer) { return has(layer.attention); });
+  };
+  std::vector<std::string> causes;
+  if (any([](const AttentionConfig& attention) { return attention.qk_norm.has_value(); }))
+    causes.emplace_back("a norm of queries and keys");
+  if (any([](const AttentionConfig& attention) { return attention.clip_qkv.has_value(); }))
+    causes.emplace_back("a clip of queries, keys and values");
+  return c10::Join(" and ", causes);
+}
+
 /// Prints one line per layer, then how close the predictions are.
-void print_verification(const ConversionReport& report) {
+void print_verification(const ConversionReport& report, const DecoderConfig& original) {
   std::cout << "layer  K/V heads  score error  output error  groups\n";
   for (size_t i = 0; i < report.layers.size(); ++i) {
     const auto& layer = report.layers[i];
@@ -81,6 +97,10 @@ void print_verification(const ConversionReport& report) {
   std::cout << "on held-out calibration text: loss " << fixed(report.likeness->reference_loss, 4)
             << " -> " << fixed(report.likeness->loss, 4) << ", KL " << fixed(report.likeness->kl, 4)
             << ", agreement " << fixed(100 * report.likeness->agreement, 1) << " %\n";
+  if (const auto cause = approximation(original); !cause.empty()) {
+    std::cout << "pooling is approximate: " << cause
+              << " follows the projections, so that heads are only rotated, not scaled\n";
+  }
 }
 
 /// Notes when a conversion runs without text that would improve it.
@@ -143,9 +163,9 @@ ExitCode run_convert(const std::vector<std::string>& arguments) {
   auto json = account(source, converted, report);
   json["seconds"] = steady_seconds() - start;
   json["peak_rss_bytes"] = peak_resident_bytes();
-  if (plan.verify) print_verification(report);
-  std::cout << "K/V heads " << kv_heads_text(source.config().n_kv_head) << " -> "
-            << kv_heads_text(converted.config().n_kv_head) << " by " << plan.method
+  if (plan.verify) print_verification(report, source.config());
+  std::cout << "K/V heads " << kv_heads_text(source.config().n_kv_head()) << " -> "
+            << kv_heads_text(converted.config().n_kv_head()) << " by " << plan.method
             << ", K/V bytes a token (" << dtype_info(source.dtype()).short_name << ") "
             << json["kv_bytes_per_token"]["before"] << " -> " << json["kv_bytes_per_token"]["after"]
             << ": " << to.string() << "\n";

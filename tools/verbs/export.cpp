@@ -20,6 +20,18 @@ int64_t folder_bytes(const std::filesystem::path& folder) {
   return total;
 }
 
+void note_layout(const ModelFolder& source, ExportLayout layout) {
+  const auto config = exported_config(source, layout);
+  const auto heads = kv_heads_text(config.n_kv_head());
+  if (layout == ExportLayout::kExpanded && config == source.config())
+    note(c10::str("every layer has ", heads, " K/V heads already: nothing is expanded"));
+  if (const auto& form = deployable_form(source.family(), config); &form != &source.family()) {
+    note(c10::str(source.family().architecture, " has no field for ", heads,
+                  " K/V heads: written as ", form.architecture, " with its ", form.code.file,
+                  "; load it with trust_remote_code=True, or take --layout expanded"));
+  }
+}
+
 }  // namespace
 
 ExitCode run_export(const std::vector<std::string>& arguments) {
@@ -53,14 +65,11 @@ ExitCode run_export(const std::vector<std::string>& arguments) {
   const auto source = ModelFolder::open(model_path);
   if (!dtype.empty()) plan.dtype = dtype_from_name(dtype);
   plan.max_shard_bytes = shard.bytes;
-  check_export(source, plan);
-  if (plan.layout == ExportLayout::kExpanded && source.config().uniform_kv_heads())
-    note(c10::str("every layer has ", source.config().n_kv_head[0],
-                  " K/V heads already: nothing is expanded"));
+  note_layout(source, plan.layout);
   AtomicFolder folder(to);
   export_model(source, plan, folder.path());
   force ? folder.commit_replacing() : folder.commit();
-  std::cout << human_count(static_cast<double>(source.config().n_parameters())) << " parameters in "
+  std::cout << human_count(static_cast<double>(n_parameters(source.config()))) << " parameters in "
             << dtype_info(plan.dtype.value_or(source.dtype())).short_name << ", "
             << human_bytes(static_cast<double>(folder_bytes(to))) << ": " << to.string() << "\n";
   return ExitCode::kDone;

@@ -139,10 +139,11 @@ bool is_checkpoint(const fs::path& folder) {
 
 /// "8 in every layer (MHA)" or "8,4,4,1".
 std::string kv_heads_sentence(const DecoderConfig& config) {
-  const std::string heads = kv_heads_text(config.n_kv_head);
+  const std::string heads = kv_heads_text(config.n_kv_head());
   if (!config.uniform_kv_heads()) return heads + ", one number a layer";
-  const int64_t n_kv_head = config.n_kv_head.at(0);
-  return heads + (n_kv_head == config.n_head ? " (MHA)" : n_kv_head == 1 ? " (MQA)" : " (GQA)");
+  const auto& attention = config.layer(0).attention;
+  const bool is_mha = attention.n_kv_head == attention.n_head;
+  return heads + (is_mha ? " (MHA)" : attention.n_kv_head == 1 ? " (MQA)" : " (GQA)");
 }
 
 /// True if config.json records how Regroup made the model.
@@ -166,6 +167,7 @@ std::string history(const Provenance& made) {
 Finding model_finding(const fs::path& path) {
   const ModelFolder model = ModelFolder::open(path);
   const DecoderConfig& config = model.config();
+  const LayerConfig& first = config.layer(0);
   const std::string dtype(dtype_info(model.dtype()).short_name);
   const int64_t kv_bytes =
       config.kv_bytes_per_token(static_cast<int64_t>(c10::elementSize(model.dtype())));
@@ -173,30 +175,30 @@ Finding model_finding(const fs::path& path) {
   finding.kind = is_checkpoint(path) ? "checkpoint" : "model";
   finding.lines = {
       {"family", model.family().name},
-      {"parameters", human_count(static_cast<double>(config.n_parameters())) + " in " + dtype +
+      {"parameters", human_count(static_cast<double>(n_parameters(config))) + " in " + dtype +
                          ", " + human_bytes(static_cast<double>(model.bytes()))},
       {"shape",
-       c10::str(config.n_layer, " layers, d_model ", config.d_model, ", d_ff ", config.d_ff,
+       c10::str(config.n_layer(), " layers, d_model ", config.d_model, ", d_ff ", first.mlp.d_ff,
                 ", vocabulary ", config.vocab_size, ", up to ", config.max_seq_len, " positions")},
-      {"query heads", c10::str(config.n_head, " of head_dim ", config.head_dim)},
+      {"query heads", c10::str(first.attention.n_head, " of head_dim ", first.attention.head_dim)},
       {"K/V heads", kv_heads_sentence(config)},
-      {"tied", config.tie_embeddings ? "yes: the output head is the embedding" : "no"},
+      {"tied", config.head.tied ? "yes: the output head is the embedding" : "no"},
       {"K/V cache", human_bytes(static_cast<double>(kv_bytes)) + " a token in " + dtype},
       {"history", history(model.provenance())}};
   finding.json = {
       {"family", model.family().name},
-      {"parameters", config.n_parameters()},
+      {"parameters", n_parameters(config)},
       {"dtype", dtype},
       {"bytes", model.bytes()},
-      {"n_layer", config.n_layer},
+      {"n_layer", config.n_layer()},
       {"d_model", config.d_model},
-      {"d_ff", config.d_ff},
+      {"d_ff", first.mlp.d_ff},
       {"vocab_size", config.vocab_size},
       {"max_seq_len", config.max_seq_len},
-      {"n_head", config.n_head},
-      {"head_dim", config.head_dim},
-      {"n_kv_head", config.n_kv_head},
-      {"tie_embeddings", config.tie_embeddings},
+      {"n_head", first.attention.n_head},
+      {"head_dim", first.attention.head_dim},
+      {"n_kv_head", config.n_kv_head()},
+      {"tie_embeddings", config.head.tied},
       {"kv_bytes_per_token", kv_bytes},
       {"regroup", is_known(model.provenance()) ? model.provenance().to_json(config) : Json()}};
   return finding;

@@ -61,8 +61,8 @@ void add_folder(const PlanOptions& options, const fs::path& path, Job* job) {
   const auto folder = ModelFolder::open(path);
   job->shape.model = heads.empty() ? folder.config() : converted_config(folder.config(), heads);
   job->model =
-      c10::str(" of ", path.string(), ", K/V heads ", kv_heads_text(folder.config().n_kv_head));
-  if (!heads.empty()) job->model += " -> " + kv_heads_text(job->shape.model.n_kv_head);
+      c10::str(" of ", path.string(), ", K/V heads ", kv_heads_text(folder.config().n_kv_head()));
+  if (!heads.empty()) job->model += " -> " + kv_heads_text(job->shape.model.n_kv_head());
   if (config.convert.plan.kv_budget) job->model += " (before kv_budget, which removes some)";
 
   const auto original =
@@ -183,7 +183,7 @@ std::optional<double> cpu_hours_of(const PlanOptions& options, const Job& job) {
   constexpr double kSeconds = 1;
   const auto& shape = job.shape;
   PeakFlops peak(torch::TensorOptions(shape.dtype), shape.micro_batch * shape.seq_len,
-                 shape.model.d_model, shape.model.d_ff);
+                 shape.model.d_model, shape.model.layer(0).mlp.d_ff);
   peak.measure(kSeconds);
   return *job.tokens * flops_a_token(job) / (options.mfu * peak.value()) / 3600;
 }
@@ -263,9 +263,9 @@ ExitCode run_plan(const std::vector<std::string>& arguments) {
   const auto job = job_of(options);
   const auto hours = hours_of(options, job), cpu_hours = cpu_hours_of(options, job);
   const auto& shape = job.shape;
-  Json json{{"parameters", shape.model.n_parameters()},
-            {"n_kv_head", shape.model.n_kv_head},
-            {"teacher_parameters", shape.teacher ? Json(shape.teacher->n_parameters()) : Json()},
+  Json json{{"parameters", n_parameters(shape.model)},
+            {"n_kv_head", shape.model.n_kv_head()},
+            {"teacher_parameters", shape.teacher ? Json(n_parameters(*shape.teacher)) : Json()},
             {"tokens", job.tokens ? Json(*job.tokens) : Json()},
             {"gpus", options.gpus},
             {"gpu_memory_bytes", options.gpu_memory.bytes},
@@ -279,7 +279,7 @@ ExitCode run_plan(const std::vector<std::string>& arguments) {
   for (const auto& candidate : candidates(options.gpus))
     json["strategies"].push_back(needs_json(candidate, job.shape, options.gpu_memory.bytes));
 
-  std::cout << human_count(static_cast<double>(shape.model.n_parameters())) << " parameters"
+  std::cout << human_count(static_cast<double>(n_parameters(shape.model))) << " parameters"
             << job.model << "; " << dtype_info(shape.dtype).short_name << ", " << options.gpus
             << (options.gpus == 1 ? " GPU" : " GPUs") << "; a step of " << shape.sequences_per_step
             << " sequences of " << shape.seq_len << " tokens, micro-batches of "

@@ -18,8 +18,8 @@ TEST_CASE("likeness equals its definition for any division of the rows", "[liken
   const auto targets = torch::arange(50) % 11;
   LikenessMeter meter;
   for (const auto& [first, count] : {std::pair{0, 20}, std::pair{20, 30}}) {
-    meter.add({hidden.narrow(0, first, count), head},
-              {reference_hidden.narrow(0, first, count), reference_head},
+    meter.add({hidden.narrow(0, first, count), {head}},
+              {reference_hidden.narrow(0, first, count), {reference_head}},
               targets.narrow(0, first, count));
   }
   const auto q = torch::softmax(hidden.matmul(head.t()).to(torch::kFloat64), -1);

@@ -19,16 +19,22 @@ TEST_CASE("the decode attention kernel computes its formula in every number form
   const auto queries = all_heads.narrow(2, 0, 6);  // strided, as in the output of the projection
   const auto keys = seeded_randn({2, n_kv_head, 7, 5}, 2).to(type),
              values = seeded_randn({2, n_kv_head, 7, 5}, 3).to(type);
+  const auto rule = GENERATE(ScoreRule{0.3}, ScoreRule{.scale = 0.3, .soft_cap = 0.7},
+                             ScoreRule{.scale = 0.3, .window = 2},
+                             ScoreRule{.scale = 0.3, .alibi = AlibiConfig{}},
+                             ScoreRule{0.3, 0.7, 3, AlibiConfig{0.5}},
+                             ScoreRule{.scale = 0.3, .alibi = AlibiConfig{0.5, true}});
   const auto expected = kernels::formulas::table().decode_attention(
-      queries.to(torch::kFloat64), keys.to(torch::kFloat64), values.to(torch::kFloat64), past);
-  const auto found = kernels::decode_attention(queries, keys, values, past);
+      queries.to(torch::kFloat64), keys.to(torch::kFloat64), values.to(torch::kFloat64), past,
+      rule);
+  const auto found = kernels::decode_attention(queries, keys, values, past, rule);
   CHECK_THAT(found, close_to(expected.to(type)));
 }
 
 TEST_CASE("decode attention refuses a cache that does not match the queries", "[kernels]") {
   const auto queries = torch::zeros({2, 1, 6, 4});
   const auto attend = [&](const Tensor& keys, const Tensor& values, int64_t past) {
-    kernels::decode_attention(queries, keys, values, past);
+    kernels::decode_attention(queries, keys, values, past, ScoreRule::plain(4));
   };
   const auto cache = torch::zeros({2, 3, 7, 4});
   CHECK_THROWS_WITH(attend(torch::zeros({2, 3, 7, 5}), cache, 0),

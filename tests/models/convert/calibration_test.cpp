@@ -100,24 +100,24 @@ TEST_CASE("a layer's input moments are those of its normed inputs and of what he
   const auto& config = scene.decoder.config();
   World alone;
   const auto moments = CalibrationPass(source, text, scene.folder.path(), alone).input_moments();
-  const auto wide = [&](const char* name) {
-    return scene.decoder.parameter(name).to(torch::kFloat64);
+  const auto& attention = config.layer(0).attention;
+  const auto wide = [&](const ParameterId& id) {
+    return scene.decoder.parameter(id).to(torch::kFloat64);
   };
   const auto stream =
-      wide("embedding.weight").index({text.tokens.narrow(0, 0, 14).narrow(1, 0, 32)});
-  const auto rms = (stream.square().mean(-1, true) + config.norm_eps).sqrt();
-  const auto x = stream / rms * wide("layers.0.attention_norm.weight");  // [14, 32, d]
+      wide({Role::kEmbedding}).index({text.tokens.narrow(0, 0, 14).narrow(1, 0, 32)});
+  const auto rms = (stream.square().mean(-1, true) + config.layer(0).attention_in->eps).sqrt();
+  const auto x = stream / rms * wide({Role::kAttentionIn, 0});  // [14, 32, d]
   const auto inputs = x.flatten(0, 1);
   CHECK_THAT(moments.seen, AllClose(normalised(inputs.t().matmul(inputs)), 1e-5, 1e-4));
 
-  const auto heads = [&](const char* name) {
-    auto rows = x.matmul(wide(name).t()).unflatten(2, {4, config.head_dim}).contiguous();
-    rotate_(rows, Rope(config, torch::kFloat64).angles(0, 32), 1);
+  const auto heads = [&](Role role) {
+    auto rows = x.matmul(wide({role, 0}).t()).unflatten(2, {4, attention.head_dim}).contiguous();
+    rotate_(rows, Rope(*attention.rotary, torch::kFloat64).angles(0, 32), 1);
     return rows.transpose(1, 2);
   };
-  auto scores = heads("layers.0.attention.q_proj.weight")
-                    .matmul(heads("layers.0.attention.k_proj.weight").mT()) /
-                std::sqrt(static_cast<double>(config.head_dim));
+  auto scores = heads(Role::kQuery).matmul(heads(Role::kKey).mT()) /
+                std::sqrt(static_cast<double>(attention.head_dim));
   scores = scores.masked_fill(torch::ones({32, 32}, torch::kBool).triu(1), -INFINITY);
   const auto attended = scores.softmax(-1).matmul(x.unsqueeze(1));  // [14, heads, 32, d]
   const auto sized = (attended / stream.norm(2, -1, true).unsqueeze(1)).flatten(0, 2);
@@ -126,8 +126,8 @@ TEST_CASE("a layer's input moments are those of its normed inputs and of what he
 
 TEST_CASE("activations that are not finite are refused with their layer", "[convert]") {
   Scene scene;
-  scene.decoder.parameter("layers.0.mlp.down_proj.weight").fill_(1e30);
-  scene.decoder.parameter("layers.0.mlp.up_proj.weight").fill_(1e30);
+  scene.decoder.parameter({Role::kDown, 0}).fill_(1e30);
+  scene.decoder.parameter({Role::kUp, 0}).fill_(1e30);
   write_tiny_model(scene.folder / "original", scene.decoder);
   CHECK_THROWS_WITH(scene.convert({.n_kv_head = {1}, .method = "pca", .calibration = scene.text}),
                     Contains("layer 0") && Contains("not finite"));
@@ -135,7 +135,7 @@ TEST_CASE("activations that are not finite are refused with their layer", "[conv
 
 TEST_CASE("weights that are not finite are refused with their tensor", "[convert]") {
   Scene scene;
-  scene.decoder.parameter("layers.1.attention.k_proj.weight")[3][3] = NAN;
+  scene.decoder.parameter({Role::kKey, 1})[3][3] = NAN;
   write_tiny_model(scene.folder / "original", scene.decoder);
   CHECK_THROWS_WITH(scene.convert({.n_kv_head = {1}}),
                     Contains("layers.1.self_attn.k_proj.weight") && Contains("not finite"));
@@ -143,8 +143,8 @@ TEST_CASE("weights that are not finite are refused with their tensor", "[convert
 
 TEST_CASE("a layer that attends to everything alike has errors that are numbers", "[convert]") {
   Scene scene;
-  scene.decoder.parameter("layers.0.attention.q_proj.weight").zero_();
-  scene.decoder.parameter("layers.1.attention.v_proj.weight").zero_();
+  scene.decoder.parameter({Role::kQuery, 0}).zero_();
+  scene.decoder.parameter({Role::kValue, 1}).zero_();
   write_tiny_model(scene.folder / "original", scene.decoder);
   const auto* method = GENERATE("mean", "align", "pca");
   const auto report = scene
@@ -218,20 +218,18 @@ TEST_CASE("every refit brings predictions nearer to the original's", "[convert]"
 Decoder with_heads_reordered(const Decoder& decoder, const std::vector<int64_t>& order) {
   Decoder reordered(decoder.config(), decoder.options());
   const auto index = torch::tensor(order, torch::kInt64);
-  const int64_t head_dim = decoder.config().head_dim;
-  for (auto& block : reordered.blocks()) {
-    for (size_t i = 0; i < block.parameters().size(); ++i) {
-      const auto& name = block.parameters()[i].name;
-      const auto values = decoder.parameter(name);
-      const auto projection = find_projection(name);
-      if (!projection) {
-        block.parameter(i).copy_(values);
-      } else if (projection == &LayerProjections::o_proj) {
+  const int64_t head_dim = decoder.config().layer(0).attention.head_dim;
+  for (const auto& block : reordered.block_specs()) {
+    for (const auto& [id, spec] : block.parameters) {
+      const auto values = decoder.parameter(id);
+      if (!id.layer || !is_projection(id, reordered.config().layer(*id.layer).attention)) {
+        reordered.parameter(id).copy_(values);
+      } else if (id.role == Role::kOutput) {
         const auto heads = values.t().unflatten(0, {-1, head_dim});
-        block.parameter(i).copy_(heads.index_select(0, index).flatten(0, 1).t());
+        reordered.parameter(id).copy_(heads.index_select(0, index).flatten(0, 1).t());
       } else {
         const auto heads = values.unflatten(0, {-1, head_dim});
-        block.parameter(i).copy_(heads.index_select(0, index).flatten(0, 1));
+        reordered.parameter(id).copy_(heads.index_select(0, index).flatten(0, 1));
       }
     }
   }
@@ -262,9 +260,8 @@ TEST_CASE("similar heads are found wherever they stand, and the model stays the 
 TEST_CASE("a budget is spent on the layers that lose most", "[convert]") {
   // Layer 0 needs no more than one head: all its heads are alike.
   auto decoder = tiny_decoder(tiny_config({4, 4}), torch::kFloat32);
-  for (const char* name :
-       {"layers.0.attention.k_proj.weight", "layers.0.attention.v_proj.weight"}) {
-    const auto heads = decoder.parameter(name).unflatten(0, {4, -1});
+  for (const Role role : {Role::kKey, Role::kValue}) {
+    const auto heads = decoder.parameter({role, 0}).unflatten(0, {4, -1});
     heads.copy_(heads.select(0, 0).unsqueeze(0).expand_as(heads).clone());
   }
   const Scene scene(std::move(decoder));
@@ -275,7 +272,7 @@ TEST_CASE("a budget is spent on the layers that lose most", "[convert]") {
     plan.calibration_tokens = 512;
   }
   const auto [model, report] = scene.convert(plan);
-  CHECK(model.config().n_kv_head == std::vector<int64_t>{1, 4});
+  CHECK(model.config().n_kv_head() == std::vector<int64_t>{1, 4});
   CHECK(model.provenance().conversion.kv_budget == 5.0 / 8);
 }
 

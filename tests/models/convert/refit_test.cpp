@@ -2,7 +2,7 @@
 
 #include <torch/types.h>
 
-#include "models/decoder_layer.h"
+#include "models/layers/decoder_layer.h"
 #include "tests/support/catch_torch.h"
 #include "tests/support/numerical_gradient.h"
 #include "tests/support/tiny_models.h"
@@ -89,10 +89,18 @@ struct LayerTask {
   World alone;
   AttentionTask task;
 
-  LayerTask() : task{config, 0, text, {}, {}, Rope(config, torch::kFloat32).angles(0, 16), alone} {
+  LayerTask()
+      : task{config,
+             0,
+             text,
+             {},
+             {},
+             {},
+             Rope(*config.layer(0).attention.rotary, torch::kFloat32).angles(0, 16),
+             alone} {
     auto other = tiny_decoder(config, torch::kFloat32, /*seed=*/4);
     task.stream = seeded_randn({40 * 16, config.d_model}).to(torch::kFloat32);
-    const DecoderLayer layer(config, 0, other.blocks()[1].gather());
+    const auto layer = decoder_layer(config, 0, other.blocks()[1]);
     task.targets = layer.after_attention(task.stream, 40, task.angles);
   }
 };

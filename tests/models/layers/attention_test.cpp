@@ -21,23 +21,33 @@ using Tensors = std::vector<Tensor>;
 
 constexpr int64_t kOddHeadDim = 6;
 
+AttentionConfig shape_of(int64_t n_head, int64_t n_kv_head) {
+  AttentionConfig shape;
+  shape.n_head = n_head;
+  shape.n_kv_head = n_kv_head;
+  shape.head_dim = kOddHeadDim;
+  shape.scores = ScoreRule::plain(kOddHeadDim);
+  return shape;
+}
+
 /// All (n_head, n_kv_head) with n_kv_head | n_head up to 6 heads.
-std::vector<AttentionShape> all_shapes() {
-  std::vector<AttentionShape> shapes;
+std::vector<AttentionConfig> all_shapes() {
+  std::vector<AttentionConfig> shapes;
   for (int64_t n_head = 1; n_head <= 6; ++n_head) {
     for (int64_t n_kv_head = 1; n_kv_head <= n_head; ++n_kv_head) {
-      if (n_head % n_kv_head == 0) shapes.push_back({n_head, n_kv_head, kOddHeadDim});
+      if (n_head % n_kv_head == 0) shapes.push_back(shape_of(n_head, n_kv_head));
     }
   }
   return shapes;
 }
 
-Tensor random_qkv(const AttentionShape& shape, int64_t batch, int64_t positions) {
+Tensor random_qkv(const AttentionConfig& shape, int64_t batch, int64_t positions) {
   return seeded_randn({batch, positions, (shape.n_head + 2 * shape.n_kv_head) * shape.head_dim});
 }
 
 RopeAngles angles(int64_t first, int64_t count, torch::ScalarType dtype = torch::kFloat64) {
-  return Rope(tiny_config(), torch::TensorOptions(dtype)).angles(first, count);
+  return Rope(*tiny_config().layer(0).attention.rotary, torch::TensorOptions(dtype))
+      .angles(first, count);
 }
 
 /// One head's vector at one position, its pairs of dims (i, i + head_dim / 2) turned by the
@@ -55,7 +65,7 @@ std::vector<double> rotated(const Tensor& head, int64_t position) {
 }
 
 /// Attention written out: every head and position by itself.
-Tensor plain_attention(const Tensor& qkv, const AttentionShape& shape) {
+Tensor plain_attention(const Tensor& qkv, const AttentionConfig& shape) {
   const int64_t batch = qkv.size(0), positions = qkv.size(1);
   const auto heads = qkv.view({batch, positions, shape.n_head + 2 * shape.n_kv_head, kOddHeadDim});
   auto y = torch::zeros({batch, positions, shape.n_head, kOddHeadDim}, torch::kFloat64);
@@ -103,21 +113,78 @@ TEST_CASE("attention in bfloat16 is within what bfloat16 gives", "[attention]") 
 }
 
 TEST_CASE("attention has the gradients of its formula for MHA and GQA and MQA", "[attention]") {
-  const AttentionShape shape{4, GENERATE(1, 2, 4), kOddHeadDim};
+  const auto shape = shape_of(4, GENERATE(1, 2, 4));
   check_gradients([&](const Tensors& in) { return attention(in[0].clone(), shape, angles(0, 3)); },
                   {random_qkv(shape, 2, 3)});
 }
 
+TEST_CASE("every score rule gives the same attention on every path", "[attention]") {
+  auto shape = shape_of(6, GENERATE(1, 3));
+  shape.scores = GENERATE(ScoreRule{0.3}, ScoreRule{.scale = 0.3, .soft_cap = 0.7},
+                          ScoreRule{.scale = 0.3, .window = 4},
+                          ScoreRule{.scale = 0.3, .alibi = AlibiConfig{}},
+                          ScoreRule{.scale = 0.3, .alibi = AlibiConfig{0.5, /*rounds=*/true}},
+                          ScoreRule{0.3, 0.7, 4, AlibiConfig{}});
+  const int64_t positions = 9;
+  const auto qkv = random_qkv(shape, 2, positions);
+  const auto turns = angles(0, positions);
+  const auto heads = rotated_heads(qkv.clone(), shape, turns);
+  // Written out: all scores of all heads.
+  const auto keys = heads.keys.repeat_interleave(shape.group_size(), 1),
+             values = heads.values.repeat_interleave(shape.group_size(), 1);
+  const auto scores = shape.scores.scores(heads.queries.matmul(keys.mT()) * 0.3, 0);
+  const auto expected = scores.softmax(-1).matmul(values).transpose(1, 2).flatten(2);
+
+  CHECK_THAT(attention(qkv.clone(), shape, turns), AllClose(expected, 1e-12));
+  const auto blocks = std::vector<QueryBlock>{{0, 5}, {5, 4}};
+  CHECK_THAT(blocked_attention(heads, shape.scores, blocks), AllClose(expected, 1e-12));
+  const std::vector<int64_t> cache_shape{2, shape.n_kv_head, positions, kOddHeadDim};
+  LayerCache cache{torch::zeros(cache_shape, torch::kFloat64),
+                   torch::zeros(cache_shape, torch::kFloat64)};
+  for (const auto& [past, count] : {std::pair{0, 5}, std::pair{5, 1}, std::pair{6, 3}}) {
+    const auto y = cached_attention(qkv.narrow(1, past, count).clone(), shape, angles(past, count),
+                                    cache, past);
+    CHECK_THAT(y, AllClose(expected.narrow(1, past, count), 1e-12));
+  }
+  check_gradients([&](const Tensors& in) { return attention(in[0].clone(), shape, angles(0, 5)); },
+                  {random_qkv(shape, 1, 5)});
+}
+
+TEST_CASE("a score rule has the biases, the window and the cap of its formula", "[attention]") {
+  const auto slopes = AlibiConfig().slopes(6);
+  const std::vector<double> of_6{0.25, 0.0625, 1.0 / 64, 1.0 / 256, 0.5, 0.125};
+  for (int64_t h = 0; h < 6; ++h)
+    CHECK(slopes[h].item<double>() == Approx(of_6[static_cast<size_t>(h)]));
+  const ScoreRule rule{.scale = 1, .soft_cap = 2, .window = 3, .alibi = AlibiConfig{}};
+  const auto products = seeded_randn({6, 2, 7});
+  const auto scores = rule.scores(products, /*first=*/5);
+  for (int64_t h = 0; h < 6; ++h) {
+    for (int64_t query = 0; query < 2; ++query) {
+      for (int64_t key = 0; key < 7; ++key) {
+        const int64_t ahead = key - (5 + query);
+        const double score = scores[h][query][key].item<double>();
+        if (ahead > 0 || ahead <= -3) {
+          CHECK(score == -INFINITY);
+          continue;
+        }
+        const double product = products[h][query][key].item<double>();
+        CHECK(score == Approx(2 * std::tanh(product / 2) +
+                              of_6[static_cast<size_t>(h)] * static_cast<double>(ahead)));
+      }
+    }
+  }
+}
+
 TEST_CASE("attention by blocks of queries equals attention, and so do its gradients",
           "[attention]") {
-  const AttentionShape shape{4, GENERATE(1, 2, 4), kOddHeadDim};
+  const auto shape = shape_of(4, GENERATE(1, 2, 4));
   const int64_t positions = 300;  // no multiple of a block
   auto qkv = random_qkv(shape, 2, positions);
   auto same = qkv.clone();
   const auto weights = seeded_randn({2, positions, 4 * kOddHeadDim}, 5);
   const auto expected = attention(qkv.requires_grad_().clone(), shape, angles(0, positions));
-  const auto y = blocked_attention(same.requires_grad_().clone(), shape, angles(0, positions),
-                                   query_blocks(positions));
+  const auto heads = rotated_heads(same.requires_grad_().clone(), shape, angles(0, positions));
+  const auto y = blocked_attention(heads, shape.scores, query_blocks(positions));
   CHECK_THAT(y, AllClose(expected, 1e-12));
   (expected * weights).sum().backward();
   (y * weights).sum().backward();
@@ -125,7 +192,7 @@ TEST_CASE("attention by blocks of queries equals attention, and so do its gradie
 }
 
 TEST_CASE("GQA equals MHA whose K/V heads are repeated within each group", "[attention]") {
-  const AttentionShape gqa{6, GENERATE(1, 2, 3, 6), kOddHeadDim}, mha{6, 6, kOddHeadDim};
+  const auto gqa = shape_of(6, GENERATE(1, 2, 3, 6)), mha = shape_of(6, 6);
   const auto qkv = random_qkv(gqa, 2, 5);
   const auto heads = qkv.unflatten(2, {-1, kOddHeadDim});
   const int64_t group_size = gqa.n_head / gqa.n_kv_head;
@@ -138,7 +205,7 @@ TEST_CASE("GQA equals MHA whose K/V heads are repeated within each group", "[att
 }
 
 TEST_CASE("a position sees nothing of those after it", "[attention]") {
-  const AttentionShape shape{4, 2, kOddHeadDim};
+  const auto shape = shape_of(4, 2);
   auto qkv = random_qkv(shape, 1, 5);
   const auto before = attention(qkv.clone(), shape, angles(0, 5));
   qkv.narrow(1, 3, 2).fill_(7);
@@ -168,7 +235,7 @@ TEST_CASE("attention over a cache equals attention over the whole sequence", "[a
 }
 
 TEST_CASE("rope angles do not depend on how the positions were asked for", "[attention]") {
-  Rope rope(tiny_config(), torch::kFloat64);
+  Rope rope(*tiny_config().layer(0).attention.rotary, torch::kFloat64);
   const auto late = rope.angles(9, 3);
   rope.angles(0, 100);
   CHECK_THAT(rope.angles(9, 3).cos, AllClose(late.cos));
@@ -178,13 +245,12 @@ TEST_CASE("rope angles do not depend on how the positions were asked for", "[att
 
 TEST_CASE("linear scaling divides every frequency and llama3 scaling only the low ones",
           "[attention]") {
-  auto config = tiny_config();
-  config.rope_scaling.kind = RopeScaling::Kind::kLinear;
-  config.rope_scaling.factor = 4;
-  const auto plain = Rope(tiny_config(), torch::kFloat64).angles(1, 1).sin.asin();
+  auto config = tiny_config().layer(0).attention.rotary.value();
+  const auto plain = Rope(config, torch::kFloat64).angles(1, 1).sin.asin();
+  config.scaling = {RopeScaling::Kind::kLinear, 4};
   CHECK_THAT(Rope(config, torch::kFloat64).angles(4, 1).sin.asin(), AllClose(plain, 1e-12));
 
-  config.rope_scaling = {RopeScaling::Kind::kLlama3, 4, 1, 4, 60};
+  config.scaling = {RopeScaling::Kind::kLlama3, 4, 1, 4, 60};
   // Wavelengths 6.28, 49.9, 396 against 60 / 4 and 60 / 1: kept, blended, divided.
   const auto scaled = Rope(config, torch::kFloat64).angles(1, 1).sin.asin()[0];
   const double wavelength = 2 * M_PI * std::pow(500.0, 1.0 / 3), blend = (60 / wavelength - 1) / 3;
