@@ -9,6 +9,7 @@
 #include "framework/files/hdf5_file.h"
 #include "framework/tensors/dtype.h"
 #include "models/finite.h"
+#include "models/run_layout.h"
 
 namespace regroup {
 namespace {
@@ -79,9 +80,9 @@ std::string file_text(const fs::path& file) {
 }
 
 void write_hdf5(const fs::path& folder, const std::vector<TensorSource>& tensors) {
-  auto file = Hdf5File::create(folder / "model.h5");
+  auto file = Hdf5File::create(folder / kModelHdf5);
   for (const auto& tensor : tensors) file.write("/" + tensor.name, tensor.load());
-  file.set_attribute("/", "config.json", file_text(folder / "config.json"));
+  file.set_attribute("/", kConfigJson, file_text(folder / kConfigJson));
   file.close();
 }
 

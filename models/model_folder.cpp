@@ -8,6 +8,7 @@
 
 #include "framework/errors/error.h"
 #include "framework/files/hash.h"
+#include "framework/files/hdf5_file.h"
 #include "framework/progress/console.h"
 #include "framework/tensors/dtype.h"
 #include "models/run_layout.h"
@@ -76,16 +77,27 @@ bool have_equal_values(const torch::Tensor& a, const torch::Tensor& b) {
   return torch::equal(a.to(torch::kFloat), b.to(torch::kFloat));
 }
 
-JsonObject read_model_json(const fs::path& folder) {
-  if (!fs::is_directory(folder)) {
-    throw Error(folder.string(), "is not a model folder (it is absent, or a file)",
+/// From an HDF5 file that has it as an attribute.
+JsonObject json_of_hdf5(const fs::path& file) {
+  const auto where = file.string() + ": " + kConfigJson;
+  if (const auto text = Hdf5File::open(file).string_attribute("/", kConfigJson))
+    return {parse_json(*text, where), where};
+  throw Error(file.string(), "is an HDF5 file without a model in it",
+              "Give a folder with config.json and weights, a run's folder, or what export --format "
+              "hdf5 wrote.");
+}
+
+JsonObject read_model_json(const fs::path& path) {
+  if (fs::is_regular_file(path)) return json_of_hdf5(path);
+  if (!fs::is_directory(path)) {
+    throw Error(path.string(), "is not a model folder (it is absent)",
                 "Give a folder with config.json and safetensors, or a run's folder.");
   }
-  if (!fs::exists(folder / "config.json")) {
-    throw Error(folder.string(), "holds no config.json",
+  if (!fs::exists(path / kConfigJson)) {
+    throw Error(path.string(), "holds no config.json",
                 "Give a model folder in Hugging Face layout.");
   }
-  return JsonObject::from_file(folder / "config.json");
+  return JsonObject::from_file(path / kConfigJson);
 }
 
 }  // namespace
@@ -101,7 +113,7 @@ ModelFolder::ModelFolder(fs::path path, const JsonObject& json)
       form_(&form_of(json)),
       config_(read_decoder_config(*form_, json)),
       provenance_(Provenance::from_json(json)),
-      text_{special_tokens(json), path_},
+      text_{special_tokens(json), fs::is_directory(path_) ? path_ : fs::path()},
       tensors_(TensorFolder::open(path_)),
       dtype_(most_common_dtype(tensors_)) {
   const auto names = tensors_.names();
@@ -109,7 +121,7 @@ ModelFolder::ModelFolder(fs::path path, const JsonObject& json)
     return name.starts_with(form_->base);
   });
   text_.replaced = tensors_.files();
-  text_.replaced.insert("config.json");
+  text_.replaced.insert(kConfigJson);
   if (!form_->code.file.empty()) text_.replaced.insert(form_->code.file);
   keep_head_that_differs();
   check_tensors();

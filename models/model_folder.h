@@ -1,4 +1,4 @@
-// models/model_folder.h: reads model folders in Hugging Face layout: config.json and safetensors,
+// models/model_folder.h: reads model folders in Hugging Face layout: config.json and weights,
 // through a family's table.
 #pragma once
 
@@ -26,8 +26,9 @@ namespace regroup {
 /// files that hold other tensors.
 class ModelFolder {
  public:
-  /// path: a model folder, or a run's folder, which means its newest checkpoint. Throws one
-  /// Error that lists the tensors that are missing, misshapen or unknown.
+  /// path: a model folder; a run's folder, which means its newest checkpoint; or an HDF5 file of
+  /// `regroup export`, which means the folder that it was written to, or by itself a model without
+  /// a tokenizer. Throws one Error that lists the tensors that are missing, misshapen or unknown.
   static ModelFolder open(const std::filesystem::path& path);
 
   const std::filesystem::path& path() const { return path_; }

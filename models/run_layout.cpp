@@ -47,8 +47,11 @@ std::vector<fs::path> checkpoints_of(const fs::path& run) {
 }
 
 fs::path resolve_model_path(const fs::path& path) {
+  const auto folder = fs::absolute(path).parent_path();
+  const bool is_of_folder = path.filename() == kModelHdf5 && fs::exists(folder / kConfigJson);
+  if (is_of_folder && fs::is_regular_file(path)) return folder;
   const auto latest = path / kCheckpoints / kLatestLink;
-  if (fs::exists(path / "config.json") || !fs::exists(path / kCheckpoints)) return path;
+  if (fs::exists(path / kConfigJson) || !fs::exists(path / kCheckpoints)) return path;
   if (!fs::exists(latest)) {
     throw Error(path.string(), "is a run without a checkpoint",
                 "Wait for its first one, or give a model folder.");

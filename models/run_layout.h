@@ -1,4 +1,4 @@
-// models/run_layout.h: names in a training run's folder, and the model folder that a path means.
+// models/run_layout.h: names in the folders of runs and models, and the model that a path means.
 #pragma once
 
 #include <cstdint>
@@ -33,7 +33,12 @@ std::vector<std::filesystem::path> checkpoints_of(const std::filesystem::path& r
 /// True for a training run's folder: one with checkpoints, or with config.ini beside metrics.
 bool is_run(const std::filesystem::path& folder);
 
-/// The model folder that a MODEL argument means: the path itself, or a run's newest checkpoint.
+/// Names in a model's folder.
+inline constexpr const char* kConfigJson = "config.json";
+inline constexpr const char* kModelHdf5 = "model.h5";
+
+/// The model folder that a MODEL argument means: the path itself, a run's newest checkpoint, or the
+/// folder of a model.h5.
 /// Throws Error for a run without a checkpoint.
 std::filesystem::path resolve_model_path(const std::filesystem::path& path);
 

@@ -195,14 +195,6 @@ void write_data(AtomicFile& file, const TensorSource& source) {
 
 }  // namespace
 
-size_t TensorSource::bytes() const {
-  return c10::elementSize(dtype) * static_cast<size_t>(c10::multiply_integers(shape));
-}
-
-TensorSource tensor_source(std::string name, const at::Tensor& tensor) {
-  return {std::move(name), tensor.scalar_type(), tensor.sizes().vec(), [tensor] { return tensor; }};
-}
-
 void write_safetensors(const fs::path& file, const std::vector<TensorSource>& tensors) {
   std::vector<const TensorSource*> order;
   std::set<std::string_view> names;
@@ -227,6 +219,20 @@ SafetensorsFile SafetensorsFile::open(const fs::path& file) {
   opened.map_ = MappedFile::open(file);
   opened.entries_ = HeaderReader(*opened.map_).read();
   return opened;
+}
+
+std::vector<std::string> SafetensorsFile::names() const {
+  std::vector<std::string> names;
+  for (const auto& [name, entry] : entries_) names.push_back(name);
+  return names;
+}
+
+const std::vector<int64_t>& SafetensorsFile::shape(const std::string& name) const {
+  return entries_.at(name).shape;
+}
+
+c10::ScalarType SafetensorsFile::dtype(const std::string& name) const {
+  return entries_.at(name).dtype;
 }
 
 at::Tensor SafetensorsFile::tensor(const std::string& name) const {

@@ -5,13 +5,13 @@
 
 #include <cstdint>
 #include <filesystem>
-#include <functional>
 #include <map>
 #include <memory>
 #include <string>
 #include <vector>
 
 #include "framework/files/mapped_file.h"
+#include "framework/files/tensor_file.h"
 
 namespace regroup {
 
@@ -25,39 +25,28 @@ struct TensorEntry {
 
 /// One safetensors file. Opening maps it and checks the whole header: its length, its JSON, every
 /// tensor's dtype and shape, and that the byte ranges fill the file without holes or overlaps.
-class SafetensorsFile {
+class SafetensorsFile : public TensorFile {
  public:
   /// Throws Error that names the file, the tensor and the numbers.
   static SafetensorsFile open(const std::filesystem::path& file);
 
-  const std::filesystem::path& path() const { return map_->path(); }
+  const std::filesystem::path& path() const override { return map_->path(); }
   /// By name.
   const std::map<std::string, TensorEntry>& entries() const { return entries_; }
+  std::vector<std::string> names() const override;
+  bool contains(const std::string& name) const override { return entries_.contains(name); }
+  const std::vector<int64_t>& shape(const std::string& name) const override;
+  c10::ScalarType dtype(const std::string& name) const override;
 
   /// A tensor that views the mapped file (no copy; the map lives as long as the tensor). Writing to
   /// it changes memory only, never the file. Booleans, and tensors that the file does not align to
   /// their element size, are copies. The name must be one of entries().
-  at::Tensor tensor(const std::string& name) const;
+  at::Tensor tensor(const std::string& name) const override;
 
  private:
   std::shared_ptr<MappedFile> map_;
   std::map<std::string, TensorEntry> entries_;
 };
-
-/// A tensor to write. It is loaded only when it is written, so a model does not need to fit in
-/// memory.
-struct TensorSource {
-  std::string name;
-  c10::ScalarType dtype;
-  std::vector<int64_t> shape;
-  std::function<at::Tensor()> load;  // returns a tensor of this dtype and shape, on any device
-  int writer = 0;                    // the rank that writes it
-
-  size_t bytes() const;
-};
-
-/// A source for a tensor that is in memory.
-TensorSource tensor_source(std::string name, const at::Tensor& tensor);
 
 /// Writes one safetensors file atomically, with the metadata {"format": "pt"} that Hugging Face
 /// expects. Data lie in the given order, wider dtypes first, so that each tensor is aligned.

@@ -8,7 +8,9 @@
 #include <set>
 
 #include "framework/errors/error.h"
+#include "framework/files/hdf5_tensors.h"
 #include "framework/files/json.h"
+#include "framework/files/safetensors.h"
 
 namespace regroup {
 namespace fs = std::filesystem;
@@ -16,6 +18,7 @@ namespace {
 
 constexpr const char* kSingleFile = "model.safetensors";
 constexpr const char* kIndexFile = "model.safetensors.index.json";
+constexpr const char* kHdf5File = "model.h5";
 
 using WeightMap = std::map<std::string, std::string>;  // tensor name to shard file name
 
@@ -64,7 +67,8 @@ WeightMap read_index(const fs::path& folder) {
                 "Convert it where you trust it: load it in transformers and call "
                 "save_pretrained(folder, safe_serialization=True).");
   }
-  throw Error(folder.string(), c10::str("has neither ", kSingleFile, " nor ", kIndexFile),
+  throw Error(folder.string(),
+              c10::str("has neither ", kSingleFile, " nor ", kIndexFile, " nor ", kHdf5File),
               "Name a model folder in Hugging Face layout.");
 }
 
@@ -75,19 +79,19 @@ std::vector<std::string> shard_names(const WeightMap& map) {
   return {names.begin(), names.end()};
 }
 
-void check_index(const WeightMap& map, const std::vector<SafetensorsFile>& shards,
+void check_index(const WeightMap& map, const std::vector<std::shared_ptr<const TensorFile>>& shards,
                  const std::map<std::string, size_t>& shard_of, const fs::path& folder) {
   Complaints complaints;
   for (const auto& [name, shard] : map) {
-    if (!shards[shard_of.at(name)].entries().contains(name)) {
+    if (!shards[shard_of.at(name)]->contains(name)) {
       complaints.add(c10::str("tensor ", name, " is missing from ", shard));
     }
   }
   for (size_t i = 0; i < shards.size(); ++i) {
-    for (const auto& [name, entry] : shards[i].entries()) {
+    for (const auto& name : shards[i]->names()) {
       const auto shard = shard_of.find(name);
       if (shard != shard_of.end() && shard->second == i) continue;
-      complaints.add(c10::str("tensor ", name, " of ", shards[i].path().filename().string(),
+      complaints.add(c10::str("tensor ", name, " of ", shards[i]->path().filename().string(),
                               shard == shard_of.end() ? " is not in the index"
                                                       : " stands in the index for another shard"));
     }
@@ -123,40 +127,52 @@ std::vector<std::vector<TensorSource>> split_into_shards(const std::vector<Tenso
 }  // namespace
 
 TensorFolder TensorFolder::open(const fs::path& folder) {
-  TensorFolder opened;
-  opened.folder_ = folder;
   std::error_code error;
-  if (fs::exists(folder / kSingleFile, error)) {
-    opened.shards_.push_back(SafetensorsFile::open(folder / kSingleFile));
-    for (const auto& [name, entry] : opened.shards_[0].entries()) opened.shard_of_[name] = 0;
-    return opened;
-  }
-  if (!fs::exists(folder / kIndexFile, error)) refuse_folder(folder);
-  const auto map = read_index(folder);
-  const auto files = shard_names(map);
-  for (const auto& file : files) require_inside(folder, file);
-  for (const auto& file : files) opened.shards_.push_back(SafetensorsFile::open(folder / file));
-  for (const auto& [name, file] : map) {
-    opened.shard_of_[name] = std::lower_bound(files.begin(), files.end(), file) - files.begin();
-  }
-  check_index(map, opened.shards_, opened.shard_of_, folder);
+  const bool is_file = !fs::is_directory(folder, error) && fs::exists(folder, error);
+  if (is_file) return of_one_file(folder, Hdf5Tensors::open(folder));
+  if (fs::exists(folder / kSingleFile, error))
+    return of_one_file(folder, SafetensorsFile::open(folder / kSingleFile));
+  if (fs::exists(folder / kIndexFile, error)) return of_shards(folder);
+  if (fs::exists(folder / kHdf5File, error))
+    return of_one_file(folder, Hdf5Tensors::open(folder / kHdf5File));
+  refuse_folder(folder);
+}
+
+template <typename File>
+TensorFolder TensorFolder::of_one_file(const fs::path& path, File file) {
+  TensorFolder opened;
+  opened.folder_ = path;
+  opened.files_ = {file.path().filename().string()};
+  for (const auto& name : file.names()) opened.shard_of_[name] = 0;
+  opened.shards_.push_back(std::make_shared<File>(std::move(file)));
   return opened;
 }
 
-std::set<std::string> TensorFolder::files() const {
-  std::set<std::string> names;
-  for (const auto& shard : shards_) names.insert(shard.path().lexically_relative(folder_).string());
-  if (shards_[0].path().filename() != kSingleFile) names.insert(kIndexFile);
-  return names;
+TensorFolder TensorFolder::of_shards(const fs::path& folder) {
+  TensorFolder opened;
+  opened.folder_ = folder;
+  const auto map = read_index(folder);
+  const auto names = shard_names(map);
+  for (const auto& name : names) require_inside(folder, name);
+  for (const auto& name : names) {
+    opened.shards_.push_back(
+        std::make_shared<SafetensorsFile>(SafetensorsFile::open(folder / name)));
+  }
+  for (const auto& [name, file] : map) {
+    opened.shard_of_[name] = std::lower_bound(names.begin(), names.end(), file) - names.begin();
+  }
+  check_index(map, opened.shards_, opened.shard_of_, folder);
+  opened.files_ = {names.begin(), names.end()};
+  opened.files_.insert(kIndexFile);
+  return opened;
 }
 
 std::vector<std::string> TensorFolder::unread_files() const {
   std::set<std::string> unread;
-  const auto read = files();
   std::error_code error;
   for (const auto& entry : fs::directory_iterator(folder_, error)) {
     const auto name = entry.path().filename().string();
-    if (entry.path().extension() == ".safetensors" && !read.contains(name)) unread.insert(name);
+    if (entry.path().extension() == ".safetensors" && !files_.contains(name)) unread.insert(name);
   }
   return {unread.begin(), unread.end()};
 }
@@ -167,14 +183,10 @@ std::vector<std::string> TensorFolder::names() const {
   return names;
 }
 
-const SafetensorsFile& TensorFolder::shard(const std::string& name) const {
+const TensorFile& TensorFolder::shard(const std::string& name) const {
   const auto found = shard_of_.find(name);
-  if (found != shard_of_.end()) return shards_[found->second];
+  if (found != shard_of_.end()) return *shards_[found->second];
   throw Error(folder_.string(), "has no tensor " + name, "Check that the folder is complete.");
-}
-
-const TensorEntry& TensorFolder::entry(const std::string& name) const {
-  return shard(name).entries().at(name);
 }
 
 at::Tensor TensorFolder::tensor(const std::string& name) const { return shard(name).tensor(name); }

@@ -189,6 +189,11 @@ Setting& Setting::required() {
   return *this;
 }
 
+Setting& Setting::required_unless(const std::string& option) {
+  replacement = option;
+  return required();
+}
+
 Setting& Setting::without_value_means(const std::string& value) {
   takes = Takes::kOptionalValue;
   implied = value;

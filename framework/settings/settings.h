@@ -56,6 +56,7 @@ struct Setting {
   std::string implied;  // the value of an option that is given without a value
   bool repeatable = false;
   bool is_required = false;
+  std::string replacement;     // an option that stands in for a required one
   bool accepts_empty = false;  // as an option's value
   /// Sets the target. For text that it cannot parse, returns what it expected and leaves the target
   /// unchanged.
@@ -64,6 +65,8 @@ struct Setting {
   std::function<std::string()> print;
 
   Setting& required();
+  /// Required unless that option is given.
+  Setting& required_unless(const std::string& option);
   /// The option may be given without a value, and then means `value`.
   Setting& without_value_means(const std::string& value);
   /// On a command line the empty text is a value, not a mistake.

@@ -67,7 +67,7 @@ nlohmann::json decoder_json(const DecoderConfig& config) { return config; }
 
 DecoderConfig decoder_from_json(const nlohmann::json& json, const std::string& where) {
   const auto refuse = [&](const std::string& what) {
-    throw Error(where, "decoder: " + what, "The file is damaged, or of another version.");
+    throw Error(where, "decoder_config: " + what, "The file is damaged, or of another version.");
   };
   DecoderConfig config;
   try {

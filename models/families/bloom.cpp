@@ -39,6 +39,7 @@ Family bloom_family() {
   return {.name = "bloom",
           .model_type = "bloom",
           .architecture = "BloomForCausalLM",
+          .covers = "ALiBi, a norm of the embedding",
           .fields = bloom_fields,
           .tensors =
               {

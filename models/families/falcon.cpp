@@ -99,6 +99,7 @@ Family falcon_family() {
   return {.name = "falcon",
           .model_type = "falcon",
           .architecture = "FalconForCausalLM",
+          .covers = "the 7B, 11B, 40B and RW shapes",
           .fields = falcon_fields,
           .tensors =
               {

@@ -28,6 +28,7 @@ struct Family {
   std::string name;          // of our configs: "llama"
   std::string model_type;    // of config.json
   std::string architecture;  // of config.json
+  std::string covers = "";   // what sets it apart, in a few words
   /// The fields of config.json that describe the decoder, each said once for both directions.
   void (*fields)(ConfigFields& fields, DecoderConfig& config);
   std::vector<TensorRule> tensors;
@@ -80,6 +81,9 @@ const std::vector<Family>& families();
 const Family& form_of(const JsonObject& json);
 /// The family whose model it is: that of its form, or the one that regroup_family()'s form names.
 const Family& family_of(const JsonObject& json);
+/// True where the architecture's own class has a field for K/V heads: it can hold fewer of them
+/// than query heads.
+bool has_kv_head_field(const Family& family);
 /// The family of a config key. Throws a request Error with the known ones.
 const Family& family_named(const std::string& name);
 

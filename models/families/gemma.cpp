@@ -43,6 +43,7 @@ Family gemma_family() {
   return {.name = "gemma",
           .model_type = "gemma",
           .architecture = "GemmaForCausalLM",
+          .covers = "scaled embedding, gains of 1 + weight, GeGLU",
           .fields = gemma_fields,
           .tensors = llama_tensors(),
           .buffers = rotary_buffers()};

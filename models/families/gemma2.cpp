@@ -55,6 +55,7 @@ Family gemma2_family() {
       .name = "gemma2",
       .model_type = "gemma2",
       .architecture = "Gemma2ForCausalLM",
+      .covers = "as Gemma, soft caps of scores and logits, norms on both sides, windows by layer",
       .fields = gemma2_fields,
       .tensors = llama_tensors({{{Role::kAttentionOut}, "model.layers.{}.post_attention_layernorm"},
                                 {{Role::kMlpIn}, "model.layers.{}.pre_feedforward_layernorm"},

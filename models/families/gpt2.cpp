@@ -54,6 +54,7 @@ Family gpt2_family() {
       .name = "gpt2",
       .model_type = "gpt2",
       .architecture = "GPT2LMHeadModel",
+      .covers = "learned positions, fused Conv1D projections, scores scaled by layer",
       .fields = gpt2_fields,
       .tensors =
           {

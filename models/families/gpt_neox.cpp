@@ -41,6 +41,7 @@ Family gpt_neox_family() {
   return {.name = "gpt_neox",
           .model_type = "gpt_neox",
           .architecture = "GPTNeoXForCausalLM",
+          .covers = "fused projections by head, partial RoPE, parallel or sequential",
           .fields = gpt_neox_fields,
           .tensors =
               {

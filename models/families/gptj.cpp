@@ -39,6 +39,7 @@ Family gptj_family() {
   return {.name = "gptj",
           .model_type = "gptj",
           .architecture = "GPTJForCausalLM",
+          .covers = "RoPE of neighbouring dims, parallel residual",
           .fields = gptj_fields,
           .tensors =
               {

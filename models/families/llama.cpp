@@ -31,6 +31,7 @@ Family llama_family() {
   return {.name = "llama",
           .model_type = "llama",
           .architecture = "LlamaForCausalLM",
+          .covers = "RMSNorm, RoPE, SwiGLU; biases of attention and MLP",
           .fields = llama_fields,
           .tensors = llama_tensors(),
           .buffers = rotary_buffers()};

@@ -28,6 +28,7 @@ Family mistral_family() {
   return {.name = "mistral",
           .model_type = "mistral",
           .architecture = "MistralForCausalLM",
+          .covers = "as Llama, with a sliding window",
           .fields = mistral_fields,
           .tensors = llama_tensors(),
           .buffers = rotary_buffers()};

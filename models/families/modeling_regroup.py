@@ -1,5 +1,5 @@
 """A decoder whose layers share K/V heads in a way that no class of transformers has a field for. Regroup wrote it:
-config.json describes it under "decoder". Load it with AutoModelForCausalLM.from_pretrained(..., trust_remote_code=True).
+config.json describes it under "decoder_config". Load it with AutoModelForCausalLM.from_pretrained(..., trust_remote_code=True).
 Needs PyTorch 2.5 and transformers 4.48, or newer."""
 
 import math
@@ -11,15 +11,18 @@ from transformers import GenerationMixin, PretrainedConfig, PreTrainedModel
 from transformers.cache_utils import DynamicCache
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
+# transformers 5.24 named the K/V cache anew.
+CACHE = "cache" if "cache" in CausalLMOutputWithPast.__dataclass_fields__ else "past_key_values"
 ACTIVATIONS = {"silu": F.silu, "gelu": F.gelu, "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"), "relu": F.relu}
 
 
 class RegroupConfig(PretrainedConfig):
     model_type = "regroup"
-    keys_to_ignore_at_inference = ["past_key_values"]
+    keys_to_ignore_at_inference = [CACHE]
 
-    def __init__(self, decoder=None, **kwargs):
-        self.decoder = decoder
+    def __init__(self, decoder_config=None, use_cache=True, **kwargs):
+        self.decoder_config = decoder_config
+        self.use_cache = use_cache
         super().__init__(**kwargs)
 
 
@@ -52,17 +55,18 @@ def apply(norm, x):
     return norm(x) if norm is not None else x
 
 
-def rotary_frequencies(rotary, length, device):
-    """The angle per position of each pair of dims, in a sequence of this length: [dims / 2]."""
+def rotary_frequencies(rotary, lengths):
+    """The angle per position of each pair of dims, in sequences of these lengths: [batch or 1, dims / 2]."""
+    device = lengths.device
     dims, theta, scaling = rotary["dims"], rotary["theta"], rotary["scaling"]
     factor, original = scaling["factor"], scaling["original_max_seq_len"]
     frequencies = 1.0 / theta ** (torch.arange(0, dims, 2, dtype=torch.float32, device=device) / dims)
     if scaling["kind"] == "linear":
-        return frequencies / factor
+        frequencies = frequencies / factor
     if scaling["kind"] == "llama3":
         low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
         blend = ((original * frequencies / (2 * math.pi) - low) / (high - low)).clamp(0, 1)
-        return (1 - blend) * frequencies / factor + blend * frequencies
+        frequencies = (1 - blend) * frequencies / factor + blend * frequencies
     if scaling["kind"] == "yarn":
         bounds = [dims * math.log(original / (turns * 2 * math.pi)) / (2 * math.log(theta))
                   for turns in (scaling["beta_fast"], scaling["beta_slow"])]
@@ -71,19 +75,20 @@ def rotary_frequencies(rotary, length, device):
         low, high = max(bounds[0], 0), min(bounds[1], dims - 1)
         high += 0.001 if low == high else 0
         ramp = ((torch.arange(dims // 2, device=device) - low) / (high - low)).clamp(0, 1)
-        return frequencies / factor * ramp + frequencies * (1 - ramp)
+        frequencies = frequencies / factor * ramp + frequencies * (1 - ramp)
     if scaling["kind"] == "longrope":
-        divisors = scaling["long_factor"] if length > original else scaling["short_factor"]
-        return frequencies / torch.tensor(divisors, device=device)
-    return frequencies
+        long, short = (torch.tensor(scaling[name], device=device) for name in ("long_factor", "short_factor"))
+        return frequencies / torch.where(lengths[:, None] > original, long, short)
+    return frequencies[None]
 
 
-def rotated(heads, rotary, positions, length):
-    """heads: [batch, heads, T, head_dim], positions: [batch, T]. Dims i and i + dims / 2 turn together."""
+def rotated(heads, rotary, positions, lengths):
+    """heads: [batch, heads, T, head_dim], positions: [batch, T], lengths: [batch]. Dims i and i + dims / 2 turn
+    together."""
     if rotary is None:
         return heads
     dims = rotary["dims"]
-    angles = positions[:, None, :, None].float() * rotary_frequencies(rotary, length, heads.device)
+    angles = positions[:, None, :, None].float() * rotary_frequencies(rotary, lengths)[:, None, None]
     scale = rotary["scaling"]["attention_factor"]
     cos, sin = angles.cos() * scale, angles.sin() * scale
     a, b = heads[..., :dims].float().chunk(2, -1)
@@ -154,15 +159,11 @@ class Attention(nn.Module):
         v = self.heads(x, self.v_proj)
         n_keys = allowed.shape[-1]
         past = n_keys - x.shape[1]
-        # LongRoPE turns all keys otherwise once the sequence is long: its cache holds them unturned.
-        turns_later = rotary is not None and rotary["scaling"]["kind"] == "longrope"
-        if not turns_later:
-            k = rotated(k, rotary, positions[:, past:], n_keys)
+        lengths = positions[:, -1] + 1
+        q = rotated(q, rotary, positions[:, past:], lengths)
+        k = rotated(k, rotary, positions[:, past:], lengths)
         if cache is not None:
             k, v = cache.update(k, v, self.index)
-        if turns_later:
-            k = rotated(k, rotary, positions, n_keys)
-        q = rotated(q, rotary, positions[:, past:], n_keys)
         bias = self.bias(allowed, past, q.dtype)
         if rule["soft_cap"] is None:
             y = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=rule["scale"], enable_gqa=True)
@@ -225,7 +226,7 @@ class RegroupForCausalLM(PreTrainedModel, GenerationMixin):
 
     def __init__(self, config):
         super().__init__(config)
-        decoder = config.decoder
+        decoder = config.decoder_config
         d_model, embedding = decoder["d_model"], decoder["embedding"]
         width = embedding["width"] or d_model
         self.embedding = nn.Embedding(decoder["vocab_size"], width)
@@ -254,8 +255,24 @@ class RegroupForCausalLM(PreTrainedModel, GenerationMixin):
     def set_output_embeddings(self, value):
         self.head = value
 
+    def prepare_inputs_for_generation(self, input_ids, **kwargs):
+        """With LongRoPE the cache is computed anew when a sequence grows beyond the original context: all keys turn
+        otherwise then."""
+        inputs = super().prepare_inputs_for_generation(input_ids, **kwargs)
+        rotaries = [kind["attention"]["rotary"] for kind in self.config.decoder_config["layer_kinds"]]
+        scalings = [rotary["scaling"] for rotary in rotaries if rotary is not None]
+        original = next((s["original_max_seq_len"] for s in scalings if s["kind"] == "longrope"), None)
+        n_new = inputs["input_ids"].shape[1]
+        if original is None or n_new == input_ids.shape[1]:
+            return inputs
+        is_text = inputs.get("attention_mask")
+        lengths = (torch.ones_like(input_ids) if is_text is None else is_text).sum(-1)
+        if ((lengths - n_new <= original) & (lengths > original)).any():
+            inputs.update({"input_ids": input_ids, "position_ids": None, CACHE: DynamicCache()})
+        return inputs
+
     def embedded(self, input_ids, positions):
-        rule = self.config.decoder["embedding"]
+        rule = self.config.decoder_config["embedding"]
         x = self.embedding(input_ids)
         if rule["scale"] != 1:
             x = x * torch.tensor(rule["scale"], dtype=x.dtype, device=x.device)
@@ -265,15 +282,16 @@ class RegroupForCausalLM(PreTrainedModel, GenerationMixin):
         return apply(self.embedding_norm, x)
 
     def logits(self, x):
-        rule = self.config.decoder["head"]
+        rule = self.config.decoder_config["head"]
         y = self.head(apply(self.embedding_out, apply(self.final_norm, x)) * rule["scale"])
         return y if rule["soft_cap"] is None else torch.tanh(y / rule["soft_cap"]) * rule["soft_cap"]
 
-    def forward(self, input_ids, attention_mask=None, position_ids=None, past_key_values=None, use_cache=None,
-                labels=None, logits_to_keep=0, **kwargs):
-        if past_key_values is None and (self.config.use_cache if use_cache is None else use_cache):
-            past_key_values = DynamicCache()
-        past = past_key_values.get_seq_length() if past_key_values is not None else 0
+    def forward(self, input_ids, attention_mask=None, position_ids=None, cache=None, past_key_values=None,
+                use_cache=None, labels=None, logits_to_keep=0, **kwargs):
+        cache = past_key_values if cache is None else cache
+        if cache is None and (self.config.use_cache if use_cache is None else use_cache):
+            cache = DynamicCache()
+        past = cache.get_seq_length() if cache is not None else 0
         n_new = input_ids.shape[1]
         n_keys = past + n_new
         keys = torch.arange(n_keys, device=input_ids.device)
@@ -289,10 +307,10 @@ class RegroupForCausalLM(PreTrainedModel, GenerationMixin):
             positions = torch.cat([positions[:, :past], position_ids.expand(positions.shape[0], -1)], -1)
         x = self.embedded(input_ids, positions[:, past:])
         for layer in self.layers:
-            x = layer(x, positions, allowed, past_key_values)
+            x = layer(x, positions, allowed, cache)
         last = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) and logits_to_keep else slice(None)
         logits = self.logits(x[:, last])
         loss = None
         if labels is not None:
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=logits.shape[-1], **kwargs)
-        return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=past_key_values)
+        return CausalLMOutputWithPast(loss=loss, logits=logits, **{CACHE: cache})

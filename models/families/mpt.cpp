@@ -54,6 +54,7 @@ Family mpt_family() {
   return {.name = "mpt",
           .model_type = "mpt",
           .architecture = "MptForCausalLM",
+          .covers = "ALiBi, no biases, clip_qkv, softmax_scale",
           .fields = mpt_fields,
           .tensors = {
               {{Role::kEmbedding}, "transformer.wte"},

@@ -32,6 +32,7 @@ Family olmo_family() {
   return {.name = "olmo",
           .model_type = "olmo",
           .architecture = "OlmoForCausalLM",
+          .covers = "norms without weights, clip_qkv, biases of attention",
           .fields = olmo_fields,
           .tensors = llama_tensors(),
           .buffers = rotary_buffers()};

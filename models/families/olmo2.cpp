@@ -38,6 +38,7 @@ Family olmo2_family() {
       .name = "olmo2",
       .model_type = "olmo2",
       .architecture = "Olmo2ForCausalLM",
+      .covers = "norms after attention and MLP, norms over all queries and all keys",
       .fields = olmo2_fields,
       .tensors = llama_tensors({{{Role::kAttentionOut}, "model.layers.{}.post_attention_layernorm"},
                                 {{Role::kMlpOut}, "model.layers.{}.post_feedforward_layernorm"},

@@ -54,6 +54,7 @@ Family opt_family() {
   return {.name = "opt",
           .model_type = "opt",
           .architecture = "OPTForCausalLM",
+          .covers = "learned positions, norms before or after, a narrower embedding",
           .fields = opt_fields,
           .tensors =
               {

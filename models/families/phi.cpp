@@ -37,6 +37,7 @@ Family phi_family() {
   return {.name = "phi",
           .model_type = "phi",
           .architecture = "PhiForCausalLM",
+          .covers = "parallel residual, partial RoPE, biases, norms of heads",
           .fields = phi_fields,
           .tensors = llama_tensors({{{Role::kOutput}, "model.layers.{}.self_attn.dense"},
                                     {{Role::kQueryNorm}, "model.layers.{}.self_attn.q_layernorm"},

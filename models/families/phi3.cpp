@@ -26,6 +26,7 @@ Family phi3_family() {
   return {.name = "phi3",
           .model_type = "phi3",
           .architecture = "Phi3ForCausalLM",
+          .covers = "as Llama, fused projections, partial RoPE, window, LongRoPE",
           .fields = phi3_fields,
           .tensors = llama_tensors(
               {{{Role::kQuery, Role::kKey, Role::kValue}, "model.layers.{}.self_attn.qkv_proj"},

@@ -28,6 +28,7 @@ Family qwen2_family() {
   return {.name = "qwen2",
           .model_type = "qwen2",
           .architecture = "Qwen2ForCausalLM",
+          .covers = "as Llama, biases of q, k and v; windows by layer",
           .fields = qwen2_fields,
           .tensors = llama_tensors(),
           .buffers = rotary_buffers()};

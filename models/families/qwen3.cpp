@@ -33,6 +33,7 @@ Family qwen3_family() {
   return {.name = "qwen3",
           .model_type = "qwen3",
           .architecture = "Qwen3ForCausalLM",
+          .covers = "as Llama, norms of query and key heads; windows by layer",
           .fields = qwen3_fields,
           .tensors = llama_tensors({{{Role::kQueryNorm}, "model.layers.{}.self_attn.q_norm"},
                                     {{Role::kKeyNorm}, "model.layers.{}.self_attn.k_norm"}}),

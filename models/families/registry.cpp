@@ -114,6 +114,20 @@ DecoderConfig new_config(const Family& family, DecoderConfig sizes) {
   return sizes;
 }
 
+bool has_kv_head_field(const Family& family) {
+  LayerConfig layer;
+  layer.attention.n_head = layer.attention.n_kv_head = 4;
+  layer.attention.head_dim = 8;
+  layer.mlp.d_ff = 64;
+  DecoderConfig sizes;
+  sizes.d_model = 32;
+  sizes.vocab_size = 64;
+  sizes.layers = {layer, layer};
+  auto grouped = new_config(family, sizes);
+  grouped.set_n_kv_head({2, 2});
+  return expresses(family, grouped);
+}
+
 const StoredBuffer* Family::buffer(const std::string& tensor) const {
   for (const auto& buffer : buffers) {
     if (matches(buffer.name, tensor)) return &buffer;

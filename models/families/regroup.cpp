@@ -31,7 +31,8 @@ Json with_layer_kinds(Json decoder) {
 /// The inverse.
 Json with_layers(const JsonObject& decoder) {
   Json whole = Json::object();
-  for (const auto& key : decoder.keys()) whole[key] = decoder.raw(key);
+  for (const auto& key : decoder.keys())
+    whole[key] = decoder.has(key) ? decoder.raw(key) : Json();
   const auto& kinds = decoder.raw("layer_kinds");
   if (!kinds.is_array() || kinds.empty()) decoder.refuse("layer_kinds", "a list of layers");
   auto layers = Json::array();
@@ -47,13 +48,14 @@ Json with_layers(const JsonObject& decoder) {
 void repeated(ConfigFields& fields, const char* key, int64_t value) {
   int64_t stated = value;
   fields.size(key, stated, value);
-  if (stated != value) fields.json()->refuse(key, c10::str(value, ", as decoder says"));
+  if (stated != value) fields.json()->refuse(key, c10::str(value, ", as decoder_config says"));
 }
 
 void regroup_fields(ConfigFields& fields, DecoderConfig& config) {
   if (const auto* json = fields.json()) {
-    config = decoder_from_json(with_layers(json->object("decoder")), json->where());
-    if (config.layers.empty()) json->refuse("decoder", "a decoder with layers");
+    config = decoder_from_json(with_layers(json->object("decoder_config")), json->where());
+    json->find_object("auto_map");  // names the code beside it
+    if (config.layers.empty()) json->refuse("decoder_config", "a decoder with layers");
   }
   const auto& attention = config.layers.at(0).attention;
   repeated(fields, "vocab_size", config.vocab_size);
@@ -65,7 +67,7 @@ void regroup_fields(ConfigFields& fields, DecoderConfig& config) {
   repeated(fields, "max_position_embeddings", config.max_seq_len);
   fields.flag("tie_word_embeddings", config.head.tied, config.head.tied);
   if (!fields.is_writing()) return;
-  fields.write("decoder", with_layer_kinds(decoder_json(config)));
+  fields.write("decoder_config", with_layer_kinds(decoder_json(config)));
   fields.write("auto_map", {{"AutoConfig", "modeling_regroup.RegroupConfig"},
                             {"AutoModelForCausalLM", "modeling_regroup.RegroupForCausalLM"}});
 }

@@ -35,17 +35,19 @@ void stablelm_fields(ConfigFields& fields, DecoderConfig& config) {
 }  // namespace
 
 Family stablelm_family() {
-  return {.name = "stablelm",
-          .model_type = "stablelm",
-          .architecture = "StableLmForCausalLM",
-          .fields = stablelm_fields,
-          .tensors = llama_tensors({{.roles = {Role::kQueryNorm},
-                                     .module = "model.layers.{}.self_attn.q_layernorm.norms.{head}",
-                                     .by_head = true},
-                                    {.roles = {Role::kKeyNorm},
-                                     .module = "model.layers.{}.self_attn.k_layernorm.norms.{head}",
-                                     .by_head = true}}),
-          .buffers = rotary_buffers()};
+  return {
+      .name = "stablelm",
+      .model_type = "stablelm",
+      .architecture = "StableLmForCausalLM",
+      .covers = "LayerNorm, partial RoPE, sequential or parallel, norms with a gain for each head",
+      .fields = stablelm_fields,
+      .tensors = llama_tensors({{.roles = {Role::kQueryNorm},
+                                 .module = "model.layers.{}.self_attn.q_layernorm.norms.{head}",
+                                 .by_head = true},
+                                {.roles = {Role::kKeyNorm},
+                                 .module = "model.layers.{}.self_attn.k_layernorm.norms.{head}",
+                                 .by_head = true}}),
+      .buffers = rotary_buffers()};
 }
 
 }  // namespace regroup

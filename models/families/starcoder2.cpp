@@ -31,6 +31,7 @@ Family starcoder2_family() {
   return {.name = "starcoder2",
           .model_type = "starcoder2",
           .architecture = "Starcoder2ForCausalLM",
+          .covers = "LayerNorm, biases, plain MLP, window",
           .fields = starcoder2_fields,
           .tensors = llama_tensors({{{Role::kUp}, "model.layers.{}.mlp.c_fc"},
                                     {{Role::kDown}, "model.layers.{}.mlp.c_proj"}}),

@@ -1,5 +1,6 @@
 // model.safetensors.index.json beside two shards of three tensors: a and b, c.
 #include <ATen/ATen.h>
+#include "framework/files/safetensors.h"
 
 #include "framework/files/tensor_folder.h"
 #include "tests/fuzz/fuzz_target.h"

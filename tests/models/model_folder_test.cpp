@@ -6,6 +6,7 @@
 
 #include "framework/errors/error.h"
 #include "framework/files/json.h"
+#include "framework/files/safetensors.h"
 #include "models/families/family.h"
 #include "models/layers/rope.h"
 #include "tests/support/catch_torch.h"

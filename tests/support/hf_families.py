@@ -178,8 +178,8 @@ def kv_heads_of(model):
             yield by_head[:, 2]
         elif kind == "k_norm" and values.numel() % n_head == 0 and values.numel() > 20:
             yield values.view(n_head, -1)
-    for module in model.modules():
-        if type(module).__name__.endswith("LayerNormPerHead") and len(module.norms) == n_head:
+    for name, module in model.named_modules():
+        if name.endswith("k_layernorm") and hasattr(module, "norms"):
             yield [norm.weight.data for norm in module.norms]
 
 

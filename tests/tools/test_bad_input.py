@@ -339,7 +339,7 @@ def test_a_huge_config_json_is_refused(workplace):
 
 
 @pytest.mark.parametrize("field, value", [
-    ("hidden_act", "gelu"), ("attention_bias", True), ("mlp_bias", True), ("sliding_window", 128),
+    ("hidden_act", "mish"), ("attention_bias", True), ("mlp_bias", True), ("sliding_window", 128),
     ("rope_scaling", {"rope_type": "yarn", "factor": 4.0}), ("partial_rotary_factor", 0.5),
     ("quantization_config", {"bits": 4}), ("rope_theta", 5e5), ("num_key_value_heads", 3),
     ("num_key_value_heads", 2), ("hidden_size", 33), ("head_dim", 7), ("num_hidden_layers", 3),

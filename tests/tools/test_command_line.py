@@ -173,7 +173,7 @@ def test_inspect_tells_hdf5_files_apart(token_file, tmp_path):
         assert result.returncode == 0, result.stderr
     for file, kind, said in ((tmp_path / "scores.h5", "scores", "1 document, 10 tokens"),
                              (run / "checkpoints/latest/training_state.h5", "training state", "step"),
-                             (tmp_path / "hdf5/model.h5", "model in HDF5", "llama")):
+                             (tmp_path / "hdf5/model.h5", "model", "llama")):
         found = regroup("inspect", file).stdout
         assert found.startswith(f"{kind}: {file}\n")
         assert said in found

@@ -59,4 +59,5 @@ def test_two_kinds_of_rope_scaling_differ_on_resuming(workplace):
     assert_done(uptrain(workplace, "up", **keys))
     set_scaling(model, {"rope_type": "llama3", "factor": 2.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
                         "original_max_position_embeddings": 32})
-    assert_refused(uptrain(workplace, "up", "--resume", **keys), 2, "model.rope_scaling is llama3", "linear by 2")
+    assert_refused(uptrain(workplace, "up", "--resume", **keys), 2,
+                   "model.layers.0.attention.rotary.scaling.kind is llama3, the checkpoint was trained with linear")

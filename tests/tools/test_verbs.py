@@ -2,9 +2,11 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -166,13 +168,35 @@ def test_a_prompt_without_a_tokenizer_names_tokens(shared, tmp_path):
     assert_refused(generated(shared, "--prompt", "w1", model=model), 2, "--tokens", "tokenizer.json")
 
 
+def test_inspect_lists_the_families_as_their_page_does():
+    listed = json.loads(assert_done(regroup("inspect", "--families", "--json")).stdout)
+    page = (Path(__file__).parents[2] / "models/families/README.md").read_text()
+    rows = re.findall(r"^\| `(\w+)`[^|]*\| `(\w+)` \| (.*) \|$", page, re.MULTILINE)
+    assert [(family["model_type"], family["class"], family["covers"]) for family in listed] == [
+        (name, cls, covers.replace("`", "")) for name, cls, covers in rows]
+    without = re.search(r"^\| no field for K/V heads: (.*?) \|", page, re.MULTILINE).group(1)
+    assert sorted(re.findall(r"`(\w+)`", without)) == sorted(
+        family["model_type"] for family in listed if not family["has_kv_head_field"])
+    for_people = assert_done(regroup("inspect", "--families")).stdout
+    assert all(family["covers"] in for_people for family in listed)
+    assert_refused(regroup("inspect"), 2, "PATH is missing")
+    assert_refused(regroup("inspect", "--families", "x"), 2, "--families")
+
+
 def export(workplace, to, *words, model="mixed"):
     return regroup("export", "--model", model, "--to", to, *words, cwd=workplace)
 
 
-def test_a_grouped_export_of_mixed_heads_names_the_expanded_layout(shared, tmp_path):
-    assert_refused(export(shared, tmp_path / "out", "--layout", "grouped"), 2, "2,1", "expanded")
-    assert not (tmp_path / "out").exists()
+def test_a_grouped_export_of_mixed_heads_says_how_it_is_loaded(shared, tmp_path):
+    result = assert_done(export(shared, tmp_path / "out", "--layout", "grouped"))
+    for words in ("LlamaForCausalLM has no field for 2,1 K/V heads", "trust_remote_code", "--layout expanded"):
+        assert words in result.stderr
+    read = json.loads(assert_done(regroup("inspect", tmp_path / "out", "--json")).stdout)
+    assert read["family"] == "llama" and read["n_kv_head"] == [2, 1]
+    again = assert_done(export(shared, tmp_path / "again", "--layout", "expanded", model=tmp_path / "out"))
+    assert "modeling_regroup" not in again.stderr
+    assert not (tmp_path / "again/modeling_regroup.py").exists()
+    assert LlamaForCausalLM.from_pretrained(tmp_path / "again").config.num_key_value_heads == 2
 
 
 def test_an_expanded_export_is_the_same_function_in_transformers(shared, tmp_path):
@@ -195,6 +219,28 @@ def test_an_hdf5_export_holds_the_weights_and_the_config(shared, tmp_path):
         assert json.loads(file.attrs["config.json"]) == json.loads((tmp_path / "hf/config.json").read_text())
         for name, values in weights.items():
             np.testing.assert_array_equal(file[name][:], values)
+
+
+def test_an_hdf5_export_is_a_model_to_every_verb(shared, tmp_path):
+    assert_done(export(shared, tmp_path / "hdf5", "--format", "hdf5"))
+    assert_done(export(shared, tmp_path / "hf"))
+    weights = (tmp_path / "hf/model.safetensors").read_bytes()
+    shutil.copy(tmp_path / "hdf5/model.h5", tmp_path / "alone.h5")
+    words = ("--tokens", "1,2,3", "--max-new-tokens", "8")
+    expected = assert_done(generated(shared, *words, model=tmp_path / "hf")).stdout
+    for name in ("hdf5", "hdf5/model.h5", "alone.h5"):
+        model, out = tmp_path / name, tmp_path / (name.replace("/", "-") + ".out")
+        assert assert_done(generated(shared, *words, model=model)).stdout == expected
+        assert json.loads(assert_done(regroup("inspect", model, "--json")).stdout)["n_kv_head"] == [2, 1]
+        assert_done(regroup("eval", "--model", model, "--data", "tokens.h5", cwd=shared))
+        assert_done(export(shared, out, model=model))
+        assert (out / "model.safetensors").read_bytes() == weights
+        assert (out / "tokenizer.json").exists() == (name != "alone.h5")
+        assert_done(regroup("convert", "--from", model, "--to", f"{out}-mqa", "--kv-heads", "1", cwd=shared))
+
+
+def test_an_hdf5_file_without_a_model_is_refused(shared):
+    assert_refused(generated(shared, "--tokens", "1", model="tokens.h5"), 1, "HDF5 file without a model")
 
 
 @pytest.mark.parametrize("dtype, torch_dtype", [("bf16", torch.bfloat16), ("fp16", torch.float16)])

@@ -136,7 +136,8 @@ void CommandLine::complain_about_missing(Complaints* complaints) const {
     }
   }
   for (const Setting& word : positional_) {
-    if (word.is_required && !given(word.name)) complaints->add(word.name + " is missing");
+    const bool is_missing = word.is_required && !given(word.name) && !given(word.replacement);
+    if (is_missing) complaints->add(word.name + " is missing");
   }
 }
 

@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <fstream>
+#include <iomanip>
 #include <iostream>
 #include <nlohmann/json.hpp>
 
@@ -9,6 +10,7 @@
 #include "framework/files/json.h"
 #include "framework/tensors/dtype.h"
 #include "framework/text/human.h"
+#include "models/families/family.h"
 #include "models/model_folder.h"
 #include "models/run_layout.h"
 #include "tools/command_line/command_line.h"
@@ -107,30 +109,10 @@ Finding training_state_finding(const fs::path& path, const Hdf5File& file) {
           {{"step", step ? Json(*step) : Json()}}};
 }
 
-/// From `regroup export --format hdf5`. config: the text of config.json.
-Finding exported_finding(const fs::path& path, const std::string& config) {
-  const auto where = path.string() + ": config.json";
-  const auto json = JsonObject(parse_json(config, where), where);
-  const auto type = json.find_string("model_type").value_or("unknown");
-  return {"model in HDF5",
-          {{"family", type},
-           {"bytes", human_bytes(static_cast<double>(fs::file_size(path)))},
-           {"for", "other programs: Regroup reads model folders with safetensors"}},
-          {{"family", type}}};
-}
-
-Finding hdf5_finding(const fs::path& path) {
-  const auto file = Hdf5File::open(path);
-  if (file.exists("/logprob")) return scores_finding(file);
-  if (file.string_attribute("/", "identity")) return training_state_finding(path, file);
-  if (const auto config = file.string_attribute("/", "config.json"))
-    return exported_finding(path, *config);
-  return token_data_finding(path);
-}
-
 // Models and checkpoints
 
 bool is_checkpoint(const fs::path& folder) {
+  if (!fs::is_directory(folder)) return false;
   for (const auto& entry : fs::directory_iterator(folder)) {
     if (is_training_state(entry.path().filename().string())) return true;
   }
@@ -204,6 +186,14 @@ Finding model_finding(const fs::path& path) {
   return finding;
 }
 
+Finding hdf5_finding(const fs::path& path) {
+  const auto file = Hdf5File::open(path);
+  if (file.exists("/logprob")) return scores_finding(file);
+  if (file.string_attribute("/", "identity")) return training_state_finding(path, file);
+  if (file.string_attribute("/", kConfigJson)) return model_finding(path);
+  return token_data_finding(path);
+}
+
 // Runs
 
 /// Oldest first.
@@ -271,7 +261,7 @@ Finding inspect(const fs::path& path) {
   if (!fs::exists(path, ignored)) {
     throw Error(path.string(), "no such file or folder", "Check the path.");
   }
-  if (is_folder && fs::exists(path / "config.json")) return model_finding(path);
+  if (is_folder && fs::exists(path / kConfigJson)) return model_finding(path);
   if (is_folder && is_run(path)) return run_finding(path);
   if (!is_folder && is_hdf5(path)) return hdf5_finding(path);
   if (!is_folder && is_gguf(path)) {
@@ -301,18 +291,51 @@ void print_json(const fs::path& path, const Finding& finding) {
   std::cout << json.dump(2, ' ', false, Json::error_handler_t::replace) << "\n";
 }
 
+// Families
+
+Json families_json() {
+  auto list = Json::array();
+  for (const auto& family : families()) {
+    list.push_back({{"model_type", family.model_type},
+                    {"class", family.architecture},
+                    {"has_kv_head_field", has_kv_head_field(family)},
+                    {"covers", family.covers}});
+  }
+  return list;
+}
+
+void print_families() {
+  const auto row = [](const std::string& type, const std::string& name, const std::string& covers) {
+    std::cout << std::left << std::setw(12) << type << std::setw(25) << name << covers << "\n";
+  };
+  row("model_type", "class in transformers", "covers");
+  for (const auto& family : families()) {
+    row(family.model_type, family.architecture + (has_kv_head_field(family) ? "" : " *"),
+        family.covers);
+  }
+  std::cout << "\n* has no field for K/V heads: export --layout grouped writes it with its own "
+            << regroup_family().code.file << "\n";
+}
+
 }  // namespace
 
 ExitCode run_inspect(const std::vector<std::string>& arguments) {
   fs::path path;
-  bool as_json = false;
+  bool as_json = false, lists_families = false;
   CommandLine line({.verb = "inspect",
-                    .usage = "PATH [--json]",
+                    .usage = "(PATH or --families) [--json]",
                     .summary = "Says what a file or folder is: model, checkpoint, run, token data.",
                     .example = "regroup inspect runs/uptrain-gqa2"});
-  line.add_positional("PATH", &path, "file or folder").required();
+  line.add_positional("PATH", &path, "file or folder").required_unless("families");
+  line.add_flag("families", &lists_families, "lists the supported architectures instead");
   line.add_flag("json", &as_json, "prints JSON, for programs");
   if (!line.parse(arguments)) return ExitCode::kDone;
+  if (lists_families && line.given("PATH"))
+    throw request_error("inspect", "takes a PATH or --families", "Give one of the two.");
+  if (lists_families) {
+    as_json ? void(std::cout << families_json().dump(2) << "\n") : print_families();
+    return ExitCode::kDone;
+  }
   const Finding finding = inspect(path);
   if (as_json) {
     print_json(path, finding);

@@ -4,6 +4,7 @@
 
 #include "framework/errors/error.h"
 #include "framework/files/json.h"
+#include "framework/files/safetensors.h"
 #include "tests/support/catch_torch.h"
 #include "tests/support/temp_folder.h"
 
