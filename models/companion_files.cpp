@@ -32,8 +32,8 @@ constexpr Patterns kAboutWeights = {"config.json",         "params.json",  "adap
 constexpr Patterns kTraining = {
     "trainer_state.json",   "*_results.json", "training_args*", "latest",
     "events.out.tfevents*", "*.log",          "metrics.jsonl"};
-constexpr Patterns kModelCard = {"README*", "model_card*", "*.png", "*.jpg",
-                                 "*.jpeg",  "*.gif",       "*.svg", "*.pdf"};
+constexpr Patterns kModelCards = {"README*", "model_card*", "*.png", "*.jpg",
+                                  "*.jpeg",  "*.gif",       "*.svg", "*.pdf"};
 constexpr Patterns kModelCode = {"modeling_*.py", "modular_*.py", "configuration_*.py",
                                  "zero_to_fp32.py"};
 
@@ -52,7 +52,7 @@ bool is_of_weights_or_training(const std::string& name) {
 bool travels(const fs::path& file) {
   const auto name = file.filename().string();
   if (name.starts_with('.') || is_of_weights_or_training(name)) return false;
-  if (matches(name, kModelCard) || matches(name, kModelCode)) return false;
+  if (matches(name, kModelCards) || matches(name, kModelCode)) return false;
   std::error_code error;
   return fs::is_regular_file(file, error) && fs::file_size(file, error) <= kLargestFile && !error;
 }

@@ -25,14 +25,12 @@ Tensor repeat_heads(const Tensor& values, int64_t n_kv_head, int64_t times) {
   return values.reshape({n_kv_head, -1}).repeat_interleave(times, 0).view(shape);
 }
 
-/// Throws Error for values that become infinite.
+/// values: finite. Throws Error for those that become infinite.
 Tensor converted(const Tensor& values, torch::ScalarType dtype, const std::string& name) {
   if (values.scalar_type() == dtype) return values;
   const auto result = values.to(dtype);
-  // In float64, because LibTorch cannot ask 8-bit floats whether they are finite.
-  const auto overflowed =
-      result.to(torch::kFloat64).isinf().logical_and(values.to(torch::kFloat64).isfinite());
-  if (!overflowed.any().item<bool>()) return result;
+  if (is_finite(result)) return result;
+  const auto overflowed = result.to(torch::kFloat64).isfinite().logical_not();
   throw Error(
       name,
       c10::str(overflowed.sum().item<int64_t>(), " values are too large for ",
@@ -101,6 +99,7 @@ void export_model(const ModelFolder& source, const ExportPlan& plan, const fs::p
   const auto config = exported_config(source, plan.layout);
   ModelDescription description{&source.family(), config, plan.dtype.value_or(source.dtype()),
                                source.provenance(), source.text()};
+  description.text.replaced.insert(kModelCard);
   description.form = &deployable_form(source.family(), config);
   const auto parameters = exported_parameters(source, plan, config);
   if (plan.format == ExportFormat::kHuggingFace) {

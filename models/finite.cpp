@@ -4,6 +4,7 @@
 #include <torch/utils.h>
 
 #include <algorithm>
+#include <cmath>
 
 #include "framework/errors/error.h"
 #include "framework/tensors/dtype.h"
@@ -13,11 +14,7 @@ namespace {
 
 constexpr const char* kDamagedWeights = "The file is damaged, or its training diverged.";
 
-/// Upcast, because LibTorch has no isfinite of 8-bit floats.
-bool is_finite(const torch::Tensor& values) {
-  const bool is_small = values.is_floating_point() && values.element_size() == 1;
-  return (is_small ? values.to(torch::kFloat32) : values).isfinite().all().item<bool>();
-}
+constexpr int64_t kAtATime = int64_t{1} << 20;  // elements of an upcast copy
 
 [[noreturn]] void refuse_tensor(const std::string& where, const std::string& name) {
   throw Error(where, "tensor " + name + " holds numbers that are not finite", kDamagedWeights);
@@ -26,6 +23,18 @@ bool is_finite(const torch::Tensor& values) {
 bool is_held_whole(const FlatParameters& block) { return block.held().size() == block.numel(); }
 
 }  // namespace
+
+bool is_finite(const torch::Tensor& values) {
+  if (values.numel() == 0) return true;
+  const bool is_small = values.is_floating_point() && values.element_size() == 1;
+  if (is_small) {  // LibTorch cannot compare 8-bit floats
+    for (const auto& part : values.reshape(-1).split(kAtATime))
+      if (!is_finite(part.to(torch::kFloat32))) return false;
+    return true;
+  }
+  const auto [least, most] = values.aminmax();  // NaN if one is
+  return std::isfinite(least.item<double>()) && std::isfinite(most.item<double>());
+}
 
 torch::Tensor finite_parameter(const ModelFolder& folder, const ParameterId& id) {
   const auto values = folder.parameter(id);

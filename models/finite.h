@@ -10,6 +10,9 @@
 
 namespace regroup {
 
+/// True if no number is NaN or infinite. Makes no copy of the values.
+bool is_finite(const torch::Tensor& values);
+
 /// A parameter of the folder. Throws Error, which names the tensor, if it holds numbers
 /// that are not finite.
 torch::Tensor finite_parameter(const ModelFolder& folder, const ParameterId& id);

@@ -11,6 +11,7 @@
 #include "framework/files/hdf5_file.h"
 #include "framework/progress/console.h"
 #include "framework/tensors/dtype.h"
+#include "models/card_license.h"
 #include "models/run_layout.h"
 
 namespace regroup {
@@ -256,6 +257,13 @@ std::string weights_hash(const ModelFolder& folder) {
     }
   }
   return hash.digits();
+}
+
+Provenance::Original as_original(const ModelFolder& folder) {
+  auto license = card_license(folder.path());
+  const auto& own = folder.provenance().original;
+  if (license.empty() && own) license = own->license;
+  return {model_name(folder.path()), weights_hash(folder), folder.config().n_kv_head(), license};
 }
 
 }  // namespace regroup

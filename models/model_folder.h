@@ -79,4 +79,8 @@ void load_weights(const ModelFolder& folder, Decoder& decoder);
 /// finds accidents, not forgeries.
 std::string weights_hash(const ModelFolder& folder);
 
+/// The model as the original of one that is made from it. Its license is that of its card, else
+/// that of its own original.
+Provenance::Original as_original(const ModelFolder& folder);
+
 }  // namespace regroup

@@ -10,6 +10,7 @@ nlohmann::ordered_json Provenance::to_json(const DecoderConfig& config) const {
   if (original) {
     json["original"] = {
         {"name", original->name}, {"hash", original->hash}, {"n_kv_head", original->n_kv_head}};
+    if (!original->license.empty()) json["original"]["license"] = original->license;
     json["method"] = conversion.method;
     json["grouping"] = conversion.grouping;
     json["refit"] = conversion.refit;
@@ -36,6 +37,10 @@ Provenance Provenance::from_json(const JsonObject& json) {
     provenance.original =
         Original{original->string("name"), original->string("hash"),
                  original->find_integers("n_kv_head").value_or(std::vector<int64_t>{})};
+    if (const auto license = original->find_object("license")) {
+      for (const auto& key : license->keys())
+        provenance.original->license[key] = license->string(key);
+    }
   }
   provenance.conversion = {
       .method = ours->find_string("method").value_or(""),

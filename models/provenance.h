@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <nlohmann/json_fwd.hpp>
 #include <optional>
 #include <string>
@@ -16,8 +17,9 @@ namespace regroup {
 struct Provenance {
   struct Original {
     std::string name;
-    std::string hash;                // of its weights
-    std::vector<int64_t> n_kv_head;  // one a layer, before conversion
+    std::string hash;                                 // of its weights
+    std::vector<int64_t> n_kv_head;                   // one a layer, before conversion
+    std::map<std::string, std::string> license = {};  // of its card
   };
   /// How its heads were pooled; names and values are those of [convert].
   struct Conversion {

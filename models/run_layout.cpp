@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <regex>
 
 #include "framework/errors/error.h"
 
@@ -11,6 +12,7 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr const char* kStepPrefix = "step_";
+const std::string kHubPrefix = "models--";
 
 bool is_checkpoint(const fs::directory_entry& entry) {
   return entry.path().filename().string().starts_with(kStepPrefix) && entry.is_directory() &&
@@ -63,6 +65,10 @@ std::string model_name(const fs::path& folder) {
   auto path = fs::weakly_canonical(folder);
   if (!path.has_filename()) path = path.parent_path();
   const auto name = path.filename().string();
+  // models--ORG--NAME/snapshots/HASH, in the cache of huggingface_hub
+  const auto repository = path.parent_path().parent_path().filename().string();
+  if (path.parent_path().filename() == "snapshots" && repository.starts_with(kHubPrefix))
+    return std::regex_replace(repository.substr(kHubPrefix.size()), std::regex("--"), "/");
   if (name == kFinal || name == kConverted) return path.parent_path().filename().string();
   if (name.starts_with(kStepPrefix)) return path.parent_path().parent_path().filename().string();
   return name;

@@ -16,6 +16,7 @@ inline constexpr const char* kCheckpoints = "checkpoints";  // holds step_NNNNNN
 inline constexpr const char* kLatestLink = "latest";        // a link to the newest checkpoint
 inline constexpr const char* kConverted = "converted";      // the model that uptraining starts from
 inline constexpr const char* kFinal = "final";              // the trained model
+inline constexpr const char* kEvaluation = "evaluation.json";
 
 /// Names in a checkpoint, beside those of its model.
 inline constexpr const char* kChecksums = "checksums.json";
@@ -36,13 +37,15 @@ bool is_run(const std::filesystem::path& folder);
 /// Names in a model's folder.
 inline constexpr const char* kConfigJson = "config.json";
 inline constexpr const char* kModelHdf5 = "model.h5";
+inline constexpr const char* kModelCard = "README.md";
 
 /// The model folder that a MODEL argument means: the path itself, a run's newest checkpoint, or the
 /// folder of a model.h5.
 /// Throws Error for a run without a checkpoint.
 std::filesystem::path resolve_model_path(const std::filesystem::path& path);
 
-/// A model's name in tables: its folder's name, or the run's name for a folder in a run.
+/// A model's name in tables: its folder's name, the run's name for a folder in a run, or
+/// "org/name" for one in the cache of huggingface_hub.
 std::string model_name(const std::filesystem::path& folder);
 
 }  // namespace regroup

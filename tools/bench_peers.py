@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""Regroup beside transformers on the same random Llama, alternating, several rounds.
+"""Regroup beside transformers on the same random model, alternating, several rounds.
 
 Prints medians and ratios for training tokens/s and peak memory (eager and compiled peer) and for
 decoding at batch 1 and 16. Each measurement has a separate process, so that its peak memory is that
 of one program.
 
     tools/bench_peers.py --size 27m --dtype bf16 --rounds 3
+    tools/bench_peers.py --family gpt_neox
 """
 
 import argparse
@@ -19,7 +20,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks.support import SIZES, check_json, compare, last_json, parser_of, peer_model, processor, write_config
+from benchmarks.support import SIZES, check_json, compare, last_json, parser_of, peer_model, processor
 from script_support import Problem, run_script, write_text
 
 PROMPT, NEW = 512, 64
@@ -28,20 +29,33 @@ BATCHES = (1, 16)
 
 def parse_arguments(words):
     parser = parser_of(__doc__, size="5m")
-    parser.add_argument("--kv-heads", type=int, default=8)
+    parser.add_argument("--family", default="llama", help="model_type of transformers (default llama)")
+    parser.add_argument("--kv-heads", type=int, default=8, help="where the family's class has a field for them")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--only", choices=("train", "decode"), help="one of the two benchmarks")
-    parser.add_argument("--peer", choices=("train", "decode"), help=argparse.SUPPRESS)
+    parser.add_argument("--peer", choices=("train", "decode", "save"), help=argparse.SUPPRESS)
     parser.add_argument("--compiled", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--batch", type=int, default=1, help=argparse.SUPPRESS)
+    parser.add_argument("--to", type=Path, help=argparse.SUPPRESS)
     return parser.parse_args(words)
 
 
 # The peer: runs in a separate process and prints one JSON line.
 
 
+def model_of(arguments):
+    return peer_model(arguments.size, arguments.kv_heads, arguments.threads, arguments.family)
+
+
+def peer_save(arguments):
+    """Regroup measures the model that its peers make."""
+    _, model = model_of(arguments)
+    model.save_pretrained(arguments.to)
+    return {}
+
+
 def peer_train(arguments):
-    torch, model = peer_model(arguments.size, arguments.kv_heads, arguments.threads)
+    torch, model = model_of(arguments)
     shape = SIZES[arguments.size]
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
     forward = torch.compile(model) if arguments.compiled else model
@@ -66,7 +80,7 @@ def peer_train(arguments):
 
 
 def peer_decode(arguments):
-    torch, model = peer_model(arguments.size, arguments.kv_heads, arguments.threads)
+    torch, model = model_of(arguments)
     model = model.to(torch.bfloat16 if arguments.dtype == "bf16" else torch.float32).eval()
     prompt = torch.randint(SIZES[arguments.size]["vocab_size"], (arguments.batch, PROMPT))
     options = dict(attention_mask=torch.ones_like(prompt), do_sample=False, pad_token_id=0, eos_token_id=None)
@@ -84,7 +98,7 @@ def peer_decode(arguments):
 
 
 def run_peer(arguments):
-    result = peer_train(arguments) if arguments.peer == "train" else peer_decode(arguments)
+    result = {"train": peer_train, "decode": peer_decode, "save": peer_save}[arguments.peer](arguments)
     result["peak_rss_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     print(json.dumps(result))
 
@@ -106,37 +120,48 @@ def output_of(command):
 
 
 def peer_command(arguments, benchmark, *more):
-    same = ["--size", arguments.size, "--dtype", arguments.dtype, "--kv-heads", arguments.kv_heads]
-    same += ["--threads", arguments.threads, "--seconds", arguments.seconds]
+    same = ["--family", arguments.family, "--size", arguments.size, "--dtype", arguments.dtype]
+    same += ["--kv-heads", arguments.kv_heads, "--threads", arguments.threads, "--seconds", arguments.seconds]
     return [sys.executable, __file__, "--peer", benchmark, *map(str, same), *map(str, more)]
 
 
-def our_result(arguments, benchmark, *more):
+def our_result(arguments, benchmark, model, *more):
     with tempfile.TemporaryDirectory() as folder:
-        result, config = Path(folder) / "bench.json", Path(folder) / "bench.ini"
-        write_config(config, arguments.size, arguments.kv_heads)
-        command = [arguments.binary, "bench", benchmark, "--config", config]
+        result = Path(folder) / "bench.json"
+        command = [arguments.binary, "bench", benchmark, "--model", model]
         command += ["--dtype", arguments.dtype, "--threads", arguments.threads]
         output_of([*command, "--json", result, "--quiet", *more])
         return json.loads(result.read_text())
 
 
-def train_contestants(arguments):
+def train_contestants(arguments, model):
     shape = SIZES[arguments.size]
     ours = ["--batch", shape["batch"], "--seq-len", shape["seq_len"], "--seconds", arguments.seconds]
     return {
-        "regroup": lambda: our_result(arguments, "train", *ours),
+        "regroup": lambda: our_result(arguments, "train", model, *ours),
         "transformers eager": lambda: measured(peer_command(arguments, "train")),
         "transformers compiled": lambda: measured(peer_command(arguments, "train", "--compiled")),
     }
 
 
-def decode_contestants(arguments, batch):
+def decode_contestants(arguments, model, batch):
     ours = ["--batch", batch, "--prompt", PROMPT, "--new", NEW]
     return {
-        "regroup": lambda: our_result(arguments, "decode", *ours),
+        "regroup": lambda: our_result(arguments, "decode", model, *ours),
         "transformers generate": lambda: measured(peer_command(arguments, "decode", "--batch", batch)),
     }
+
+
+def compare_all(arguments, model):
+    everything = {}
+    if arguments.only != "decode":
+        everything["train"] = compare("training", train_contestants(arguments, model), arguments.rounds)
+    if arguments.only != "train":
+        for batch in BATCHES:
+            title = f"decoding, batch {batch}, prompt {PROMPT}, {NEW} new"
+            everything[f"decode {batch}"] = compare(title, decode_contestants(arguments, model, batch),
+                                                    arguments.rounds, "decode_tokens_per_s")
+    return everything
 
 
 def main(words):
@@ -144,16 +169,11 @@ def main(words):
     if arguments.peer:
         return run_peer(arguments)
     check_json(arguments)
-    print(f"{processor()}, {arguments.threads} threads, {arguments.size}, {arguments.dtype},"
+    print(f"{processor()}, {arguments.threads} threads, {arguments.family} {arguments.size}, {arguments.dtype},"
           f" {arguments.kv_heads} K/V heads")
-    everything = {}
-    if arguments.only != "decode":
-        everything["train"] = compare("training", train_contestants(arguments), arguments.rounds)
-    if arguments.only != "train":
-        for batch in BATCHES:
-            title = f"decoding, batch {batch}, prompt {PROMPT}, {NEW} new"
-            everything[f"decode {batch}"] = compare(title, decode_contestants(arguments, batch), arguments.rounds,
-                                                    "decode_tokens_per_s")
+    with tempfile.TemporaryDirectory() as model:
+        output_of(peer_command(arguments, "save", "--to", model))
+        everything = compare_all(arguments, model)
     if arguments.json:
         write_text(arguments.json, json.dumps(everything, indent=2) + "\n")
 

@@ -45,7 +45,7 @@ class RunFolder {
   std::filesystem::path metrics_file() const { return path_ / kMetrics; }
   std::filesystem::path final_folder() const;
   std::filesystem::path converted_folder() const;
-  std::filesystem::path evaluation_file() const { return path_ / "evaluation.json"; }
+  std::filesystem::path evaluation_file() const { return path_ / kEvaluation; }
 
   /// Rank 0 writes the file.
   void write_config(const std::string& config) const;

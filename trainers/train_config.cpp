@@ -36,7 +36,8 @@ void declare_model(ConfigSchema& schema, TrainConfig::Model& model) {
   schema.add("model.max_seq_len", &model.max_seq_len, "longest sequence", length);
   schema.add("model.rope_theta", &model.rope_theta, "base of the rotary frequencies", above(0));
   schema.add("model.norm_eps", &model.norm_eps, "added to the mean square in norms", at_least(0));
-  schema.add("model.tie_embeddings", &model.tie_embeddings, "output head is the embedding");
+  schema.add("model.tie_embeddings", &model.tie_embeddings,
+             "output head is the embedding (default: as in the family's class)");
 }
 
 void declare_optim(ConfigSchema& schema, TrainConfig::Optim& optim) {
@@ -228,8 +229,9 @@ DecoderConfig decoder_config(const TrainConfig& config, int64_t data_vocab_size)
   result.max_seq_len = model.max_seq_len;
   result.layers.assign(static_cast<size_t>(model.n_layer), layer);
   result.final_norm->eps = model.norm_eps;
-  result.head.tied = model.tie_embeddings;
-  result = new_config(family_named(model.family), result);
+  const auto& family = family_named(model.family);
+  result = new_config(family, result);
+  result.head.tied = model.tie_embeddings.value_or(result.head.tied);
   set_kv_heads(result, model.n_kv_head, complaints);
   for (const auto& problem : result.problems()) complaints.add(problem);
   if (config.data.seq_len > result.max_seq_len) {
@@ -241,6 +243,7 @@ DecoderConfig decoder_config(const TrainConfig& config, int64_t data_vocab_size)
                             ") is larger than model.vocab_size (", result.vocab_size, ")"));
   }
   complaints.throw_if_any("[model]", "Mend the config and start again.", ExitCode::kBadRequest);
+  write_config(family, result);  // says now, not after the training, what no config.json can say
   return result;
 }
 

@@ -34,7 +34,7 @@ struct TrainConfig {
     std::optional<int64_t> head_dim, d_ff, vocab_size;
     int64_t max_seq_len = 2048;
     double rope_theta = 10000, norm_eps = 1e-5;
-    bool tie_embeddings = false;
+    std::optional<bool> tie_embeddings;
   } model;
   struct Data {
     std::filesystem::path train, val;

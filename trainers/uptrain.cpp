@@ -60,10 +60,7 @@ Provenance starting_provenance(const TrainConfig& config, const ModelFolder& ori
                                const ModelFolder& converted) {
   auto provenance = converted.provenance();
   provenance.pretrain_flops = pretraining_flops(config, original);
-  if (!provenance.original) {
-    provenance.original = {model_name(original.path()), weights_hash(original),
-                           original.config().n_kv_head()};
-  }
+  if (!provenance.original) provenance.original = as_original(original);
   return provenance;
 }
 

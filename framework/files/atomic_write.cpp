@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <charconv>
@@ -23,6 +24,7 @@ namespace fs = std::filesystem;
 namespace {
 
 constexpr std::string_view kTemporaryPrefix = ".regroup-tmp-";
+constexpr size_t kBytesAtATime = size_t{16} << 20;
 
 /// The temporary files and folders of this process that are neither committed nor removed.
 class Unfinished {
@@ -237,8 +239,13 @@ AtomicFile::~AtomicFile() {
 }
 
 void AtomicFile::write(const void* data, size_t size) {
-  const std::string_view bytes(static_cast<const char*>(data), size);
-  if (!write_all(descriptor_.value(), bytes)) fail(target_, "write", errno);
+  std::string_view bytes(static_cast<const char*>(data), size);
+  for (; !bytes.empty(); bytes.remove_prefix(std::min(bytes.size(), kBytesAtATime))) {
+    if (!write_all(descriptor_.value(), bytes.substr(0, kBytesAtATime)))
+      fail(target_, "write", errno);
+    // The disk works while the caller does, rather than all at once in commit(). Only a hint.
+    if (size >= kBytesAtATime) ::sync_file_range(descriptor_.value(), 0, 0, SYNC_FILE_RANGE_WRITE);
+  }
 }
 
 void AtomicFile::commit() {

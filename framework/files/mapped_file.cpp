@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <cerrno>
 #include <string>
@@ -36,6 +37,12 @@ std::shared_ptr<MappedFile> MappedFile::open(const std::filesystem::path& file) 
                       descriptor.value(), 0);
   if (data == MAP_FAILED) fail(file, "cannot map " + std::to_string(size) + " bytes: " + reason());
   return std::shared_ptr<MappedFile>(new MappedFile(file, static_cast<uint8_t*>(data), size));
+}
+
+void MappedFile::release(size_t begin, size_t end) const {
+  static const auto page = static_cast<size_t>(::sysconf(_SC_PAGESIZE));
+  const auto first = (begin + page - 1) / page * page, last = end / page * page;
+  if (first < last) ::madvise(data_ + first, last - first, MADV_DONTNEED);
 }
 
 MappedFile::~MappedFile() {

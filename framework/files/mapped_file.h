@@ -20,6 +20,9 @@ class MappedFile {
   const std::filesystem::path& path() const { return path_; }
   uint8_t* data() const { return data_; }
   size_t size() const { return size_; }
+  /// Gives the memory of a byte range back; reading it again reads the file again. What was written
+  /// to it is lost.
+  void release(size_t begin, size_t end) const;
 
  private:
   MappedFile(std::filesystem::path path, uint8_t* data, size_t size)

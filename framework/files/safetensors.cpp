@@ -244,7 +244,8 @@ at::Tensor SafetensorsFile::tensor(const std::string& name) const {
   const bool aligned = reinterpret_cast<uintptr_t>(data) % c10::elementSize(entry.dtype) == 0;
   if (aligned && !is_bool) {
     return at::from_blob(
-        data, entry.shape, [map = map_](void*) {}, options);
+        data, entry.shape, [map = map_, entry](void*) { map->release(entry.begin, entry.end); },
+        options);
   }
   if (is_bool) {  // a byte other than 0 and 1 is not a valid bool
     return at::from_blob(data, entry.shape, at::TensorOptions().dtype(at::kByte)).ne(0);

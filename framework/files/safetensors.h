@@ -38,9 +38,10 @@ class SafetensorsFile : public TensorFile {
   const std::vector<int64_t>& shape(const std::string& name) const override;
   c10::ScalarType dtype(const std::string& name) const override;
 
-  /// A tensor that views the mapped file (no copy; the map lives as long as the tensor). Writing to
-  /// it changes memory only, never the file. Booleans, and tensors that the file does not align to
-  /// their element size, are copies. The name must be one of entries().
+  /// A tensor that views the mapped file (no copy; the map lives as long as the tensor, the memory
+  /// that it takes until the tensor is gone, so that a model is read tensor by tensor). Writing to
+  /// it changes memory only, never the file, and is lost with it. Booleans, and tensors that the
+  /// file does not align to their element size, are copies. The name must be one of entries().
   at::Tensor tensor(const std::string& name) const override;
 
  private:

@@ -252,6 +252,10 @@ Setting setting(std::string name, std::optional<double>* target, std::string hel
   return optional_setting(std::move(name), target, std::move(help), "X", limits);
 }
 
+Setting setting(std::string name, std::optional<bool>* target, std::string help) {
+  return optional_setting(std::move(name), target, std::move(help), "true|false");
+}
+
 /// The text as it is: blanks at its ends count.
 Setting setting(std::string name, std::optional<std::string>* target, std::string help) {
   Setting made = optional_setting(std::move(name), target, std::move(help), "TEXT");

@@ -96,6 +96,7 @@ Setting setting(std::string name, std::optional<int64_t>* target, std::string he
                 Limits limits = {});
 Setting setting(std::string name, std::optional<double>* target, std::string help,
                 Limits limits = {});
+Setting setting(std::string name, std::optional<bool>* target, std::string help);
 Setting setting(std::string name, std::optional<std::string>* target, std::string help);
 Setting setting(std::string name, std::optional<std::filesystem::path>* target, std::string help);
 /// A list of paths: each assignment adds one.

@@ -174,8 +174,7 @@ Conversion::Conversion(const ModelFolder& source, ConversionPlan plan)
 
 Provenance Conversion::provenance() const {
   Provenance provenance = source_.provenance();
-  provenance.original = {model_name(source_.path()), weights_hash(source_),
-                         source_.config().n_kv_head()};
+  provenance.original = as_original(source_);
   provenance.conversion = {.method = plan_.method,
                            .grouping = name_of(groupings(), plan_.grouping),
                            .refit = name_of(refit_kinds(), plan_.refit),

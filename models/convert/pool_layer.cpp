@@ -78,13 +78,13 @@ HeadGroup head_group(const LayerProjections& layer, const std::vector<int64_t>& 
   const int64_t n_kv_head = layer.shape.n_kv_head, head_dim = layer.shape.head_dim;
   const auto index = torch::tensor(kv_heads, torch::kInt64);
   const auto heads = [&](const Tensor& weight, at::IntArrayRef shape) {
-    return weight.view(shape).index_select(0, index).to(torch::kFloat64);
+    return weight.unflatten(0, shape).index_select(0, index).to(torch::kFloat64);
   };
   const int64_t s = layer.shape.group_size();
-  return {heads(layer.k_proj, {n_kv_head, head_dim, -1}),
-          heads(layer.v_proj, {n_kv_head, head_dim, -1}),
-          heads(layer.q_proj, {n_kv_head, s, head_dim, -1}),
-          heads(layer.o_proj.t().contiguous(), {n_kv_head, s, head_dim, -1}).mT(),
+  return {heads(layer.k_proj, {n_kv_head, head_dim}),
+          heads(layer.v_proj, {n_kv_head, head_dim}),
+          heads(layer.q_proj, {n_kv_head, s, head_dim}),
+          heads(layer.o_proj.t(), {n_kv_head, s, head_dim}).mT(),
           layer.rotary_dim,
           /*k_may_scale=*/!layer.shape.qk_norm && !layer.shape.clip_qkv,
           /*v_may_scale=*/!layer.shape.clip_qkv};
@@ -117,22 +117,21 @@ LayerProjections pool_layer(const LayerProjections& layer, const Partition& part
     auto group_context = context;
     group_context.group = static_cast<int64_t>(g);
     const auto pooled = pool_group(layer, partition[g], method, group_context);
-    keys.push_back(pooled.k.flatten(0, 1));
-    values.push_back(pooled.v.flatten(0, 1));
-    queries.push_back(pooled.q.flatten(0, 2));       // [n * s * head_dim, d]
-    outputs.push_back(pooled.o.mT().flatten(0, 2));  // the same for columns
+    // Each group leaves float64 by itself, so that one of them is held in it.
+    keys.push_back(pooled.k.flatten(0, 1).to(layer.k_proj.scalar_type()));
+    values.push_back(pooled.v.flatten(0, 1).to(layer.v_proj.scalar_type()));
+    // [n * s * head_dim, d], and the same for columns
+    queries.push_back(pooled.q.flatten(0, 2).to(layer.q_proj.scalar_type()));
+    outputs.push_back(pooled.o.mT().flatten(0, 2).to(layer.o_proj.scalar_type()));
   }
-  const auto joined = [](const std::vector<Tensor>& parts, const Tensor& like) {
-    return torch::cat(parts).to(like.scalar_type());
-  };
   auto shape = layer.shape;
   shape.n_kv_head = static_cast<int64_t>(partition.size());
   LayerProjections pooled{shape,
                           layer.rotary_dim,
-                          joined(queries, layer.q_proj),
-                          joined(keys, layer.k_proj),
-                          joined(values, layer.v_proj),
-                          joined(outputs, layer.o_proj).t().contiguous()};
+                          torch::cat(queries),
+                          torch::cat(keys),
+                          torch::cat(values),
+                          torch::cat(outputs).t().contiguous()};
   pool_norms(layer, partition, pooled);
   return pooled;
 }

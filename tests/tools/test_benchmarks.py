@@ -13,10 +13,10 @@ from script_runner import assert_refused, run
 TOOLS = Path(__file__).resolve().parents[2] / "tools"
 
 
-def measurements(script, folder, *words):
+def measurements(script, folder, *words, shared_options=("--size", "5m", "--seconds", 1)):
     out = folder / "measured.json"
-    command = [sys.executable, TOOLS / script, "--binary", os.environ["REGROUP_BINARY"], "--size", "5m", "--rounds", 1,
-               "--seconds", 1, "--json", out, *words]
+    command = [sys.executable, TOOLS / script, "--binary", os.environ["REGROUP_BINARY"], "--rounds", 1, "--json", out,
+               *shared_options, *words]
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(out.read_text()), done.stdout
@@ -54,7 +54,16 @@ def test_a_busy_machine_beside_an_idle_one(tmp_path):
     assert len(re.findall(r"tokens/s   \d\.\d\d of alone", text)) == 6
 
 
-@pytest.mark.parametrize("script", ["bench_busy.py", "bench_peers.py", "bench_processes.py"])
+def test_the_streaming_verbs_hold_two_tensors_of_a_checkpoint(tmp_path):
+    found, text = measurements("bench_streaming.py", tmp_path, "--gigabytes", 0.8, "--d-model", 1024, "--folder",
+                               tmp_path, shared_options=())
+    assert found["bytes"] > 0.8e9
+    for name, runs in found["runs"].items():
+        assert runs[0]["peak_rss_bytes"] <= 2 * found["largest_tensor_bytes"] + 300e6, name
+        assert name in text
+
+
+@pytest.mark.parametrize("script", ["bench_busy.py", "bench_peers.py", "bench_processes.py", "bench_streaming.py"])
 def test_a_json_file_that_cannot_be_written_is_refused_before_the_measurements(tmp_path, script):
     refused = run(script, "--json", tmp_path, "--binary", tmp_path / "none")
     assert_refused(refused, 2, f"{tmp_path}: is a folder. Name a file with --json.")

@@ -243,6 +243,33 @@ def test_an_hdf5_file_without_a_model_is_refused(shared):
     assert_refused(generated(shared, "--tokens", "1", model="tokens.h5"), 1, "HDF5 file without a model")
 
 
+def lose_a_tensor(file):
+    del file["lm_head.weight"]
+
+
+def add_a_group(file):
+    file.create_group("more")
+
+
+def damage_the_config(file):
+    file.attrs["config.json"] = "{"
+
+
+def store_text(file):
+    file["notes"] = "text"
+
+
+@pytest.mark.parametrize("damage, said", [
+    (lose_a_tensor, "missing tensor lm_head.weight"), (add_a_group, "more"), (damage_the_config, "config.json"),
+    (store_text, "notes")])
+def test_a_damaged_hdf5_model_is_refused(shared, tmp_path, damage, said):
+    assert_done(export(shared, tmp_path / "out", "--format", "hdf5", model="mha"))
+    alone = shutil.copy(tmp_path / "out/model.h5", tmp_path / "alone.h5")
+    with h5py.File(alone, "r+") as file:
+        damage(file)
+    assert_refused(regroup("inspect", alone), 1, said)
+
+
 @pytest.mark.parametrize("dtype, torch_dtype", [("bf16", torch.bfloat16), ("fp16", torch.float16)])
 def test_an_export_rounds_to_the_dtype_asked_for(shared, tmp_path, dtype, torch_dtype):
     assert_done(export(shared, tmp_path / "out", "--dtype", dtype, model="mha"))

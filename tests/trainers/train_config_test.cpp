@@ -34,6 +34,19 @@ TEST_CASE("what [model] leaves open follows from what it says", "[train_config]"
   CHECK(decoder_config(config, 50).vocab_size == 64);
 }
 
+TEST_CASE("the output head is tied where the key or else the family says so", "[train_config]") {
+  TrainConfig config;
+  const auto is_tied = [&] { return decoder_config(config, 50).head.tied; };
+  CHECK_FALSE(is_tied());
+  config.model.tie_embeddings = true;
+  CHECK(is_tied());
+  config.model.family = "gemma";
+  config.model.tie_embeddings = std::nullopt;
+  CHECK(is_tied());
+  config.model.tie_embeddings = false;
+  CHECK_FALSE(is_tied());
+}
+
 TEST_CASE("everything that is wrong with [model] is said at once", "[train_config]") {
   TrainConfig config;
   config.model.n_head = 7;  // does not divide 256

@@ -32,24 +32,29 @@ def check_json(arguments):
         check_output_file("--json", arguments.json)
 
 
-def peer_model(size, kv_heads, threads):
-    """torch, and transformers' Llama of this size with random weights."""
+def peer_config(size, kv_heads, family):
+    """transformers' config of a family in this size; kv_heads counts where its class has a field for them."""
+    from transformers import AutoConfig
+
+    shape = SIZES[size]
+    fields = dict(hidden_size=shape["d_model"], num_hidden_layers=shape["n_layer"], num_attention_heads=shape["n_head"],
+                  num_key_value_heads=kv_heads, head_dim=shape["d_model"] // shape["n_head"],
+                  intermediate_size=shape["d_ff"], vocab_size=shape["vocab_size"], max_position_embeddings=N_POSITIONS,
+                  ffn_dim=4 * shape["d_model"], word_embed_proj_dim=shape["d_model"], rotary_dim=32,
+                  max_seq_len=N_POSITIONS)
+    has = AutoConfig.for_model(family)
+    ids = dict(bos_token_id=0, eos_token_id=0, pad_token_id=0)
+    return AutoConfig.for_model(family, **{name: value for name, value in fields.items() if hasattr(has, name)}, **ids)
+
+
+def peer_model(size, kv_heads, threads, family="llama"):
+    """torch, and transformers' model of this family and size with random weights."""
     import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers import AutoModelForCausalLM
 
     torch.set_num_threads(threads)
     torch.manual_seed(0)
-    shape = SIZES[size]
-    config = LlamaConfig(
-        hidden_size=shape["d_model"],
-        intermediate_size=shape["d_ff"],
-        num_hidden_layers=shape["n_layer"],
-        num_attention_heads=shape["n_head"],
-        num_key_value_heads=kv_heads,
-        vocab_size=shape["vocab_size"],
-        max_position_embeddings=N_POSITIONS,
-    )
-    return torch, LlamaForCausalLM(config)
+    return torch, AutoModelForCausalLM.from_config(peer_config(size, kv_heads, family))
 
 
 def write_config(path, size, kv_heads):

@@ -8,6 +8,7 @@
 #include "framework/text/human.h"
 #include "tools/command_line/command_line.h"
 #include "tools/verbs/verbs.h"
+#include "trainers/model_card.h"
 #include "trainers/output_folder.h"
 
 namespace regroup {
@@ -66,8 +67,10 @@ ExitCode run_export(const std::vector<std::string>& arguments) {
   if (!dtype.empty()) plan.dtype = dtype_from_name(dtype);
   plan.max_shard_bytes = shard.bytes;
   note_layout(source, plan.layout);
+  const auto card = model_card(source, plan, model_name(to));
   AtomicFolder folder(to);
   export_model(source, plan, folder.path());
+  write_file_atomically(folder.path() / kModelCard, card);
   force ? folder.commit_replacing() : folder.commit();
   std::cout << human_count(static_cast<double>(n_parameters(source.config()))) << " parameters in "
             << dtype_info(plan.dtype.value_or(source.dtype())).short_name << ", "

@@ -230,12 +230,11 @@ Finding run_finding(const fs::path& path) {
   const bool finished = fs::exists(path / kFinal);
   Finding finding;
   finding.kind = "run";
-  finding.lines = {
-      {"finished", finished ? "yes" : "no"},
-      {"training loss", metrics_sentence(loss, "loss")},
-      {"validation loss", metrics_sentence(val_loss, "val_loss")},
-      {"checkpoints", checkpoints.empty() ? "none yet" : c10::Join(", ", checkpoints)},
-      {"evaluation", fs::exists(path / "evaluation.json") ? "evaluation.json" : "none yet"}};
+  finding.lines = {{"finished", finished ? "yes" : "no"},
+                   {"training loss", metrics_sentence(loss, "loss")},
+                   {"validation loss", metrics_sentence(val_loss, "val_loss")},
+                   {"checkpoints", checkpoints.empty() ? "none yet" : c10::Join(", ", checkpoints)},
+                   {"evaluation", fs::exists(path / kEvaluation) ? kEvaluation : "none yet"}};
   finding.json = {{"finished", finished},
                   {"last_metrics", loss},
                   {"last_validation", val_loss},
