@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <functional>
 #include <optional>
+#include <vector>
 
 #include "models/decoder.h"
 
@@ -13,11 +14,14 @@ namespace regroup {
 
 /// How the next token is drawn from its logits.
 struct Sampling {
-  double temperature = 0;        // 0: the most likely token
-  std::optional<int64_t> top_k;  // only among the k most likely
-  std::optional<double>
-      top_p;  // only among the most likely that together reach p (Holtzman et al. 2020)
-  uint64_t seed = 0;
+  double temperature = 0;             // 0: the most likely token
+  std::optional<int64_t> top_k = {};  // only among the k most likely
+  /// Only among the most likely that together reach p (Holtzman et al. 2020).
+  std::optional<double> top_p = {};
+  /// Only among those at least min_p times as likely as the most likely (Nguyen et al. 2024).
+  std::optional<double> min_p = {};
+  /// Above 1: the tokens so far, the prompt's too, are less likely (Keskar et al. 2019).
+  double repetition_penalty = 1;
 };
 
 /// Sequences of equal length that grow a token at a time.
@@ -38,14 +42,18 @@ class Generation {
   torch::Tensor seen_;
 };
 
-/// logits: [B, vocab_size] -> tokens [B]. Draws from the generator unless the temperature is 0.
-torch::Tensor sample(const torch::Tensor& logits, const Sampling& sampling,
-                     at::Generator& generator);
+/// logits: [B, vocab_size], seen: [B, T], the tokens before -> the logits to draw from, -inf for
+/// what is never drawn. The order of effects is that of transformers: repetition_penalty,
+/// temperature, top_k, top_p, min_p. At temperature 0, repetition_penalty alone acts.
+torch::Tensor adjusted_logits(const torch::Tensor& logits, const torch::Tensor& seen,
+                              const Sampling& sampling);
 
-/// Continues prompts [B, T] by up to n_new tokens. on_token receives each step's tokens [B] and
-/// returns false to stop. Throws Error, which names the tensor or layer to blame, if logits are not
-/// finite.
+/// Continues prompts [B, T] by up to n_new tokens. Row i draws from a generator seeded by seeds[i],
+/// whatever is in the other rows; at temperature 0, seeds may be empty. on_tokens receives each
+/// step's tokens [B] and returns false to stop. Throws Error, which names the tensor or layer to
+/// blame, if logits are not finite.
 void generate(Decoder& model, const torch::Tensor& prompts, int64_t n_new, const Sampling& sampling,
-              const std::function<bool(const torch::Tensor&)>& on_token);
+              const std::vector<uint64_t>& seeds,
+              const std::function<bool(const torch::Tensor&)>& on_tokens);
 
 }  // namespace regroup

@@ -71,7 +71,7 @@ DecodeSpeed measure_decode(Decoder& model, int64_t batch, int64_t prompt, int64_
   while (decode.empty() || steady_seconds() - begin < seconds) {
     const double start = steady_seconds();
     double first_token_at = 0;
-    generate(model, prompts, n_new, {}, [&](const torch::Tensor& next) {
+    generate(model, prompts, n_new, {}, /*seeds=*/{}, [&](const torch::Tensor& next) {
       next.sum().item<int64_t>();  // waits for the device
       if (first_token_at == 0) first_token_at = steady_seconds();
       return true;

@@ -108,41 +108,6 @@ TEST_CASE("a GQA decoder equals the MHA decoder with its K/V heads repeated", "[
   CHECK_THAT(gqa.logits(tokens), AllClose(mha.logits(tokens), 1e-10));
 }
 
-TEST_CASE("greedy generation takes the most likely token each time", "[decoder]") {
-  auto decoder = tiny_decoder(tiny_config());
-  const auto prompt = random_tokens(decoder.config(), 2, 3);
-  auto expected = prompt;
-  for (int i = 0; i < 4; ++i) {
-    expected = torch::cat(
-        {expected, decoder.logits(expected).select(1, -1).argmax(-1, /*keepdim=*/true)}, 1);
-  }
-  auto found = prompt;
-  generate(decoder, prompt, 4, {}, [&](const Tensor& next) {
-    found = torch::cat({found, next.unsqueeze(1)}, 1);
-    return true;
-  });
-  CHECK(torch::equal(found, expected));
-}
-
-TEST_CASE("top-k and top-p draw only from the most likely tokens", "[decoder]") {
-  const auto logits = torch::tensor({{0.5, 0.3, 0.15, 0.05}}).log().expand({1000, 4});
-  auto generator = seeded_generator(1, "test");
-  const auto least_likely_drawn = [&](const Sampling& sampling) {
-    return sample(logits, sampling, generator).max().item<int64_t>();
-  };
-  Sampling sampling;
-  CHECK(least_likely_drawn(sampling) == 0);
-  sampling.temperature = 1;
-  CHECK(least_likely_drawn(sampling) == 3);
-  sampling.top_k = 2;
-  CHECK(least_likely_drawn(sampling) == 1);
-  sampling.top_k = std::nullopt;
-  sampling.top_p = 0.7;
-  CHECK(least_likely_drawn(sampling) == 1);
-  sampling.top_p = 0.4;
-  CHECK(least_likely_drawn(sampling) == 0);
-}
-
 TEST_CASE("initial weights depend on the seed and each tensor's name alone", "[decoder]") {
   const auto filled = [](const DecoderConfig& config, uint64_t seed) {
     Decoder decoder(config, torch::kFloat32);

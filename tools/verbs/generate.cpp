@@ -48,9 +48,10 @@ void check_prompt(const std::vector<int64_t>& tokens, int64_t n_new, const Decod
 }
 
 Continuation continue_prompt(Decoder& model, const std::vector<int64_t>& tokens, int64_t n_new,
-                             const Sampling& sampling, const std::vector<int64_t>& eos) {
+                             const Sampling& sampling, uint64_t seed,
+                             const std::vector<int64_t>& eos) {
   Continuation continuation;
-  generate(model, torch::tensor(tokens).unsqueeze(0), n_new, sampling,
+  generate(model, torch::tensor(tokens).unsqueeze(0), n_new, sampling, {seed},
            [&](const torch::Tensor& next) {
              const auto id = next.item<int64_t>();
              continuation.reached_eos = std::find(eos.begin(), eos.end(), id) != eos.end();
@@ -95,6 +96,10 @@ ExitCode run_generate(const std::vector<std::string>& arguments) {
   line.add("top-k", &sampling.top_k, "draw among the k most likely tokens", at_least(1));
   line.add("top-p", &sampling.top_p, "draw among the most likely tokens that together reach p",
            Limits{0, 1, false});
+  line.add("min-p", &sampling.min_p, "draw among tokens at least p times as likely as the first",
+           between(0, 1));
+  line.add("repetition-penalty", &sampling.repetition_penalty,
+           "above 1, tokens that were there already are less likely", between(0.01, 100));
   line.add("seed", &seed, "seed of the draws", at_least(0));
   compute.declare_on(line);
   line.add_flag("json", &as_json, "prints JSON, for programs");
@@ -104,7 +109,6 @@ ExitCode run_generate(const std::vector<std::string>& arguments) {
                         "See `regroup generate --help`.");
   }
 
-  sampling.seed = static_cast<uint64_t>(seed);
   const auto folder = ModelFolder::open(model_path);
   std::optional<Tokenizer> tokenizer;
   if (prompt.text) tokenizer.emplace(folder.path());
@@ -112,7 +116,8 @@ ExitCode run_generate(const std::vector<std::string>& arguments) {
   check_prompt(tokens, n_new, folder.config());
   const auto eos = generation_eos_ids(folder.path());
   auto model = load_decoder(folder, compute.use());
-  const auto continuation = continue_prompt(model, tokens, n_new, sampling, eos);
+  const auto continuation =
+      continue_prompt(model, tokens, n_new, sampling, static_cast<uint64_t>(seed), eos);
   const auto text =
       tokenizer ? std::optional(tokenizer->decode(continuation.tokens)) : std::nullopt;
   if (as_json) {
