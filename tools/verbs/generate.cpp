@@ -11,7 +11,7 @@
 #include "models/model_folder.h"
 #include "models/token_meaning.h"
 #include "tools/command_line/compute.h"
-#include "tools/command_line/tokenizer.h"
+#include "tools/generation/tokenizer.h"
 #include "tools/verbs/verbs.h"
 
 namespace regroup {
