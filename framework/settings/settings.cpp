@@ -284,6 +284,22 @@ Setting setting(std::string name, std::vector<std::filesystem::path>* target, st
   return made;
 }
 
+Setting setting(std::string name, std::vector<std::string>* target, std::string help) {
+  Setting made;
+  made.name = std::move(name);
+  made.help = std::move(help);
+  made.value_name = "TEXT";
+  made.repeatable = true;
+  made.accepts_empty = true;  // blanks are a text; assign() refuses the empty one
+  made.assign = [target](const std::string& text) {
+    if (text.empty()) return Problem("expected a text");
+    target->push_back(text);
+    return kFine;
+  };
+  made.print = [target] { return c10::Join(" ", *target); };
+  return made;
+}
+
 Setting flag(std::string name, bool* target, std::string help) {
   Setting made = setting(std::move(name), target, std::move(help));
   made.takes = Setting::Takes::kNothing;

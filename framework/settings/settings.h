@@ -101,6 +101,8 @@ Setting setting(std::string name, std::optional<std::string>* target, std::strin
 Setting setting(std::string name, std::optional<std::filesystem::path>* target, std::string help);
 /// A list of paths: each assignment adds one.
 Setting setting(std::string name, std::vector<std::filesystem::path>* target, std::string help);
+/// A list of texts, which may be blank but not empty: each assignment adds one.
+Setting setting(std::string name, std::vector<std::string>* target, std::string help);
 
 /// An option without a value, which sets `target` to true.
 Setting flag(std::string name, bool* target, std::string help);
