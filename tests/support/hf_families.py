@@ -138,8 +138,8 @@ VARIANTS = [(family, variant) for family, variants in FAMILIES.items() for varia
 
 def random_model(family, variant, dtype=torch.float32, **fields):
     """A model whose weights, gains and biases are all large enough to show in the logits."""
-    config = AutoConfig.for_model(family, vocab_size=VOCAB_SIZE, bos_token_id=None, eos_token_id=None,
-                                  pad_token_id=None, **{**FAMILIES[family][variant], **fields})
+    config = AutoConfig.for_model(family, bos_token_id=None, eos_token_id=None, pad_token_id=None,
+                                  **{"vocab_size": VOCAB_SIZE, **FAMILIES[family][variant], **fields})
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config)
     with torch.no_grad():
