@@ -135,10 +135,29 @@ install_python_packages() {
   printf '%s' "$stamp" >"$venv/setup.stamp"
 }
 
+# llama.cpp's converter, which is Python, and on PyPI only in a source distribution; nothing of it is built.
+install_llama_cpp_converter() {
+  local requirement=tools/requirements-llama-cpp.txt target=$venv/llama.cpp download inside='*/vendor/llama.cpp'
+  cmp -s "$requirement" "$target/setup.stamp" && return
+  say "installing llama.cpp's converter (a download of 77 MB)"
+  rm -rf "$target"
+  mkdir "$target"
+  download=$(mktemp -d)
+  "$venv/bin/python" -m pip download --quiet --disable-pip-version-check --no-input --no-deps \
+    --no-binary=llama-cpp-python --dest "$download" --requirement "$requirement" </dev/null &&
+    tar -xzf "$download"/llama_cpp_python-*.tar.gz -C "$target" --strip-components=3 --wildcards \
+      "$inside/convert_hf_to_gguf.py" "$inside/conversion/*" "$inside/gguf-py/gguf/*" \
+      "$inside/models/ggml-vocab-gpt-2.gguf" ||
+    fail "pip could not fetch $requirement (see above). Check the network, and the free disk ($(free_disk))."
+  rm -r "$download"
+  cp "$requirement" "$target/setup.stamp"
+}
+
+with_tests=false
 while (($#)); do
   case $1 in
     --cuda) flavour=cuda ;;
-    --tests) debian_packages+=("${test_packages[@]}") ;;
+    --tests) with_tests=true debian_packages+=("${test_packages[@]}") ;;
     -h | --help) usage && exit ;;
     *) usage >&2 && exit 2 ;;
   esac
@@ -149,4 +168,5 @@ pip_options=(--only-binary=:all: --disable-pip-version-check --no-input)
 [[ -t 1 ]] || pip_options+=(--quiet --quiet)
 install_debian_packages
 install_python_packages
+! $with_tests || install_llama_cpp_converter
 say "ready"

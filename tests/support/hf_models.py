@@ -40,7 +40,7 @@ def logits_here(folder, dtype="fp32"):
     result = subprocess.run([LOGITS, str(folder), dtype, *tokens], capture_output=True,
                             timeout=120, env=ONE_THREAD)
     assert result.returncode == 0, result.stderr.decode()
-    return np.frombuffer(result.stdout, np.float32).reshape(len(tokens), -1)
+    return np.frombuffer(result.stdout, np.float32).reshape(len(tokens), VOCAB_SIZE)
 
 
 def load_there(folder, dtype=torch.float32):
