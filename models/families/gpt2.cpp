@@ -32,6 +32,8 @@ void gpt2_fields(ConfigFields& fields, DecoderConfig& config) {
   fields.size("n_embd", config.d_model);
   fields.layers("n_layer", config);
   fields.size("n_positions", config.max_seq_len, 1024);
+  auto n_ctx = config.max_seq_len;
+  fields.size("n_ctx", n_ctx, n_ctx);  // the same, for programs that read older files
   layer_norm_fields(fields, config, "layer_norm_epsilon");
   fields.flag("tie_word_embeddings", config.head.tied, true);
   fields.constant("learned positions", config.embedding.first_position, std::optional<int64_t>(0));

@@ -85,16 +85,19 @@ void read_yarn(const JsonObject& rope, int64_t max_seq_len, RopeScaling& scaling
   scaling.truncate = rope.find_boolean("truncate").value_or(true);
 }
 
-/// Ding et al. 2024; the attention factor is transformers' default.
+/// transformers' default.
+double longrope_attention_factor(double factor, int64_t original) {
+  return factor <= 1 ? 1
+                     : std::sqrt(1 + std::log(factor) / std::log(static_cast<double>(original)));
+}
+
+/// Ding et al. 2024.
 void read_longrope(const JsonObject& rope, int64_t max_seq_len, RopeScaling& scaling) {
   const int64_t original = scaling.original_max_seq_len;
   scaling.factor = factor_of(rope, original, max_seq_len);
   scaling.short_factor = positive_numbers(rope, "short_factor");
   scaling.long_factor = positive_numbers(rope, "long_factor");
-  const double by_factor =
-      scaling.factor <= 1
-          ? 1
-          : std::sqrt(1 + std::log(scaling.factor) / std::log(static_cast<double>(original)));
+  const double by_factor = longrope_attention_factor(scaling.factor, original);
   scaling.attention_factor =
       positive(rope, "attention_factor", rope.find_number("attention_factor").value_or(by_factor));
 }
@@ -200,6 +203,13 @@ nlohmann::ordered_json scaling_json(const RopeScaling& scaling) {
   return json;
 }
 
+/// True where the two contexts say the factor, and the factor the attention factor.
+bool follows_from_contexts(const RopeScaling& longrope, int64_t max_seq_len) {
+  const int64_t original = longrope.original_max_seq_len;
+  return longrope.factor == static_cast<double>(max_seq_len) / static_cast<double>(original) &&
+         longrope.attention_factor == longrope_attention_factor(longrope.factor, original);
+}
+
 /// The share whose product with head_dim, cut to an integer, is dims.
 double share_of_dims(int64_t dims, int64_t head_dim) {
   auto share = static_cast<double>(dims) / static_cast<double>(head_dim);
@@ -208,20 +218,26 @@ double share_of_dims(int64_t dims, int64_t head_dim) {
   return share;
 }
 
-void write_rotary(ConfigFields& fields, const RotaryConfig& rotary, int64_t head_dim,
-                  const RotaryKeys& keys) {
+void write_rotary(ConfigFields& fields, const RotaryConfig& rotary, int64_t max_seq_len,
+                  int64_t head_dim, const RotaryKeys& keys) {
   const double share = share_of_dims(rotary.dims, head_dim);
   auto parameters = scaling_json(rotary.scaling);
+  auto scaling = parameters;
+  const bool is_longrope = rotary.scaling.kind == Kind::kLongRope;
+  if (is_longrope && keys.bare_longrope && follows_from_contexts(rotary.scaling, max_seq_len)) {
+    scaling = {{"type", "longrope"},
+               {"short_factor", rotary.scaling.short_factor},
+               {"long_factor", rotary.scaling.long_factor}};
+  }
   fields.write(keys.theta_key, rotary.theta);
   if (rotary.dims != head_dim || keys.share != 1) fields.write(keys.share_key, share);
   const bool scaled = rotary.scaling.kind != Kind::kNone;
-  fields.write("rope_scaling", scaled ? parameters : nlohmann::ordered_json());
+  fields.write("rope_scaling", scaled ? scaling : nlohmann::ordered_json());
   parameters["rope_theta"] = rotary.theta;
   if (rotary.dims != head_dim || keys.share != 1) parameters["partial_rotary_factor"] = share;
   fields.write("rope_parameters", parameters);
   // Phi-3's class looks for it here first.
-  if (rotary.scaling.kind == Kind::kLongRope)
-    fields.write(kOriginalContext, rotary.scaling.original_max_seq_len);
+  if (is_longrope) fields.write(kOriginalContext, rotary.scaling.original_max_seq_len);
 }
 
 }  // namespace
@@ -232,7 +248,7 @@ void rotary_fields(ConfigFields& fields, int64_t max_seq_len, AttentionConfig& a
     attention.rotary = read_rotary(*fields.json(), max_seq_len, attention.head_dim, keys);
   } else if (fields.is_writing()) {
     if (!attention.rotary) return fields.add_conflict("layers without RoPE");
-    write_rotary(fields, *attention.rotary, attention.head_dim, keys);
+    write_rotary(fields, *attention.rotary, max_seq_len, attention.head_dim, keys);
   } else if (!attention.rotary || attention.rotary->dims == attention.head_dim) {
     // A new model: rotates the architecture's share of its dims.
     auto rotary = attention.rotary.value_or(RotaryConfig());

@@ -15,6 +15,8 @@ struct RotaryKeys {
   double share = 1;         // where a file lacks the key
   std::string share_key = "partial_rotary_factor";
   std::string theta_key = "rope_theta";
+  // In rope_scaling LongRoPE has its lists only, as Phi-3's class in transformers 4 demands.
+  bool bare_longrope = false;
 };
 
 /// Base, share and scaling stand beside or in an object: rope_scaling in files of transformers 4,

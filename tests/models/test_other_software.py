@@ -27,7 +27,7 @@ CASES = {
 COMPUTED = {
     "CTranslate2": {"llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gpt2", "opt", "gptj",
                     "bloom", "falcon RW", "falcon 40B"},
-    "llama.cpp": {"llama", "mistral", "qwen2", "qwen3", "olmo", "olmo2", "gemma", "gemma2", "starcoder2", "bloom",
+    "llama.cpp": {"llama", "mistral", "qwen2", "qwen3", "olmo", "olmo2", "gemma", "gemma2", "starcoder2", "gpt2", "bloom",
                   "falcon 40B"},
 }
 
