@@ -3,6 +3,8 @@
 #include <c10/util/accumulate.h>
 
 #include <algorithm>
+#include <cmath>
+#include <limits>
 #include <map>
 #include <set>
 
@@ -12,6 +14,7 @@
 #include "framework/progress/console.h"
 #include "framework/tensors/dtype.h"
 #include "models/card_license.h"
+#include "models/config/decoder_json.h"
 #include "models/run_layout.h"
 
 namespace regroup {
@@ -50,10 +53,21 @@ void read_kv_heads_by_layer(const JsonObject& json, DecoderConfig& config) {
   config = stated;
 }
 
+/// The decoder computes in float32 at least.
+void complain_of_huge_numbers(const DecoderConfig& config, Complaints& complaints) {
+  const auto fields = decoder_json(config).flatten();
+  for (const auto& [path, value] : fields.items()) {
+    const bool fits = !value.is_number_float() ||
+                      std::abs(value.get<double>()) <= std::numeric_limits<float>::max();
+    if (!fits) complaints.add(c10::str(path, " is ", value.dump(), ", more than float32 can hold"));
+  }
+}
+
 DecoderConfig read_decoder_config(const Family& family, const JsonObject& json) {
   auto config = read_config(family, json);
   Complaints complaints;
   for (const auto& problem : config.problems()) complaints.add(problem);
+  complain_of_huge_numbers(config, complaints);
   complaints.throw_if_any(json.where(), "The file is damaged, or is not a model of this family.");
   read_kv_heads_by_layer(json, config);
   return config;

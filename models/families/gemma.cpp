@@ -1,7 +1,5 @@
 // Gemma (Gemma team 2024): scaled embedding, gains of 1 + weight, GeGLU. transformers'
 // GemmaForCausalLM.
-#include <cmath>
-
 #include "models/families/family.h"
 #include "models/families/rotary_fields.h"
 #include "models/families/shared_fields.h"
@@ -11,18 +9,10 @@ namespace regroup {
 namespace {
 
 void gemma_fields(ConfigFields& fields, DecoderConfig& config) {
-  size_fields(fields, config, /*absent_positions=*/8192);
-  fields.flag("tie_word_embeddings", config.head.tied, true);
-  fields.constant("the embedding's scale", config.embedding.scale,
-                  std::sqrt(static_cast<double>(config.d_model)));
-  NormConfig norm{Norm::Kind::kRms, config.final_norm->eps};
-  norm.gain_offset = 1;
-  fields.number("rms_norm_eps", norm.eps, 1e-6);
-  const auto present = std::optional<NormConfig>(norm);
-  fields.constant("norms", config.final_norm, present);
+  const auto norm = gemma_stem_fields(fields, config);
   for (auto& layer : config.layers) {
-    fields.constant("norms", layer.attention_in, present);
-    fields.constant("norms", layer.mlp_in, present);
+    fields.constant("norms", layer.attention_in, norm);
+    fields.constant("norms", layer.mlp_in, norm);
     attention_size_fields(fields, config.d_model, layer.attention);
     scale_constant(fields, layer.attention);
     rotary_fields(fields, config.max_seq_len, layer.attention);

@@ -19,20 +19,12 @@ void scale_field(ConfigFields& fields, ScoreRule& scores) {
 }
 
 void gemma2_fields(ConfigFields& fields, DecoderConfig& config) {
-  size_fields(fields, config, /*absent_positions=*/8192);
-  fields.flag("tie_word_embeddings", config.head.tied, true);
-  fields.constant("the embedding's scale", config.embedding.scale,
-                  std::sqrt(static_cast<double>(config.d_model)));
-  NormConfig norm{Norm::Kind::kRms, config.final_norm->eps};
-  norm.gain_offset = 1;
-  fields.number("rms_norm_eps", norm.eps, 1e-6);
-  const auto present = std::optional<NormConfig>(norm);
-  fields.constant("norms", config.final_norm, present);
+  const auto norm = gemma_stem_fields(fields, config);
   fields.optional_number("final_logit_softcapping", config.head.soft_cap, 30.0);
   std::optional<int64_t> window;
   for (auto& layer : config.layers) {
     for (auto* place : {&layer.attention_in, &layer.attention_out, &layer.mlp_in, &layer.mlp_out})
-      fields.constant("norms", *place, present);
+      fields.constant("norms", *place, norm);
     attention_size_fields(fields, config.d_model, layer.attention);
     scale_field(fields, layer.attention.scores);
     rotary_fields(fields, config.max_seq_len, layer.attention);

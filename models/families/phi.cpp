@@ -22,11 +22,9 @@ void phi_fields(ConfigFields& fields, DecoderConfig& config) {
     bool norms_heads = attention.qk_norm.has_value();
     fields.flag("qk_layernorm", norms_heads, false);
     if (norms_heads) attention.qk_norm = {QkNormConfig::Over::kHead, *layer.attention_in};
-    for (bool* bias :
-         {&attention.qkv_bias, &attention.output_bias, &layer.mlp.in_bias, &layer.mlp.out_bias})
-      fields.constant("biases", *bias, true);
+    all_biases(fields, layer);
     fields.size("intermediate_size", layer.mlp.d_ff);
-    fields.constant("gated MLP", layer.mlp.activation.gated, false);
+    plain_mlp_fields(fields, layer.mlp);
     activation_field(fields, "hidden_act", layer.mlp, "gelu_new");
   }
 }

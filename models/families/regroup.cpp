@@ -31,8 +31,7 @@ Json with_layer_kinds(Json decoder) {
 /// The inverse.
 Json with_layers(const JsonObject& decoder) {
   Json whole = Json::object();
-  for (const auto& key : decoder.keys())
-    whole[key] = decoder.has(key) ? decoder.raw(key) : Json();
+  for (const auto& key : decoder.keys()) whole[key] = decoder.has(key) ? decoder.raw(key) : Json();
   const auto& kinds = decoder.raw("layer_kinds");
   if (!kinds.is_array() || kinds.empty()) decoder.refuse("layer_kinds", "a list of layers");
   auto layers = Json::array();

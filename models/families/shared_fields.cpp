@@ -3,6 +3,7 @@
 #include <c10/util/StringUtil.h>
 
 #include <algorithm>
+#include <cmath>
 
 #include "framework/errors/error.h"
 
@@ -77,6 +78,18 @@ void all_biases(ConfigFields& fields, LayerConfig& layer) {
   for (bool* bias : {&layer.attention.qkv_bias, &layer.attention.output_bias, &layer.mlp.in_bias,
                      &layer.mlp.out_bias})
     fields.constant("biases", *bias, true);
+}
+
+std::optional<NormConfig> gemma_stem_fields(ConfigFields& fields, DecoderConfig& config) {
+  size_fields(fields, config, /*absent_positions=*/8192);
+  fields.flag("tie_word_embeddings", config.head.tied, true);
+  fields.constant("the embedding's scale", config.embedding.scale,
+                  std::sqrt(static_cast<double>(config.d_model)));
+  NormConfig norm{Norm::Kind::kRms, config.final_norm->eps};
+  norm.gain_offset = 1;
+  fields.number("rms_norm_eps", norm.eps, 1e-6);
+  fields.constant("norms", config.final_norm, std::optional(norm));
+  return norm;
 }
 
 void plain_mlp_fields(ConfigFields& fields, MlpConfig& mlp) {

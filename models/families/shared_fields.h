@@ -4,6 +4,7 @@
 #include <torch/types.h>
 
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -30,6 +31,9 @@ void multi_head_fields(ConfigFields& fields, const std::string& key, int64_t d_m
                        AttentionConfig& attention);
 /// Scores are divided by sqrt(head_dim).
 void scale_constant(ConfigFields& fields, AttentionConfig& attention);
+/// Gemma's sizes, scaled embedding and final norm. -> the norm of its other places: gains of 1 +
+/// weight.
+std::optional<NormConfig> gemma_stem_fields(ConfigFields& fields, DecoderConfig& config);
 /// Every projection has a bias.
 void all_biases(ConfigFields& fields, LayerConfig& layer);
 /// Two products with a function between, not gated.

@@ -20,7 +20,7 @@ void starcoder2_fields(ConfigFields& fields, DecoderConfig& config) {
                        &layer.mlp.out_bias})
       fields.flag("use_bias", *bias, true);
     fields.size("intermediate_size", layer.mlp.d_ff);
-    fields.constant("gated MLP", layer.mlp.activation.gated, false);
+    plain_mlp_fields(fields, layer.mlp);
     activation_field(fields, "hidden_act", layer.mlp, "gelu_pytorch_tanh");
   }
 }

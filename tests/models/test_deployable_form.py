@@ -1,25 +1,16 @@
 """What export leaves for others where a class of transformers cannot hold the K/V heads: Regroup's own class."""
 
 import json
-import os
-import subprocess
 
 import numpy as np
 import pytest
 import torch
 from hf_families import VARIANTS, multi_head_fields, random_model
-from hf_models import ONE_THREAD, TOKENS, logits_here
+from hf_models import TOKENS, logits_here, output_of
 from transformers import AutoModelForCausalLM
 
-REGROUP = os.environ["REGROUP_BINARY"]
 KV_HEADS = [2, 3, 1]
 MULTI_HEAD = [pair for pair in VARIANTS if pair[0] != "falcon" or pair[1] == "RW"]
-
-
-def regroup(*words):
-    result = subprocess.run([REGROUP, *map(str, words)], capture_output=True, text=True, timeout=120, env=ONE_THREAD)
-    assert result.returncode == 0, result.stderr
-    return result.stdout
 
 
 @pytest.fixture(scope="module", params=MULTI_HEAD, ids=["-".join(pair) for pair in MULTI_HEAD])
@@ -29,8 +20,8 @@ def place(request, tmp_path_factory):
     family, variant = request.param
     random_model(family, variant, **multi_head_fields(family)).save_pretrained(folder / "mha")
     heads = ",".join(map(str, KV_HEADS))
-    regroup("convert", "--from", folder / "mha", "--to", folder / "gqa", "--kv-heads", heads)
-    regroup("export", "--model", folder / "gqa", "--to", folder / "deployed")
+    output_of("convert", "--from", folder / "mha", "--to", folder / "gqa", "--kv-heads", heads)
+    output_of("export", "--model", folder / "gqa", "--to", folder / "deployed")
     return folder
 
 
@@ -57,15 +48,15 @@ def test_a_padded_batch_continues_each_prompt_as_regroup_does(place):
     there = model.generate(padded, attention_mask=mask, max_new_tokens=25, do_sample=False, pad_token_id=0)
     for prompt, tokens in zip(prompts, there[:, 12:].tolist(), strict=True):
         words = ("--tokens", ",".join(map(str, prompt.tolist())), "--max-new-tokens", 25, "--json")
-        here = json.loads(regroup("generate", "--model", place / "deployed", *words))
+        here = json.loads(output_of("generate", "--model", place / "deployed", *words))
         assert tokens == here["tokens"]
 
 
 def test_regroup_reads_it_again_as_the_same_model(place):
-    read = json.loads(regroup("inspect", place / "deployed", "--json"))
+    read = json.loads(output_of("inspect", place / "deployed", "--json"))
     assert read["n_kv_head"] == KV_HEADS
     assert np.array_equal(logits_here(place / "deployed"), logits_here(place / "gqa"))
-    regroup("export", "--model", place / "deployed", "--to", place / "expanded", "--layout", "expanded")
+    output_of("export", "--model", place / "deployed", "--to", place / "expanded", "--layout", "expanded")
     stock = AutoModelForCausalLM.from_pretrained(place / "expanded", dtype=torch.float32).eval()
     assert type(stock).__module__.startswith("transformers.models.")
     with torch.no_grad():

@@ -1,28 +1,18 @@
 """Every family against transformers: logits, folders written here and read there, decoding with a cache."""
 
 import json
-import os
-import subprocess
 
 import numpy as np
 import pytest
 import torch
 from hf_families import VARIANTS, random_model
-from hf_models import ONE_THREAD, TOKENS, load_there, logits_here, logits_there
-
-REGROUP = os.environ["REGROUP_BINARY"]
+from hf_models import TOKENS, load_there, logits_here, logits_there, output_of
 
 pytestmark = pytest.mark.parametrize("family, variant", VARIANTS, ids=["-".join(pair) for pair in VARIANTS])
 
 
-def regroup(*words):
-    result = subprocess.run([REGROUP, *map(str, words)], capture_output=True, text=True, timeout=120, env=ONE_THREAD)
-    assert result.returncode == 0, result.stderr
-    return result.stdout
-
-
 def kv_heads_of(folder):
-    return ",".join(map(str, json.loads(regroup("inspect", folder, "--json"))["n_kv_head"]))
+    return ",".join(map(str, json.loads(output_of("inspect", folder, "--json"))["n_kv_head"]))
 
 
 def test_logits_of_a_model_saved_by_transformers_are_equal(family, variant, tmp_path):
@@ -36,7 +26,7 @@ def test_logits_of_a_model_saved_by_transformers_are_equal(family, variant, tmp_
 def test_a_folder_written_here_is_the_same_model_to_transformers(family, variant, tmp_path):
     model = random_model(family, variant)
     model.save_pretrained(tmp_path / "theirs")
-    regroup("convert", "--from", tmp_path / "theirs", "--to", tmp_path / "ours", "--kv-heads",
+    output_of("convert", "--from", tmp_path / "theirs", "--to", tmp_path / "ours", "--kv-heads",
             kv_heads_of(tmp_path / "theirs"))
     loaded = load_there(tmp_path / "ours")
     for name, parameter in model.state_dict().items():
@@ -52,6 +42,6 @@ def test_decoding_continues_as_transformers_does(family, variant, tmp_path):
     prompt = TOKENS[:, :12]
     there = model.generate(prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=25, do_sample=False,
                            pad_token_id=0)[0, 12:].tolist()
-    found = json.loads(regroup("generate", "--model", tmp_path, "--tokens", ",".join(map(str, prompt[0].tolist())),
+    found = json.loads(output_of("generate", "--model", tmp_path, "--tokens", ",".join(map(str, prompt[0].tolist())),
                                "--max-new-tokens", "25", "--json"))
     assert found["tokens"] == there

@@ -5,9 +5,8 @@ import json
 import pytest
 import torch
 from hf_families import FAMILIES, multi_head_fields, random_model, rope
-from hf_models import ONE_THREAD, TOKENS
+from hf_models import TOKENS, output_of
 from other_software import PROGRAMS
-from tiny_runs import assert_done, regroup
 
 PROMPTS = TOKENS[0, :36].view(3, 12).tolist()
 N_TOKENS = 25
@@ -32,15 +31,11 @@ COMPUTED = {
 }
 
 
-def run(*words):
-    return assert_done(regroup(*words, env=ONE_THREAD)).stdout
-
-
 def export(model, to):
     """The class's own form: of the model's K/V heads, or if the class cannot hold them, of repeated ones."""
-    run("export", "--model", model, "--to", to)
+    output_of("export", "--model", model, "--to", to)
     if json.loads((to / "config.json").read_text())["architectures"] == ["RegroupForCausalLM"]:
-        run("export", "--model", model, "--to", to, "--layout", "expanded", "--force")
+        output_of("export", "--model", model, "--to", to, "--layout", "expanded", "--force")
 
 
 def continuations_in_transformers(model):
@@ -51,7 +46,7 @@ def continuations_in_transformers(model):
 
 def continuation_here(folder, prompt):
     words = ("--tokens", ",".join(map(str, prompt)), "--max-new-tokens", N_TOKENS, "--json")
-    return json.loads(run("generate", "--model", folder, *words))["tokens"]
+    return json.loads(output_of("generate", "--model", folder, *words))["tokens"]
 
 
 def model_of(case, program, **more):
@@ -88,7 +83,7 @@ def test_the_program_continues_as_regroup_does(name, case, tmp_path):
         assert lack, "it does compute this class: list it"
         pytest.skip(lack)
     save(model_of(case, program), program, tmp_path / "mha")
-    run("convert", "--from", tmp_path / "mha", "--to", tmp_path / "gqa", "--kv-heads", 2)
+    output_of("convert", "--from", tmp_path / "mha", "--to", tmp_path / "gqa", "--kv-heads", 2)
     export(tmp_path / "gqa", tmp_path / "export")
     found = program.continuations(tmp_path / "export", PROMPTS, N_TOKENS)
     assert found == [continuation_here(tmp_path / "gqa", prompt) for prompt in PROMPTS]

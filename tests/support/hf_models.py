@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
+REGROUP = os.environ["REGROUP_BINARY"]
 LOGITS = os.environ["REGROUP_LOGITS_BINARY"]
 
 # On models this small, threads cost more time than they save.
@@ -28,6 +29,13 @@ def random_llama(rope_theta=700.0, scaling=None, dtype=torch.float32, **sizes):
             if "norm" in name:
                 parameter.add_(0.3 * torch.randn_like(parameter))
     return model.to(dtype).eval()  # save and load a model below float32: .to() rounds the rotary angles too
+
+
+def output_of(*words):
+    """What `regroup WORDS` prints; it must succeed."""
+    result = subprocess.run([REGROUP, *map(str, words)], capture_output=True, text=True, timeout=120, env=ONE_THREAD)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
 
 
 @torch.no_grad()

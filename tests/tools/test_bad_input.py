@@ -344,7 +344,8 @@ def test_a_huge_config_json_is_refused(workplace):
     ("quantization_config", {"bits": 4}), ("rope_theta", 5e5), ("num_key_value_heads", 3),
     ("num_key_value_heads", 2), ("hidden_size", 33), ("head_dim", 7), ("num_hidden_layers", 3),
     ("num_hidden_layers", 10**9), ("num_hidden_layers", "two"), ("vocab_size", -1),
-    ("hidden_size", 1e99), ("rms_norm_eps", -1), ("architectures", ["LlamaForSequenceClassification"]),
+    ("hidden_size", 1e99), ("rms_norm_eps", -1), ("rms_norm_eps", 1e300),
+    ("architectures", ["LlamaForSequenceClassification"]),
     ("regroup", {"n_kv_head": [3, 3]}), ("regroup", {"n_kv_head": [2, 2]}), ("regroup", "ours")],
     ids=lambda value: str(value)[:24])
 def test_a_config_field_that_is_wrong_or_not_implemented_is_refused(workplace, field, value):
