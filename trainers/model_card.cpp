@@ -141,11 +141,13 @@ std::string loading(const ModelFolder& source, const ExportPlan& plan, const Dec
                     const std::string& name) {
   if (plan.format == ExportFormat::kHdf5)
     return "```sh\nregroup generate --model " + name + " --prompt 'Once'\n```\n";
+  // transformers loads the config for the tokenizer too.
   const bool has_code = !deployable_form(source.family(), config).code.file.empty();
+  const auto loaded =
+      ".from_pretrained(" + quoted(name) + (has_code ? ", trust_remote_code=True" : "") + ")\n";
   return "```python\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
-         "tokenizer = AutoTokenizer.from_pretrained(" +
-         quoted(name) + ")\nmodel = AutoModelForCausalLM.from_pretrained(" + quoted(name) +
-         (has_code ? ", trust_remote_code=True" : "") + ")\n```\n";
+         "tokenizer = AutoTokenizer" +
+         loaded + "model = AutoModelForCausalLM" + loaded + "```\n";
 }
 
 }  // namespace
