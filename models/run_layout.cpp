@@ -5,6 +5,7 @@
 #include <regex>
 
 #include "framework/errors/error.h"
+#include "framework/files/tensor_folder.h"
 
 namespace regroup {
 namespace {

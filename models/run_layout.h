@@ -36,7 +36,6 @@ bool is_run(const std::filesystem::path& folder);
 
 /// Names in a model's folder.
 inline constexpr const char* kConfigJson = "config.json";
-inline constexpr const char* kModelHdf5 = "model.h5";
 inline constexpr const char* kModelCard = "README.md";
 
 /// The model folder that a MODEL argument means: the path itself, a run's newest checkpoint, or the

@@ -83,7 +83,7 @@ def shards_of(shapes):
 
 
 def write_checkpoint(folder, sizes, gigabytes):
-    """In a process of its own: the memory that it takes would count for the commands, its forks."""
+    """In a separate process: the commands, forked from this one, would inherit the memory that it takes."""
     import torch
     from safetensors.torch import save_file
 

@@ -38,25 +38,16 @@ std::string repository_id(std::string name) {
   return name;
 }
 
-/// "MHA", "GQA" or "MQA".
-std::string kind_of(const DecoderConfig& config) {
-  const auto heads = config.n_kv_head();
-  if (std::all_of(heads.begin(), heads.end(), [](int64_t n) { return n == 1; })) return "MQA";
-  for (size_t i = 0; i < heads.size(); ++i)
-    if (heads[i] != config.layers[i].attention.n_head) return "GQA";
-  return "MHA";
-}
-
 std::string header(const ModelFolder& source, const ExportPlan& plan, const DecoderConfig& config) {
   const auto& original = source.provenance().original;
   std::string text = "---\n";
   if (plan.format == ExportFormat::kHuggingFace) text += "library_name: transformers\n";
   text += "pipeline_tag: text-generation\n";
   if (original) text += "base_model: " + quoted(repository_id(original->name)) + "\n";
-  auto license = original ? original->license : card_license(source.path());
-  if (license.empty()) license = card_license(source.path());
+  const bool is_known = original && !original->license.empty();
+  const auto license = is_known ? original->license : card_license(source.path());
   for (const auto& [key, value] : license) text += key + ": " + quoted(value) + "\n";
-  auto kind = kind_of(config);
+  auto kind = attention_kind(config);
   for (char& c : kind) c = static_cast<char>(std::tolower(c));
   return text + "tags:\n- regroup\n- " + kind + "\n---\n\n";
 }
@@ -156,7 +147,7 @@ std::string model_card(const ModelFolder& source, const ExportPlan& plan, const 
   const auto config = exported_config(source, plan.layout);
   const auto& original = source.provenance().original;
   std::string text = header(source, plan, config) + "# " + name + "\n\n";
-  text += "A " + kind_of(source.config()) + " language model";
+  text += "A " + attention_kind(source.config()) + " language model";
   text += original ? ", converted from " + original->name + " by Regroup.\n\n"
                    : ", written by Regroup.\n\n";
   text += facts(source, plan, config);

@@ -18,7 +18,6 @@ namespace {
 
 constexpr const char* kSingleFile = "model.safetensors";
 constexpr const char* kIndexFile = "model.safetensors.index.json";
-constexpr const char* kHdf5File = "model.h5";
 
 using WeightMap = std::map<std::string, std::string>;  // tensor name to shard file name
 
@@ -68,7 +67,7 @@ WeightMap read_index(const fs::path& folder) {
                 "save_pretrained(folder, safe_serialization=True).");
   }
   throw Error(folder.string(),
-              c10::str("has neither ", kSingleFile, " nor ", kIndexFile, " nor ", kHdf5File),
+              c10::str("has neither ", kSingleFile, " nor ", kIndexFile, " nor ", kModelHdf5),
               "Name a model folder in Hugging Face layout.");
 }
 
@@ -133,8 +132,8 @@ TensorFolder TensorFolder::open(const fs::path& folder) {
   if (fs::exists(folder / kSingleFile, error))
     return of_one_file(folder, SafetensorsFile::open(folder / kSingleFile));
   if (fs::exists(folder / kIndexFile, error)) return of_shards(folder);
-  if (fs::exists(folder / kHdf5File, error))
-    return of_one_file(folder, Hdf5Tensors::open(folder / kHdf5File));
+  if (fs::exists(folder / kModelHdf5, error))
+    return of_one_file(folder, Hdf5Tensors::open(folder / kModelHdf5));
   refuse_folder(folder);
 }
 

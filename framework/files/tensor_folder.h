@@ -16,6 +16,9 @@
 
 namespace regroup {
 
+/// The HDF5 file of a model folder that has no safetensors.
+inline constexpr const char* kModelHdf5 = "model.h5";
+
 /// The tensors of a model folder: model.safetensors, or the shards that
 /// model.safetensors.index.json names, or model.h5.
 class TensorFolder {

@@ -137,6 +137,16 @@ std::string kv_heads_text(const std::vector<int64_t>& n_kv_head) {
   return uniform && !n_kv_head.empty() ? c10::str(n_kv_head[0]) : c10::Join(",", n_kv_head);
 }
 
+std::string attention_kind(const DecoderConfig& config) {
+  const auto everywhere = [&](const auto& is_kind) {
+    return std::all_of(config.layers.begin(), config.layers.end(),
+                       [&](const LayerConfig& layer) { return is_kind(layer.attention); });
+  };
+  if (everywhere([](const auto& attention) { return attention.n_kv_head == attention.n_head; }))
+    return "MHA";
+  return everywhere([](const auto& attention) { return attention.n_kv_head == 1; }) ? "MQA" : "GQA";
+}
+
 std::vector<int64_t> kv_heads_per_layer(const std::vector<int64_t>& n_kv_head,
                                         const DecoderConfig& model) {
   const auto count = static_cast<int64_t>(n_kv_head.size());

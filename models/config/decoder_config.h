@@ -173,6 +173,9 @@ struct DecoderConfig {
 /// The K/V heads of all layers as configs write them: "8" or "8,4,4,1".
 std::string kv_heads_text(const std::vector<int64_t>& n_kv_head);
 
+/// "MHA" or "MQA" where every layer is that, else "GQA".
+std::string attention_kind(const DecoderConfig& config);
+
 /// Expands one number, or one per layer, to one per layer. Throws a request Error if the count is
 /// neither 1 nor the model's number of layers, or if a number does not divide a layer's query
 /// heads.

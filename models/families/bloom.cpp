@@ -8,7 +8,6 @@ namespace regroup {
 namespace {
 
 void bloom_fields(ConfigFields& fields, DecoderConfig& config) {
-  using Wiring = LayerConfig::Wiring;
   fields.size("vocab_size", config.vocab_size);
   fields.size(fields.spelled({"hidden_size", "n_embed"}), config.d_model);
   fields.layers(fields.spelled({"n_layer", "num_hidden_layers"}), config);
@@ -24,9 +23,8 @@ void bloom_fields(ConfigFields& fields, DecoderConfig& config) {
     fields.constant("ALiBi", layer.attention.scores.alibi,
                     std::optional<AlibiConfig>(AlibiConfig()));
     all_biases(fields, layer);
-    bool is_normed = layer.wiring == Wiring::kNormedStream;
-    fields.flag("apply_residual_connection_post_layernorm", is_normed, false);
-    layer.wiring = is_normed ? Wiring::kNormedStream : Wiring::kSequential;
+    wiring_flag(fields, "apply_residual_connection_post_layernorm", layer,
+                LayerConfig::Wiring::kNormedStream, false);
     plain_mlp_fields(fields, layer.mlp);
     fields.constant("the MLP's width", layer.mlp.d_ff, 4 * config.d_model);
     fields.constant("activation", layer.mlp.activation.kind, Activation::Kind::kGeluTanh);

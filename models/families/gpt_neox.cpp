@@ -9,7 +9,6 @@ namespace regroup {
 namespace {
 
 void gpt_neox_fields(ConfigFields& fields, DecoderConfig& config) {
-  using Wiring = LayerConfig::Wiring;
   size_fields(fields, config, /*absent_positions=*/2048);
   layer_norm_fields(fields, config, "layer_norm_eps");
   fields.flag("tie_word_embeddings", config.head.tied, false);
@@ -24,9 +23,7 @@ void gpt_neox_fields(ConfigFields& fields, DecoderConfig& config) {
                    .theta_key = "rotary_emb_base"});
     fields.flag("attention_bias", attention.qkv_bias, true);
     fields.flag("attention_bias", attention.output_bias, true);
-    bool is_parallel = layer.wiring == Wiring::kParallel;
-    fields.flag("use_parallel_residual", is_parallel, true);
-    layer.wiring = is_parallel ? Wiring::kParallel : Wiring::kSequential;
+    wiring_flag(fields, "use_parallel_residual", layer, LayerConfig::Wiring::kParallel, true);
     plain_mlp_fields(fields, layer.mlp);
     fields.constant("biases", layer.mlp.in_bias, true);
     fields.constant("biases", layer.mlp.out_bias, true);

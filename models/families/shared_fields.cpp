@@ -13,7 +13,9 @@ namespace {
 constexpr const char* kFull = "full_attention";
 constexpr const char* kSliding = "sliding_attention";
 
-void check_kv_heads(const ConfigFields& fields, const AttentionConfig& attention) {
+void head_count_fields(ConfigFields& fields, AttentionConfig& attention) {
+  fields.size("num_attention_heads", attention.n_head);
+  fields.size("num_key_value_heads", attention.n_kv_head, attention.n_head);
   if (!fields.json() || attention.n_head % attention.n_kv_head == 0) return;
   throw Error(fields.json()->where(),
               c10::str("num_key_value_heads (", attention.n_kv_head,
@@ -36,9 +38,7 @@ void size_fields(ConfigFields& fields, DecoderConfig& config, int64_t absent_pos
 }
 
 void attention_size_fields(ConfigFields& fields, int64_t d_model, AttentionConfig& attention) {
-  fields.size("num_attention_heads", attention.n_head);
-  fields.size("num_key_value_heads", attention.n_kv_head, attention.n_head);
-  check_kv_heads(fields, attention);
+  head_count_fields(fields, attention);
   if (fields.json() && !fields.json()->has("head_dim"))
     require_divisible(fields, d_model, attention.n_head);
   fields.size("head_dim", attention.head_dim, d_model / attention.n_head);
@@ -46,13 +46,10 @@ void attention_size_fields(ConfigFields& fields, int64_t d_model, AttentionConfi
 
 void attention_size_fields_without_head_dim(ConfigFields& fields, int64_t d_model,
                                             AttentionConfig& attention) {
-  fields.size("num_attention_heads", attention.n_head);
-  fields.size("num_key_value_heads", attention.n_kv_head, attention.n_head);
-  check_kv_heads(fields, attention);
+  head_count_fields(fields, attention);
   require_divisible(fields, d_model, attention.n_head);
   fields.constant("head_dim", attention.head_dim, d_model / attention.n_head);
-  fields.constant("attention scale", attention.scores.scale,
-                  ScoreRule::plain(attention.head_dim).scale);
+  scale_constant(fields, attention);
 }
 
 void query_head_fields(ConfigFields& fields, const std::string& key, int64_t d_model,
@@ -90,6 +87,13 @@ std::optional<NormConfig> gemma_stem_fields(ConfigFields& fields, DecoderConfig&
   fields.number("rms_norm_eps", norm.eps, 1e-6);
   fields.constant("norms", config.final_norm, std::optional(norm));
   return norm;
+}
+
+void wiring_flag(ConfigFields& fields, const std::string& key, LayerConfig& layer,
+                 LayerConfig::Wiring if_set, bool absent) {
+  bool is_set = layer.wiring == if_set;
+  fields.flag(key, is_set, absent);
+  layer.wiring = is_set ? if_set : LayerConfig::Wiring::kSequential;
 }
 
 void plain_mlp_fields(ConfigFields& fields, MlpConfig& mlp) {

@@ -36,6 +36,9 @@ void scale_constant(ConfigFields& fields, AttentionConfig& attention);
 std::optional<NormConfig> gemma_stem_fields(ConfigFields& fields, DecoderConfig& config);
 /// Every projection has a bias.
 void all_biases(ConfigFields& fields, LayerConfig& layer);
+/// A flag that chooses a wiring; sequential where it is false.
+void wiring_flag(ConfigFields& fields, const std::string& key, LayerConfig& layer,
+                 LayerConfig::Wiring if_set, bool absent);
 /// Two products with a function between, not gated.
 void plain_mlp_fields(ConfigFields& fields, MlpConfig& mlp);
 /// The MLP's width; null means 4 d_model.

@@ -23,10 +23,8 @@ void stablelm_fields(ConfigFields& fields, DecoderConfig& config) {
     NormConfig head_norm = *layer.attention_in;
     head_norm.has_bias = false;
     if (norms_heads) attention.qk_norm = QkNormConfig{QkNormConfig::Over::kHeads, head_norm};
-    bool is_parallel = layer.wiring == Wiring::kParallel;
-    fields.flag("use_parallel_residual", is_parallel, false);
-    layer.wiring = is_parallel ? Wiring::kParallel : Wiring::kSequential;
-    if (is_parallel) layer.mlp_in = std::nullopt;
+    wiring_flag(fields, "use_parallel_residual", layer, Wiring::kParallel, false);
+    if (layer.wiring == Wiring::kParallel) layer.mlp_in = std::nullopt;
     fields.size("intermediate_size", layer.mlp.d_ff);
     activation_field(fields, "hidden_act", layer.mlp, "silu");
   }

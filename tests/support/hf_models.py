@@ -5,9 +5,9 @@ import subprocess
 
 import numpy as np
 import torch
+from tiny_runs import assert_done, regroup
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
-REGROUP = os.environ["REGROUP_BINARY"]
 LOGITS = os.environ["REGROUP_LOGITS_BINARY"]
 
 # On models this small, threads cost more time than they save.
@@ -33,9 +33,7 @@ def random_llama(rope_theta=700.0, scaling=None, dtype=torch.float32, **sizes):
 
 def output_of(*words):
     """What `regroup WORDS` prints; it must succeed."""
-    result = subprocess.run([REGROUP, *map(str, words)], capture_output=True, text=True, timeout=120, env=ONE_THREAD)
-    assert result.returncode == 0, result.stderr
-    return result.stdout
+    return assert_done(regroup(*words, env=ONE_THREAD)).stdout
 
 
 @torch.no_grad()

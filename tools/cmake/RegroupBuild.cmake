@@ -36,6 +36,16 @@ endif()
 # (CMAKE_UNITY_BUILD), which halves the time. So the names of a file's unnamed namespace are its target's.
 set(CMAKE_UNITY_BUILD_BATCH_SIZE 6)
 
+# Makes FILE.cpp in the build folder, which defines the string NAME of FILE.h with the text of FILE.py.
+set(regroup_embedded_python ${CMAKE_CURRENT_LIST_DIR}/embedded_python.cpp.in)
+function(regroup_embed_python file name)
+  file(READ ${file}.py text)
+  set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${file}.py)
+  cmake_path(RELATIVE_PATH CMAKE_CURRENT_SOURCE_DIR BASE_DIRECTORY ${PROJECT_SOURCE_DIR} OUTPUT_VARIABLE folder)
+  set(header ${folder}/${file}.h)
+  configure_file(${regroup_embedded_python} ${file}.cpp @ONLY)
+endfunction()
+
 # What all targets of ours share: warnings, and the one precompiled header, which regroup_framework builds (some 700 MB)
 # and the others reuse.
 function(regroup_configure target)

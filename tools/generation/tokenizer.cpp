@@ -24,7 +24,7 @@ void Tokenizer::start() {
                         "holds no tokenizer.json, so text means nothing to the model", kUseTokens);
   }
   // -I: no module of the working directory or of the user's environment takes a package's place
-  const std::vector<std::string> command{REGROUP_PYTHON, "-I", "-c", kTextService,
+  const std::vector<std::string> command{REGROUP_PYTHON, "-I", "-c", std::string(kTextService),
                                          folder_.string()};
   python_.emplace(command, kUseTokens);
 }

@@ -123,9 +123,7 @@ bool is_checkpoint(const fs::path& folder) {
 std::string kv_heads_sentence(const DecoderConfig& config) {
   const std::string heads = kv_heads_text(config.n_kv_head());
   if (!config.uniform_kv_heads()) return heads + ", one number a layer";
-  const auto& attention = config.layer(0).attention;
-  const bool is_mha = attention.n_kv_head == attention.n_head;
-  return heads + (is_mha ? " (MHA)" : attention.n_kv_head == 1 ? " (MQA)" : " (GQA)");
+  return heads + " (" + attention_kind(config) + ")";
 }
 
 /// True if config.json records how Regroup made the model.
