@@ -40,3 +40,7 @@ void regroup::fuzz::read_input(std::string_view input) {
   line.add_quiet();
   line.parse(words);
 }
+
+std::string regroup::fuzz::good_input() {
+  return "--number=1\n--method\nmean\n--train.steps=5\npath";
+}

@@ -18,3 +18,7 @@ void regroup::fuzz::read_input(std::string_view input) {
   reread.finish();
   TORCH_CHECK(reread.to_ini() == printed, "the saved config reads back as another: ", printed);
 }
+
+std::string regroup::fuzz::good_input() {
+  return "[data]\ntrain = tokens.h5\n[train]\nsteps = 2\n";
+}

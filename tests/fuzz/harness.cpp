@@ -19,6 +19,7 @@ const testing::TempFolder& input_folder() {
 extern "C" int LLVMFuzzerInitialize(int*, char***) {
   regroup::console().set_verbosity(regroup::Verbosity::kNothing);
   at::set_num_threads(1);
+  regroup::fuzz::read_input(regroup::fuzz::good_input());
   return 0;
 }
 

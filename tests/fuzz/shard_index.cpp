@@ -26,4 +26,10 @@ void read_input(std::string_view input) {
   for (const auto& name : folder.names()) folder.tensor(name).clone();
 }
 
+std::string good_input() {
+  return R"({"weight_map": {"a": "model-00001-of-00002.safetensors",
+                            "b": "model-00001-of-00002.safetensors",
+                            "c": "model-00002-of-00002.safetensors"}})";
+}
+
 }  // namespace regroup::fuzz

@@ -44,4 +44,6 @@ void read_input(std::string_view input) {
   read_token_file(file);
 }
 
+std::string good_input() { return {}; }
+
 }  // namespace regroup::fuzz

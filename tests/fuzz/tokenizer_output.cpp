@@ -5,3 +5,5 @@
 void regroup::fuzz::read_input(std::string_view input) {
   parse_token_ids(std::string(input), "tokenizer.json");
 }
+
+std::string regroup::fuzz::good_input() { return "1 2 3"; }

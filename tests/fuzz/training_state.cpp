@@ -4,6 +4,7 @@
 #include "models/model_writer.h"
 #include "tests/fuzz/fuzz_target.h"
 #include "tests/fuzz/hdf5_recipe.h"
+#include "tests/support/tiny_models.h"
 #include "trainers/checkpoint.h"
 
 namespace regroup::fuzz {
@@ -20,14 +21,12 @@ struct Trained {
     optimizer.emplace(model.blocks(), AdamWOptions());
   }
   static DecoderConfig config() {
-    LayerConfig layer;
-    layer.attention.n_head = layer.attention.n_kv_head = 1;
-    layer.attention.head_dim = 2;
-    layer.attention.scores = ScoreRule::plain(2);
-    layer.mlp.d_ff = 1;
-    DecoderConfig config;
-    config.layers = {layer};
+    auto config = testing::tiny_config({1}, 1);
     config.d_model = config.vocab_size = 2;
+    auto& attention = config.layers[0].attention;
+    attention.head_dim = attention.rotary->dims = 2;
+    attention.scores = ScoreRule::plain(2);
+    config.layers[0].mlp.d_ff = 1;
     return config;
   }
   Decoder model;
@@ -73,5 +72,7 @@ void read_input(std::string_view input) {
   World alone;
   load_checkpoint(input_folder().path(), kIdentity, trained.model, *trained.optimizer, alone);
 }
+
+std::string good_input() { return {}; }
 
 }  // namespace regroup::fuzz

@@ -5,13 +5,11 @@
 
 #include "models/generate.h"
 #include "tests/support/catch_torch.h"
-#include "tests/support/numerical_gradient.h"
 #include "tests/support/tiny_models.h"
 
 namespace regroup {
 namespace {
 
-using testing::numerical_gradient;
 using testing::random_tokens;
 using testing::tiny_config;
 using testing::tiny_decoder;
@@ -20,23 +18,6 @@ using torch::Tensor;
 
 /// MHA, GQA, MQA, and heads that differ by layer, of 4 query heads.
 const std::vector<std::vector<int64_t>> kKvHeads{{4, 4}, {2, 2}, {1, 1}, {4, 1}, {1, 2}};
-
-TEST_CASE("the decoder's loss has the gradients of its value in every parameter", "[decoder]") {
-  auto config = tiny_config(GENERATE(std::vector<int64_t>{4, 4}, std::vector<int64_t>{2, 1}));
-  config.head.tied = GENERATE(false, true);
-  const bool checkpoint_activations = GENERATE(false, true);
-  auto decoder = tiny_decoder(config);
-  decoder.enable_training(checkpoint_activations);
-  const auto tokens = random_tokens(config, 2, 5);
-  decoder.loss(tokens, 0.5).backward();
-  const auto value = [&] { return decoder.loss(tokens, 0.5).item<double>(); };
-  for (const auto& block : decoder.blocks()) {
-    INFO(block.parameters().front().name);
-    const auto expected = numerical_gradient(value, block.flat());
-    REQUIRE(expected.abs().max().item<double>() > 1e-3);
-    CHECK_THAT(block.gradient(), AllClose(expected, 1e-7, 1e-6));
-  }
-}
 
 TEST_CASE("gradients of micro-batches sum up in the blocks' buffers", "[decoder]") {
   const auto config = tiny_config();
