@@ -4,6 +4,7 @@ Each document's commands run in order, as typed, in a folder that looks like a c
 what CONTRIBUTING.md promises: my-model/, my_text/, data.h5 and gqa.ini, and the files of the README's first job.
 """
 
+import json
 import os
 import re
 import shlex
@@ -18,7 +19,7 @@ from documents import ROOT, blocks_of, broken_links_of, documents, inline_code_o
 from prepared_data import prepare, sentence
 from tiny_runs import REGROUP
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 # Commands that run here, by how they begin.
 RUN = (
@@ -37,6 +38,7 @@ NOT_RUN = {
     "tools/soak.sh": "takes minutes; tests/trainers/test_soak.py runs it",
     "sudo apt-get": "needs root",
     ".venv/bin/python -m pip": "needs a network",
+    ".venv/bin/hf": "needs a network",
     ".venv/bin/python tools/import_gguf.py": "reads a download; test_import_gguf.py runs it",
     ".venv/bin/python tools/study.py": "takes hours; test_study.py runs it",
     ".venv/bin/python tools/bench_": "measures for minutes; test_benchmarks.py runs it",
@@ -65,8 +67,7 @@ KNOWN_LANGUAGES = ("sh", "ini", "cpp", "text", "python", "yaml", "json", "cmake"
 # --- A folder that looks like a clone after the build ---
 
 
-def write_model(folder):
-    """A small random Llama with a tokenizer."""
+def write_tokenizer(folder):
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
@@ -74,19 +75,42 @@ def write_model(folder):
     trainer = trainers.BpeTrainer(vocab_size=300, special_tokens=["<|endoftext|>"], initial_alphabet=alphabet,
                                   show_progress=False)
     bpe.train_from_iterator(TEXTS, trainer)
+    PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="<|endoftext|>").save_pretrained(folder)
+    return bpe.get_vocab_size()
+
+
+def write_llama(folder):
+    """A small random Llama with a tokenizer."""
     torch.manual_seed(0)
-    config = LlamaConfig(vocab_size=bpe.get_vocab_size(), hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+    config = LlamaConfig(vocab_size=write_tokenizer(folder), hidden_size=32, intermediate_size=48, num_hidden_layers=2,
                          num_attention_heads=4, num_key_value_heads=4, max_position_embeddings=256, eos_token_id=0,
                          bos_token_id=0)
     LlamaForCausalLM(config).save_pretrained(folder)
-    PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="<|endoftext|>").save_pretrained(folder)
+
+
+def write_pythia(folder):
+    """A Pythia-410M with an eighth of its heads' dims and two layers, random, with a tokenizer. Its config says what
+    the Hub's says: the vocabulary is padded, and no key of a newer transformers is there."""
+    torch.manual_seed(0)
+    config = GPTNeoXConfig(vocab_size=write_tokenizer(folder) + 20, hidden_size=128, intermediate_size=512,
+                           num_hidden_layers=2, num_attention_heads=16, max_position_embeddings=2048, bos_token_id=0,
+                           eos_token_id=0, rotary_pct=0.25, rotary_emb_base=10000)
+    GPTNeoXForCausalLM(config).save_pretrained(folder)
+    hub = {"architectures": ["GPTNeoXForCausalLM"], "bos_token_id": 0, "eos_token_id": 0, "hidden_act": "gelu",
+           "hidden_size": 128, "initializer_range": 0.02, "intermediate_size": 512, "layer_norm_eps": 1e-05,
+           "max_position_embeddings": 2048, "model_type": "gpt_neox", "num_attention_heads": 16,
+           "num_hidden_layers": 2, "rotary_emb_base": 10000, "rotary_pct": 0.25, "tie_word_embeddings": False,
+           "torch_dtype": "float16", "transformers_version": "4.24.0", "use_cache": True,
+           "use_parallel_residual": True, "vocab_size": config.vocab_size}
+    (folder / "config.json").write_text(json.dumps(hub))
 
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
-    """my-model/, my_text/, data.h5, gqa.ini."""
+    """my-model/, my_text/, data.h5, gqa.ini, and what hf downloads to pythia/."""
     folder = tmp_path_factory.mktemp("prepared")
-    write_model(folder / "my-model")
+    write_llama(folder / "my-model")
+    write_pythia(folder / "pythia")
     (folder / "my_text").mkdir()
     for number, text in enumerate(TEXTS):
         (folder / f"my_text/{number}.txt").write_text(text)
@@ -106,6 +130,7 @@ def clone(prepared, tmp_path):
     (tmp_path / "runs/quickstart/mha").mkdir(parents=True)
     for model in ("smollm2", "quickstart/mha/final"):  # what the import of the first job and the quickstart write
         (tmp_path / "runs" / model).symlink_to(prepared / "my-model")
+    (tmp_path / "runs/pythia").symlink_to(prepared / "pythia")
     (tmp_path / "runs/quickstart/data.h5").symlink_to(prepared / "data.h5")
     return tmp_path
 

@@ -5,6 +5,7 @@ import json
 import h5py
 import numpy as np
 import pytest
+from hf_families import random_model
 from many_processes import HYBRID, SHARD, run_processes
 from safetensors.numpy import load_file
 from tiny_runs import assert_done, losses, make_workplace, metrics, pretrain, uptrain, words_of
@@ -64,6 +65,21 @@ def test_processes_without_a_sequence_and_blocks_smaller_than_their_number(workp
     assert_done(pretrain(workplace, f"{name}-alone", **tiny))
     run_processes(workplace, 4, words_of("pretrain", name, **tiny, **keys))
     assert_same_run(workplace / name, workplace / f"{name}-alone")
+
+
+# The last block of the first has no parameter, the second projects its embedding, norms of the third have no weights.
+@pytest.mark.parametrize("family, variant, fields", [
+    ("opt", "plain", {"_remove_final_layer_norm": True}), ("opt", "norms after, narrow embedding", {}),
+    ("olmo", "plain", {})])
+def test_families_whose_blocks_differ(workplace, family, variant, fields):
+    name = f"{family}-{len(variant)}"
+    random_model(family, variant, **fields, vocab_size=64).save_pretrained(workplace / name)
+    # AdamW's epsilon as in tests/models/test_family_training.py.
+    job = {"uptrain__from": name, "uptrain__original": name, "train__steps": 10, "optim__eps": 1e-5,
+           "checkpoint__every": 5}
+    assert_done(uptrain(workplace, f"{name}-alone", **job))
+    run_processes(workplace, 3, words_of("uptrain", f"{name}-run", **job, **SHARD))
+    assert_same_run(workplace / f"{name}-run", workplace / f"{name}-alone", tolerance=1e-4)
 
 
 @pytest.mark.parametrize("keys", [{}, SHARD], ids=["replicate", "shard"])
