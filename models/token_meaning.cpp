@@ -13,6 +13,7 @@
 #include "framework/files/hdf5_file.h"
 #include "framework/files/json.h"
 #include "framework/progress/console.h"
+#include "models/generation_config.h"
 #include "models/tokenizer_vocabulary.h"
 
 namespace regroup {
@@ -23,17 +24,6 @@ using Json = nlohmann::json;
 
 /// The parts of tokenizer.json that turn plain text into ids, in the order in which they act.
 constexpr const char* kParts[] = {"normalizer", "added_tokens", "pre_tokenizer", "model"};
-
-std::optional<JsonObject> find_json(const fs::path& file) {
-  if (!fs::exists(file)) return std::nullopt;
-  return JsonObject::from_file(file);
-}
-
-std::vector<int64_t> eos_ids_of(const JsonObject& json) {
-  if (!json.has("eos_token_id")) return {};
-  if (json.raw("eos_token_id").is_array()) return json.integers("eos_token_id");
-  return {json.integer("eos_token_id")};
-}
 
 std::string read_tokenizer(const fs::path& folder) {
   const auto file = folder / "tokenizer.json";
@@ -47,7 +37,7 @@ std::string read_tokenizer(const fs::path& folder) {
 
 /// The id of the eos_token that tokenizer_config.json names.
 std::optional<int64_t> tokenizer_eos_id(const fs::path& folder, const std::string& tokenizer) {
-  const auto config = find_json(folder / "tokenizer_config.json");
+  const auto config = JsonObject::find_file(folder / "tokenizer_config.json");
   if (!config || !config->has("eos_token") || tokenizer.empty()) return std::nullopt;
   const auto name = special_token_text(config->raw("eos_token"));
   if (!name) return std::nullopt;
@@ -170,7 +160,7 @@ TokenMeaning token_meaning(const ModelFolder& model) {
   TokenMeaning meaning{folder.string(), read_tokenizer(folder), {}, /*is_model=*/true};
   std::set<int64_t> ids;
   for (const char* file : {"generation_config.json", "config.json"}) {
-    const auto json = find_json(folder / file);
+    const auto json = JsonObject::find_file(folder / file);
     if (!json) continue;
     for (const int64_t id : eos_ids_of(*json)) ids.insert(id);
   }
@@ -185,14 +175,6 @@ TokenMeaning token_meaning(const fs::path& token_file) {
       token_file.string(), file.string_attribute("/", "tokenizer").value_or(""), {}};
   if (const auto eos = file.integer_attribute("/", "eos_id")) meaning.eos_ids = {*eos};
   return meaning;
-}
-
-std::vector<int64_t> generation_eos_ids(const fs::path& model_folder) {
-  for (const char* file : {"generation_config.json", "config.json"}) {
-    const auto json = find_json(model_folder / file);
-    if (json && json->has("eos_token_id")) return eos_ids_of(*json);
-  }
-  return {};
 }
 
 void require_same_tokens(const std::vector<TokenMeaning>& inputs, bool allow_other_tokenizer) {

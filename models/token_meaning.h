@@ -24,9 +24,6 @@ TokenMeaning token_meaning(const ModelFolder& model);
 /// Of a token file, by its attributes. Throws Error if it cannot be read.
 TokenMeaning token_meaning(const std::filesystem::path& token_file);
 
-/// The ids at which generation ends: of generation_config.json, else of config.json, else none.
-std::vector<int64_t> generation_eos_ids(const std::filesystem::path& model_folder);
-
 /// Compares every two inputs: their tokenizers must give the same ids for plain text, and the eos
 /// id of token data must be one of the model's. An input without a tokenizer matches everything; a
 /// note says so if other inputs have one. Throws a request Error that names both inputs of each

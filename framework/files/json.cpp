@@ -212,6 +212,11 @@ JsonObject JsonObject::from_file(const std::filesystem::path& file) {
   return JsonObject(read_json_file(file), file.string());
 }
 
+std::optional<JsonObject> JsonObject::find_file(const std::filesystem::path& file) {
+  if (!std::filesystem::exists(file)) return std::nullopt;
+  return from_file(file);
+}
+
 const json* JsonObject::find(const std::string& key) const {
   read_->insert(key);
   const auto found = value_->find(key);

@@ -54,6 +54,8 @@ class JsonObject {
   /// where: the file, for messages. Throws Error when the value is not an object.
   JsonObject(nlohmann::json value, std::string where);
   static JsonObject from_file(const std::filesystem::path& file);
+  /// nullopt where the file does not exist.
+  static std::optional<JsonObject> find_file(const std::filesystem::path& file);
 
   const std::string& where() const { return where_; }
   /// True when the key is present and not null.

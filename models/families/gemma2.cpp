@@ -33,6 +33,8 @@ void gemma2_fields(ConfigFields& fields, DecoderConfig& config) {
     fields.optional_number("attn_logit_softcapping", layer.attention.scores.soft_cap, 50.0);
     fields.size("intermediate_size", layer.mlp.d_ff);
     activation_field(fields, "hidden_activation", layer.mlp, "gelu_pytorch_tanh");
+    auto repeated = layer.mlp;  // for other programs; transformers does not read this key
+    activation_field(fields, "hidden_act", repeated, "gelu_pytorch_tanh");
     if (layer.attention.scores.window) window = layer.attention.scores.window;
   }
   fields.optional_size("sliding_window", window, 4096);

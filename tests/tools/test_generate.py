@@ -13,7 +13,7 @@ import torch
 from hf_models import random_llama
 from tiny_runs import REGROUP, assert_done, assert_refused, regroup
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
-from transformers import AutoTokenizer, MinPLogitsWarper, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, AutoTokenizer, MinPLogitsWarper, PreTrainedTokenizerFast
 
 ALPHABET = sorted(pre_tokenizers.ByteLevel.alphabet())
 BOS, USER, BOT = "<s>", "<user>", "<bot>"
@@ -118,14 +118,72 @@ def test_sampling_that_means_nothing_is_refused(shared, words):
     assert_refused(generate(shared, "--tokens", 1, *words), 2, *words)
 
 
+# --- The model's generation_config.json ---
+
+
+def say_in_generation_config(folder, **fields):
+    path = folder / "model/generation_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+
+
+def test_sampling_of_the_generation_config_is_the_default(own):
+    words = ("--tokens", "1,2,3", "--max-new-tokens", 40)
+    greedy = result_of(own, *words)
+    drawn = result_of(own, *words, "--temperature", 1.5, "--top-k", 30, "--top-p", 0.9, "--min-p", 0.01)
+    settings = {"temperature": 1.5, "top_k": 30, "top_p": 0.9, "min_p": 0.01}
+    say_in_generation_config(own, do_sample=True, **settings)
+    result = assert_done(generate(own, "--json", *words))
+    assert json.loads(result.stdout) == drawn != greedy
+    assert "temperature 1.5, as generation_config.json says" in result.stderr
+    assert result_of(own, *words, "--temperature", 0) == greedy
+    assert result_of(own, *words, "--top-k", 5) != drawn
+    say_in_generation_config(own, do_sample=False)
+    assert result_of(own, *words) == greedy
+    assert result_of(own, *words, "--temperature", 1.5) == drawn
+
+
+def test_a_repetition_penalty_of_the_generation_config_acts_as_in_transformers(own):
+    say_in_generation_config(own, repetition_penalty=1.3)
+    model = AutoModelForCausalLM.from_pretrained(own / "model")
+    tokens = torch.tensor([[5, 7, 9, 11, 7]])
+    there = model.generate(tokens, attention_mask=torch.ones_like(tokens), max_new_tokens=40, do_sample=False,
+                           pad_token_id=0)[0, 5:].tolist()
+    words = ("--tokens", ids(tokens[0].tolist()), "--max-new-tokens", 40)
+    assert result_of(own, *words)["tokens"] == there != result_of(own, *words, "--repetition-penalty", 1)["tokens"]
+
+
+@pytest.mark.parametrize("as_list", [True, False])
+def test_stop_texts_of_the_generation_config_end_a_continuation(own, as_list):
+    words = ("--prompt", "a", "--max-new-tokens", 60, "--temperature", 1, "--seed", 2)
+    whole = result_of(own, *words)
+    stop = whole["text"][12:14]
+    say_in_generation_config(own, stop_strings=[stop] if as_list else stop)
+    assert result_of(own, *words) == result_of(own, *words, "--stop", stop) != whole
+    assert result_of(own, *words, "--stop", "not in it") == whole
+
+
+def test_what_the_generation_config_asks_for_and_regroup_lacks_is_named(own):
+    say_in_generation_config(own, no_repeat_ngram_size=3, num_beams=1, typical_p=1.0, bad_words_ids=[[5]],
+                             suppress_tokens=[])
+    result = assert_done(generate(own, "--tokens", 1))
+    assert "generation_config.json has no_repeat_ngram_size = 3, bad_words_ids = [[5]]" in result.stderr
+    assert "num_beams" not in result.stderr
+
+
+@pytest.mark.parametrize("field, value", [("temperature", "hot"), ("top_p", 1.5), ("top_k", 2.5), ("do_sample", 1),
+                                          ("repetition_penalty", 0), ("stop_strings", [1]), ("eos_token_id", "</s>")])
+def test_a_generation_config_that_means_nothing_is_refused(own, field, value):
+    say_in_generation_config(own, **{field: value})
+    assert_refused(generate(own, "--tokens", 1), 1, "generation_config.json", field)
+
+
 # --- What ends a continuation ---
 
 
 def test_every_eos_of_the_generation_config_ends_a_continuation(own):
     tokens = result_of(own, "--prompt", "a", "--max-new-tokens", 30)["tokens"]
     end = next(i for i in range(3, 30) if tokens[i] not in tokens[:i])
-    path = own / "model/generation_config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"eos_token_id": [258, tokens[end]]}))
+    say_in_generation_config(own, eos_token_id=[258, tokens[end]])
     found = result_of(own, "--prompt", "a", "--max-new-tokens", 30)
     assert (found["tokens"], found["stopped_by"]) == (tokens[: end + 1], "eos")
 

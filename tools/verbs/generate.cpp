@@ -7,10 +7,11 @@
 #include <string_view>
 
 #include "framework/errors/error.h"
+#include "framework/progress/console.h"
 #include "framework/progress/progress.h"
 #include "framework/text/growing_text.h"
+#include "models/generation_config.h"
 #include "models/model_folder.h"
-#include "models/token_meaning.h"
 #include "tools/command_line/compute.h"
 #include "tools/generation/continuation.h"
 #include "tools/generation/prompts.h"
@@ -24,6 +25,21 @@ namespace fs = std::filesystem;
 constexpr size_t kMostAtOnce = 16;  // bounds the K/V cache
 constexpr int kIndented = 2, kOneLine = -1;
 
+/// What was given of Sampling.
+struct SamplingOptions {
+  std::optional<double> temperature, top_p, min_p, repetition_penalty;
+  std::optional<int64_t> top_k;
+
+  Sampling or_else(Sampling sampling) const {
+    if (temperature) sampling.temperature = *temperature;
+    if (repetition_penalty) sampling.repetition_penalty = *repetition_penalty;
+    if (top_k) sampling.top_k = top_k;
+    if (top_p) sampling.top_p = top_p;
+    if (min_p) sampling.min_p = min_p;
+    return sampling;
+  }
+};
+
 struct Request {
   fs::path model;
   std::optional<std::string> text;
@@ -31,7 +47,7 @@ struct Request {
   std::vector<int64_t> tokens;
   bool chat = false;
   int64_t n_new = 64, seed = 0;
-  Sampling sampling;
+  SamplingOptions sampling;
   std::vector<std::string> stops;
   Compute compute;
   bool as_json = false;
@@ -121,6 +137,23 @@ class LiveText {
   std::string shown_;
 };
 
+/// The folder's, with what was given instead.
+GenerationConfig generation_config(const Request& request, const fs::path& folder) {
+  auto config = read_generation_config(folder);
+  if (!config.not_applied.empty()) {
+    warn(c10::str("generation_config.json has ", c10::Join(", ", config.not_applied),
+                  ", which Regroup does not apply"));
+  }
+  config.sampling = request.sampling.or_else(config.sampling);
+  if (!request.stops.empty()) config.stop_texts = request.stops;
+  if (config.sampling.temperature > 0 && !request.sampling.temperature) {
+    note(
+        c10::str("draws at temperature ", config.sampling.temperature,
+                 ", as generation_config.json says; --temperature 0 takes the most likely tokens"));
+  }
+  return config;
+}
+
 std::string text_or_ids(const Continuation& continuation) {
   return continuation.text().value_or(c10::str(c10::Join(",", continuation.tokens())));
 }
@@ -188,7 +221,10 @@ ExitCode run_generate(const std::vector<std::string>& arguments) {
                              "1,2,3) [options]",
                     .summary = "Continues a prompt; prints the continuation, as text or as ids. "
                                "With --prompts, prints a JSON\nobject a line, with the other keys "
-                               "of its prompt, in the order of the file.",
+                               "of its prompt, in the order of the file.\n\nThe defaults of "
+                               "sampling and of --stop are those of the model's "
+                               "generation_config.json;\nwithout do_sample there, the most likely "
+                               "token is taken.",
                     .example = "regroup generate --model runs/gqa2 --prompt 'def main(' "
                                "--temperature 0.8 --top-p 0.95\n"
                                "regroup generate --model runs/gqa2 --prompts prompts.jsonl "
@@ -199,13 +235,14 @@ ExitCode run_generate(const std::vector<std::string>& arguments) {
 
   const auto folder = ModelFolder::open(request.model);
   Tokenizer tokenizer(folder.path());
-  if (!request.stops.empty()) tokenizer.decode({});  // refuses now what it cannot do later
+  auto config = generation_config(request, folder.path());
+  if (!config.stop_texts.empty()) tokenizer.decode({});  // refuses now what it cannot do later
   const auto prompts = read_prompts(request, tokenizer);
   check_prompts(prompts, request.n_new, folder.config());
   Generator generator{.tokenizer = tokenizer,
-                      .endings = {generation_eos_ids(folder.path()), request.stops},
+                      .endings = {config.eos_ids, config.stop_texts},
                       .model = load_decoder(folder, request.compute.use()),
-                      .sampling = request.sampling,
+                      .sampling = config.sampling,
                       .n_new = request.n_new,
                       .seed = static_cast<uint64_t>(request.seed)};
   if (request.file) {
