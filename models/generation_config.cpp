@@ -10,8 +10,8 @@ namespace {
 
 namespace fs = std::filesystem;
 
-/// What else changes the tokens that transformers generates, and the value with which it does not,
-/// besides null, false, 0 and an empty list.
+/// Other settings that change the tokens that transformers generates, and the value with which they
+/// do not, besides null, false, 0 and an empty list.
 const std::vector<std::pair<const char*, double>> kNotApplied{
     {"num_beams", 1},
     {"penalty_alpha", 0},
@@ -65,7 +65,8 @@ Sampling sampling_of(const JsonObject& json) {
     sampling.temperature = temperature.value_or(1);
   }
   sampling.top_k = json.find_integer("top_k");
-  if (sampling.top_k && *sampling.top_k < 1) sampling.top_k.reset();  // 0 in transformers, and -1 in vLLM: all
+  if (sampling.top_k && *sampling.top_k < 1)
+    sampling.top_k.reset();  // 0 in transformers, and -1 in vLLM: all
   sampling.top_p = number_between(json, "top_p", 1e-9, 1);
   sampling.min_p = number_between(json, "min_p", 0, 1);
   sampling.repetition_penalty = number_between(json, "repetition_penalty", 0.01, 100).value_or(1);

@@ -18,10 +18,10 @@ struct TokenMeaning {
   bool is_model = false;
 };
 
-/// Of a model folder: tokenizer.json, and the eos ids of generation_config.json, config.json and
+/// Reads a model folder: tokenizer.json, and the eos ids of generation_config.json, config.json and
 /// tokenizer_config.json together. Throws Error for a file that is not what its name says.
 TokenMeaning token_meaning(const ModelFolder& model);
-/// Of a token file, by its attributes. Throws Error if it cannot be read.
+/// Reads a token file's attributes. Throws Error if it cannot be read.
 TokenMeaning token_meaning(const std::filesystem::path& token_file);
 
 /// Compares every two inputs: their tokenizers must give the same ids for plain text, and the eos

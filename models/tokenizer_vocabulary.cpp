@@ -5,7 +5,7 @@ namespace {
 
 using Json = nlohmann::json;
 
-/// What stands under a key; null where nothing does.
+/// The value of a key; null if the key is absent.
 const Json& part(const Json& value, const std::string& key) {
   static const Json null;
   if (!value.is_object()) return null;

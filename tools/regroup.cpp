@@ -48,7 +48,7 @@ ExitCode run(const std::vector<std::string>& words) {
   return run_verb(words[0], {words.begin() + 1, words.end()});
 }
 
-/// What is written to stdout is the result: a full disk behind it is a failure.
+/// stdout carries the result, so a full disk behind it is a failure.
 ExitCode flush_results(ExitCode code) {
   std::cout.flush();
   if (std::cout) return code;

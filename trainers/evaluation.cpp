@@ -71,8 +71,13 @@ class Evaluation {
     json["split"] = request_.split;
     json["dtype"] = dtype_info(c10::typeMetaToScalarType(request_.options.dtype())).short_name;
     json["models"] = Json::array();
-    for (size_t i = 0; i < folders_.size(); ++i)
-      json["models"].push_back(row(request_.models[i], folders_[i]));
+    for (size_t i = 0; i < folders_.size(); ++i) {
+      const auto& name = request_.models[i].name;
+      json["models"].push_back(row(name, label(i), folders_[i]));
+      // A long evaluation that is interrupted has said this.
+      if (i + 1 < folders_.size())
+        note(c10::str(name, ": loss ", fixed(json["models"][i]["loss"].get<double>(), 4)));
+    }
     return json;
   }
 
@@ -88,16 +93,22 @@ class Evaluation {
                         "Compare models with the same tokenizer.");
   }
 
-  Json row(const EvaluationRequest::Model& model, const ModelFolder& folder) {
+  /// "mha", or of several models "mha (2 of 6)".
+  std::string label(size_t i) const {
+    const auto& name = request_.models[i].name;
+    return folders_.size() == 1 ? name : c10::str(name, " (", i + 1, " of ", folders_.size(), ")");
+  }
+
+  Json row(const std::string& name, const std::string& label, const ModelFolder& folder) {
     auto decoder = load_decoder(folder, request_.options, world_.new_sharing());
     const auto& config = folder.config();
     Json json;
     json["model"] = folder.path().string();
-    json["name"] = model.name;
+    json["name"] = name;
     json["n_kv_head"] = config.n_kv_head();
     json["parameters"] = n_parameters(config);
-    add_quality(json, model.name, decoder, folder);
-    add_choices(json, model.name, decoder);
+    add_quality(json, label, decoder, folder);
+    add_choices(json, label, decoder);
     json["kv_bytes_per_token"] =
         config.kv_bytes_per_token(static_cast<int64_t>(request_.options.dtype().itemsize()));
     json["decode_tokens_per_s"] = nullptr;
@@ -110,10 +121,10 @@ class Evaluation {
     return json;
   }
 
-  void add_quality(Json& json, const std::string& name, Decoder& decoder,
+  void add_quality(Json& json, const std::string& label, Decoder& decoder,
                    const ModelFolder& folder) {
     const int64_t tokens = split_.n_predicted();
-    Pass pass("evaluating " + name, tokens, "tokens");
+    Pass pass("evaluating " + label, tokens, "tokens");
     std::optional<Likeness> likeness;
     double loss = 0;
     if (reference_ && !is_reference(folder)) {
@@ -141,9 +152,9 @@ class Evaluation {
     json["kl"] = likeness ? Json(likeness->kl) : Json();
   }
 
-  void add_choices(Json& json, const std::string& name, Decoder& decoder) {
+  void add_choices(Json& json, const std::string& label, Decoder& decoder) {
     if (!choices_) return;
-    Pass pass("choices, " + name, choices_->size(), "questions");
+    Pass pass("choices, " + label, choices_->size(), "questions");
     json["choice_accuracy"] = choice_accuracy(decoder, *choices_, world_, pass.report());
   }
 

@@ -40,7 +40,7 @@ nlohmann::ordered_json evaluate(const EvaluationRequest& request, World& world);
 /// smallest) / median. Measured by this process alone, each model on one device.
 void measure_speeds(nlohmann::ordered_json& evaluation, const EvaluationRequest& request);
 
-/// The same as a table for people.
+/// Prints an evaluation as a table for people.
 std::string evaluation_table(const nlohmann::ordered_json& evaluation);
 
 }  // namespace regroup

@@ -33,7 +33,7 @@ void check_run_data(const RunData& data, const DecoderConfig& model);
 /// What the run's token files say about their ids, for require_same_tokens.
 std::vector<TokenMeaning> token_meanings(const TrainConfig& config);
 
-/// What [train] device asks for; the one of this process is device_of's.
+/// The device that [train] device asks for; device_of gives this process's.
 torch::DeviceType device_kind(const TrainConfig& config);
 
 /// The device of this process by [train] device: each process of a node has a separate GPU.

@@ -15,26 +15,22 @@
 #include "models/flops.h"
 #include "models/generate.h"
 #include "trainers/machine.h"
+#include "trainers/training_step.h"
 
 namespace regroup {
 namespace {
 
 constexpr int64_t kWarmUpSteps = 2;
 constexpr int64_t kFewestSteps = 3;
-constexpr double kLearningRate = 1e-4;
+constexpr double kLearningRate = 1e-4, kGradClip = 1;
 constexpr double kFirstPeakSeconds = 1, kNextPeakSeconds = 0.2;
 constexpr double kPeakMeasurements = 4;  // between the steps
 
 void train_step(Decoder& model, AdamW& optimizer, const torch::Tensor& tokens, World& world) {
   const auto n_tokens = static_cast<double>(world.size() * tokens.size(0) * (tokens.size(1) - 1));
-  model.zero_gradients();
-  model.begin_pass(/*is_last=*/true);
-  const auto loss = model.loss(tokens, 1.0 / n_tokens);
-  loss.backward();
-  loss.item<double>();  // waits for the device
-  model.finish_exchanges();
-  const double norm = std::sqrt(world.sum({gradient_square(model.blocks())})[0]);
-  optimizer.step(kLearningRate, 1.0 / std::max(1.0, norm));  // clipped at 1, as runs are
+  const auto loss_of = [&] { return model.loss(tokens, 1.0 / n_tokens); };
+  const auto sums = sum_gradients(model, /*n_passes=*/1, loss_of, world);
+  optimizer.step(kLearningRate, clip_factor(sums.gradient_norm, kGradClip));
 }
 
 }  // namespace

@@ -11,7 +11,7 @@
 
 namespace regroup {
 
-/// Of at least one value; the upper one of two in the middle.
+/// The median of at least one value; of two in the middle, the upper one.
 double median(std::vector<double> values);
 
 /// How far the values are apart: (largest - smallest) / median.

@@ -99,7 +99,7 @@ void declare(ConfigSchema& schema, TrainConfig& config);
 /// The architecture that [model] describes, with the data's vocabulary where none is given. Throws
 /// a request Error with everything that is wrong.
 DecoderConfig decoder_config(const TrainConfig& config, int64_t data_vocab_size);
-/// The same; the data, where it is given, is opened for its vocabulary if [model] has none.
+/// Opens the data, where it is given, for its vocabulary if [model] has none.
 DecoderConfig decoder_config(const TrainConfig& config);
 
 }  // namespace regroup

@@ -20,6 +20,7 @@
 #include "models/flops.h"
 #include "trainers/machine.h"
 #include "trainers/scoring.h"
+#include "trainers/training_step.h"
 
 namespace regroup {
 namespace {
@@ -174,18 +175,10 @@ class Trainer {
   StepResult train_step() {
     saving_.check();
     ++state_.step;
-    model_.zero_gradients();
-    double loss_sum = 0;
-    for (int64_t i = 0; i < batches_->per_step(); ++i) {
-      model_.begin_pass(/*is_last=*/i + 1 == batches_->per_step());
-      const auto loss = loss_of(batches_->next());
-      loss.backward();
-      loss_sum += loss.item<double>();
-    }
-    model_.finish_exchanges();
-    const auto sums =
-        world_.sum({loss_sum, gradient_square(model_.blocks()), stop_requested() ? 1.0 : 0.0});
-    return update({sums[0], std::sqrt(sums[1]), schedule_.at(state_.step), true, sums[2] > 0});
+    const auto sums = sum_gradients(
+        model_, batches_->per_step(), [this] { return loss_of(batches_->next()); }, world_,
+        [] { return stop_requested(); });
+    return update({sums.loss, sums.gradient_norm, schedule_.at(state_.step), true, sums.stops});
   }
 
   /// This rank's contribution to the step's mean loss. A rank without a sequence runs one with
@@ -205,10 +198,7 @@ class Trainer {
   StepResult update(StepResult result) {
     result.finite = std::isfinite(result.loss) && std::isfinite(result.gradient_norm);
     if (result.finite) {
-      const double clip = job_.config.optim.grad_clip;
-      const double scale =
-          clip > 0 && result.gradient_norm > clip ? clip / result.gradient_norm : 1.0;
-      optimizer_.step(result.lr, scale);
+      optimizer_.step(result.lr, clip_factor(result.gradient_norm, job_.config.optim.grad_clip));
       state_.skipped_in_a_row = 0;
     } else {
       ++state_.skipped_steps;

@@ -125,7 +125,7 @@ struct GatedPrologue<Activation::Kind::kSilu> : Prologue {
   }
 };
 
-/// What a product is added to: undefined where there is nothing.
+/// The tensor that a product is added to; undefined if there is none.
 Tensor addend(const Tensor& residual, const Tensor& bias, const Tensor& x) {
   if (!bias.defined()) return residual;
   return residual.defined() ? residual + bias : bias.expand({x.size(0), bias.size(0)});

@@ -36,7 +36,7 @@ struct ScoreRule {
   /// The first key that the query at a position sees.
   int64_t first_key(int64_t position) const;
 
-  /// What is added to capped scores of queries first .. first + n_queries - 1 and the keys before
+  /// The bias to add to capped scores of queries first .. first + n_queries - 1 and the keys before
   /// their end: biases, and -inf where a query must not look. -> [1 or n_head, n_queries,
   /// first + n_queries].
   torch::Tensor bias(int64_t n_head, int64_t first, int64_t n_queries,

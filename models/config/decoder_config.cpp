@@ -11,7 +11,7 @@
 namespace regroup {
 namespace {
 
-// Of any one number: products of two stay within int64.
+// The largest value of a size, so that products of two stay within int64.
 constexpr int64_t kLargestSize = int64_t{1} << 31;
 
 std::string divisors_text(int64_t n) {

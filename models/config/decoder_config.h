@@ -122,9 +122,9 @@ struct LayerConfig {
 
 struct EmbeddingConfig {
   double scale = 1;
-  // Of learned positions: the row of position 0.
+  // The row of position 0 in the table of learned positions; without it there is no table.
   std::optional<int64_t> first_position = std::nullopt;
-  // Of the table, where projections lead to d_model and back.
+  // The width of the embedding table where projections lead to d_model and back.
   std::optional<int64_t> width = std::nullopt;
   std::optional<NormConfig> norm = std::nullopt;
 

@@ -181,7 +181,7 @@ Provenance Conversion::provenance() const {
                            .kv_budget = plan_.kv_budget,
                            .calibration = calibration_fingerprint_,
                            .calibration_tokens = text_ ? text_->n_tokens() : 0};
-  // What the source cost; an unknown cost stays unknown.
+  // The cost of the source; an unknown cost stays unknown.
   if (provenance.pretrain_flops > 0) provenance.pretrain_flops += provenance.uptrain_flops;
   provenance.uptrain_flops = flops();
   provenance.uptrain_steps = 0;

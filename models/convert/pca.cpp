@@ -15,8 +15,8 @@ struct SharedKey {
   Tensor factors;  // [n, planes] complex
 };
 
-/// The same where heads may only be rotated: the mean of the keys, each turned back by the phase of
-/// its factor. Phases are relative to their mean, so that equal keys stay as they are.
+/// Pools keys where heads may only be rotated: the mean of the keys, each turned back by the phase
+/// of its factor. Phases are relative to their mean, so that equal keys stay as they are.
 SharedKey only_rotated(const Tensor& keys, const Tensor& factors) {
   const auto phases = phase(factors);
   const auto turn = phases * phase(phases.sum(0, /*keepdim=*/true)).conj();
@@ -74,7 +74,7 @@ Tensor nearest_rotations(const Tensor& matrices) {
   return u.matmul(wt);
 }
 
-/// The same where heads may only be rotated; see the one for keys.
+/// Pools values where heads may only be rotated, as for keys.
 SharedHead only_rotated_head(const Tensor& heads, const Tensor& maps) {
   const auto rotations = nearest_rotations(maps);
   const auto mean = nearest_rotations(rotations.sum(0, /*keepdim=*/true));

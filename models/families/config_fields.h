@@ -51,7 +51,7 @@ class ConfigFields {
   /// A field that a file may lack, with the only values that the decoder implements; others are
   /// Errors. The first is written.
   void fixed(const std::string& key, const std::vector<nlohmann::json>& accepted);
-  /// The same for a key of other architectures, which is not written.
+  /// As fixed(), for a key of other architectures, which is not written.
   void expect(const std::string& key, const nlohmann::json& accepted);
   /// What the architecture does not let a file say: the config's value must be `expected`.
   template <typename T>
@@ -76,7 +76,7 @@ class ConfigFields {
   void warn_of_unknown(const std::vector<std::string>& harmless,
                        const std::string& path = "") const;
 
-  /// What was written, in order.
+  /// The fields written, in order.
   const nlohmann::ordered_json& written() const { return written_; }
   /// The fields and constants of which one config.json cannot say what the config holds.
   const std::vector<std::string>& conflicts() const { return conflicts_; }

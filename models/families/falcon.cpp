@@ -8,7 +8,7 @@
 namespace regroup {
 namespace {
 
-/// What the flags of config.json say about every layer.
+/// What the flags of config.json mean for every layer.
 struct Shape {
   bool is_new = false;  // the 40B architecture: GQA, always parallel
   bool is_parallel = true;

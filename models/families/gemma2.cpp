@@ -10,7 +10,7 @@
 namespace regroup {
 namespace {
 
-/// Scores are divided by the root of a number of its own. It is an integer in files.
+/// Scores are divided by the root of query_pre_attn_scalar, an integer in files.
 void scale_field(ConfigFields& fields, ScoreRule& scores) {
   int64_t divisor = scores.scale > 0 ? std::llround(1 / (scores.scale * scores.scale)) : 0;
   fields.size("query_pre_attn_scalar", divisor, 256);

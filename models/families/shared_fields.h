@@ -18,15 +18,15 @@ void size_fields(ConfigFields& fields, DecoderConfig& config, int64_t absent_pos
 /// num_attention_heads, num_key_value_heads (default: as many) and head_dim (default: d_model /
 /// n_head).
 void attention_size_fields(ConfigFields& fields, int64_t d_model, AttentionConfig& attention);
-/// The same for classes without head_dim: it is d_model / n_head, and scores are divided by its
-/// root.
+/// attention_size_fields for classes without head_dim: it is d_model / n_head, and scores are
+/// divided by its root.
 void attention_size_fields_without_head_dim(ConfigFields& fields, int64_t d_model,
                                             AttentionConfig& attention);
 
 /// Query heads of d_model / n_head dims.
 void query_head_fields(ConfigFields& fields, const std::string& key, int64_t d_model,
                        AttentionConfig& attention);
-/// The same for a class without K/V heads, which has as many.
+/// The sizes of attention for a class without a field for K/V heads, which has as many as heads.
 void multi_head_fields(ConfigFields& fields, const std::string& key, int64_t d_model,
                        AttentionConfig& attention);
 /// Scores are divided by sqrt(head_dim).

@@ -35,14 +35,14 @@ class DecoderLayer {
   /// Queries, keys and values of all heads before RoPE: [B, T, (n_head + 2 * n_kv_head) *
   /// head_dim].
   torch::Tensor qkv(const torch::Tensor& x, int64_t batch) const;
-  /// The same from attention_input(x).
+  /// qkv() of an attention_input(x) that is there already.
   torch::Tensor qkv_of_input(const torch::Tensor& input, int64_t batch) const;
   /// Concatenated head outputs, before the output projection: [B * T, n_head * head_dim].
   torch::Tensor attended(const torch::Tensor& x, int64_t batch, const RopeAngles& angles) const;
   /// The same, for positions that continue a cache.
   torch::Tensor attended(const torch::Tensor& x, int64_t batch, const RopeAngles& angles,
                          const CachedPositions& cached) const;
-  /// What the output projection makes of `attended`: [B * T, d].
+  /// The output projection of `attended`: [B * T, d].
   torch::Tensor written(const torch::Tensor& attended) const;
   /// The residual stream with what was written, through the norms between: [B * T, d].
   torch::Tensor joined(const torch::Tensor& written, const torch::Tensor& x) const;

@@ -6,7 +6,7 @@ import re
 
 import pytest
 from matplotlib.text import Text
-from report_runs import ORIGINAL, model, rows_of, together, write_run
+from report_runs import ORIGINAL, evaluation, model, rows_of, together, write_run
 from reporting import evaluation_table, run_folder
 from reporting import plots as report_plots
 from script_runner import run
@@ -98,6 +98,13 @@ def test_a_model_that_several_runs_evaluated_alike_stands_once(runs):
         "converted · mqa",
         "uptrained · mqa",
     ]
+
+
+def test_a_conversion_that_pools_nothing_is_no_second_original(tmp_path):
+    models = [ORIGINAL, {**ORIGINAL, "name": "converted", "model": "/runs/control/converted"},
+              model("uptrained", 8, 2.93, model="/runs/control/final")]
+    rows = rows_of(write_run(tmp_path / "control", models={**evaluation(2, 2.93), "models": models}))
+    assert [row.label for row in rows] == ["original", "uptrained"]
 
 
 def test_unmeasured_values_have_no_column_and_gaps_are_dashes(tmp_path):

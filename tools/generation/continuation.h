@@ -14,7 +14,7 @@
 
 namespace regroup {
 
-/// What ends a continuation before it has all of its tokens.
+/// Tokens and texts that end a continuation early.
 struct Endings {
   std::vector<int64_t> eos_ids;
   std::vector<std::string> stops;  // texts
@@ -33,7 +33,7 @@ class Continuation {
   /// "eos", "stop" or "length".
   std::string stopped_by() const { return ended_by_.value_or("length"); }
 
-  /// With those of an eos or a stop text.
+  /// All tokens that were added, those of an eos or a stop text too.
   const std::vector<int64_t>& tokens() const { return tokens_; }
   /// Ends before a stop text; nullopt without a tokenizer.
   std::optional<std::string> text() const;
@@ -58,8 +58,9 @@ struct Generator {
 /// Prompts of equal length.
 using PromptBatch = std::vector<const Prompt*>;
 
-/// In the order of the batch, the same as for each prompt alone. on_step is called after each step,
-/// with the continuations so far. Throws as generate() and the Tokenizer.
+/// Continues a batch of prompts. -> the continuations in the batch's order, the same as for each
+/// prompt alone. on_step is called after each step, with the continuations so far. Throws as
+/// generate() and the Tokenizer.
 std::vector<Continuation> continue_prompts(
     Generator& generator, const PromptBatch& batch,
     const std::function<void(const std::vector<Continuation>&)>& on_step);

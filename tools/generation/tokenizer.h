@@ -16,7 +16,8 @@ namespace regroup {
 
 class Tokenizer {
  public:
-  /// Of a model folder. The first call below starts one Python, which serves until the destructor.
+  /// The tokenizer of a model folder. The first call below starts one Python, which serves until
+  /// the destructor.
   explicit Tokenizer(std::filesystem::path model_folder) : folder_(std::move(model_folder)) {}
 
   /// With the special tokens that the tokenizer puts around a text. Throws a request Error that

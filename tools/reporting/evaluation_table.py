@@ -49,6 +49,8 @@ def rows_of(runs, together=None):
             models = [_with_speeds(model, speeds.get(_path(model), {})) for model in models]
         original = next((model for model in models if model["name"] == "original"), None)
         for model in models:
+            if model["name"] == "converted" and _is_the_same(model, original):
+                continue
             identity = (model["name"], model.get("model"), kv_heads(model), model["loss"])
             if identity not in seen:
                 seen.add(identity)
@@ -60,6 +62,11 @@ def rows_of(runs, together=None):
         if names.count(row.label) > 1:
             row.label = f"{row.label} · {row.run}"
     return _in_order_of(list(speeds), rows)
+
+
+def _is_the_same(model, original):
+    """Whether the conversion pooled nothing, as that of a control run."""
+    return original is not None and (kv_heads(model), model["loss"]) == (kv_heads(original), original["loss"])
 
 
 def _in_order_of(paths, rows):

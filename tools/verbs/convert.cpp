@@ -69,8 +69,8 @@ std::string groups_text(const Partition& groups) {
   return c10::Join(" ", parts);
 }
 
-/// What lies between projections and attention scores and makes pooling approximate even where the
-/// method is exact; empty if nothing does.
+/// What stands between projections and attention scores and makes pooling approximate even where
+/// the method is exact; empty if nothing does.
 std::string approximation(const DecoderConfig& config) {
   const auto any = [&](auto has) {
     return std::any_of(config.layers.begin(), config.layers.end(),

@@ -25,7 +25,7 @@ namespace fs = std::filesystem;
 constexpr size_t kMostAtOnce = 16;  // bounds the K/V cache
 constexpr int kIndented = 2, kOneLine = -1;
 
-/// What was given of Sampling.
+/// The sampling options that were given.
 struct SamplingOptions {
   std::optional<double> temperature, top_p, min_p, repetition_penalty;
   std::optional<int64_t> top_k;
