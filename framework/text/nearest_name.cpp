@@ -2,16 +2,16 @@
 
 #include <algorithm>
 #include <cctype>
-#include <limits>
 
 namespace regroup {
 namespace {
 
-std::string lower_case(std::string text) {
+/// In lower case, with - for _, without the dashes of an option.
+std::string simplified(std::string text) {
   std::transform(text.begin(), text.end(), text.begin(),
                  [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
   std::replace(text.begin(), text.end(), '_', '-');
-  return text;
+  return text.erase(0, text.find_first_not_of('-'));
 }
 
 /// Optimal string alignment distance; O(|a| |b|) on names of a few dozen characters.
@@ -32,22 +32,35 @@ size_t edit_distance(const std::string& a, const std::string& b) {
 
 std::string last_part(const std::string& name) { return name.substr(name.rfind('.') + 1); }
 
+/// "lr" of "learning-rate".
+std::string initials(const std::string& name) {
+  std::string letters;
+  for (size_t i = 0; i < name.size(); ++i) {
+    if (i == 0 || name[i - 1] == '-') letters += name[i];
+  }
+  return letters;
+}
+
+/// How many edits still make a misspelling: half of the word.
+size_t most_edits(const std::string& wanted) { return last_part(wanted).size() / 2; }
+
 }  // namespace
 
 std::string nearest_name(const std::string& name, const std::vector<std::string>& known) {
   constexpr size_t kLongestName = 64;  // a longer name is not a misspelling
-  const std::string wanted = lower_case(name.substr(0, kLongestName));
+  const std::string wanted = simplified(name.substr(0, kLongestName));
   std::string nearest;
-  size_t fewest_edits = std::numeric_limits<size_t>::max();
+  size_t fewest_edits = most_edits(wanted) + 1;
   for (const std::string& candidate : known) {
-    const std::string spelled = lower_case(candidate);
+    const std::string spelled = simplified(candidate);
     const bool in_a_section = spelled.find('.') != std::string::npos;
-    const bool is_other_section = in_a_section && last_part(wanted) == last_part(spelled);
+    const bool is_the_word = in_a_section && (last_part(wanted) == last_part(spelled) ||
+                                              initials(last_part(wanted)) == last_part(spelled));
     const size_t length_apart = std::max(wanted.size(), spelled.size()) -
                                 std::min(wanted.size(), spelled.size());  // edits at the least
-    if (!is_other_section && length_apart >= fewest_edits) continue;
+    if (!is_the_word && length_apart >= fewest_edits) continue;
     size_t edits = edit_distance(wanted, spelled);
-    if (is_other_section) edits = std::min<size_t>(edits, 1);
+    if (is_the_word) edits = std::min<size_t>(edits, 1);
     if (edits < fewest_edits) {
       fewest_edits = edits;
       nearest = candidate;

@@ -144,7 +144,11 @@ InputMoments CalibrationPass::input_moments() const {
   }
   world_.all_reduce(seen);
   world_.all_reduce(attended);
-  const auto normalised = [&](const Tensor& sum) { return sum / sum.diagonal().mean(); };
+  // Symmetric to the last bit: eigenvectors of an operand's products with a moment that float32
+  // sums left asymmetric do not span the operand where the moment is ill-conditioned.
+  const auto normalised = [&](const Tensor& sum) {
+    return (sum + sum.t()) / (2 * sum.diagonal().mean());
+  };
   return {normalised(seen), normalised(attended)};
 }
 

@@ -60,8 +60,9 @@ PooledGroup align_heads(const HeadGroup& group, const MethodContext& context);
 /// queries: U the top head_dim eigenvectors of S Σ̄ Sᵀ, S = [B_h^½ V_h] stacked, V = Uᵀ S, M_h =
 /// B_h^-½ U_h, and O_j becomes O_j M_h. Dims of K that RoPE does not rotate: as V, under Σ,
 /// with B_h = E[q qᵀ], and q_j becomes M_hᵀ q_j. Where a norm of queries and keys or a clip would
-/// take back what v_h and M_h scale, only their rotations are used (the phase of v_h, the
-/// orthogonal matrix nearest to M_h), and the head is the mean of the heads rotated back.
+/// take back what v_h and M_h scale, heads are only rotated (by the phase of v_h, and by the
+/// orthogonal matrix that turns V nearest to V_h under Σ̄), and the shared head is the mean of the
+/// heads rotated back.
 PooledGroup pca_heads(const HeadGroup& group, const MethodContext& context);
 
 }  // namespace regroup

@@ -74,9 +74,11 @@ Tensor nearest_rotations(const Tensor& matrices) {
   return u.matmul(wt);
 }
 
-/// Pools values where heads may only be rotated, as for keys.
-SharedHead only_rotated_head(const Tensor& heads, const Tensor& maps) {
-  const auto rotations = nearest_rotations(maps);
+/// Pools values where heads may only be rotated, as for keys: each head is turned towards the
+/// shared head. Directions count by their energy, as those that the moment hardly has are noise.
+SharedHead only_rotated_head(const Tensor& heads, const Tensor& shared,
+                             const Tensor& second_moment) {
+  const auto rotations = nearest_rotations(weighted_products(heads, shared, second_moment));
   const auto mean = nearest_rotations(rotations.sum(0, /*keepdim=*/true));
   const auto relative = rotations.matmul(mean.mT());
   return {relative.mT().matmul(heads).mean(0, /*keepdim=*/true), relative};
@@ -92,8 +94,8 @@ SharedHead shared_head(const Tensor& heads, const Tensor& sensitivity, const Ten
   const auto basis =
       std::get<1>(torch::linalg_eigh(moment, "L")).narrow(1, stacked.size(0) - dims, dims);
   const auto shared = basis.t().matmul(stacked);
+  if (!may_scale) return only_rotated_head(heads, shared, second_moment);
   const auto maps = weights.inverse.matmul(basis.view({-1, dims, dims}));
-  if (!may_scale) return only_rotated_head(heads, maps);
   const auto size =
       shared.norm() / heads.square().sum({1, 2}).mean().sqrt();  // keeps the size of the heads
   const auto sound = torch::where(size.gt(0), size, torch::ones_like(size));

@@ -56,6 +56,10 @@ TEST_CASE("the nearest name has the fewest edits", "[settings]") {
   CHECK(nearest_name("inspekt", known) == "inspect");
   CHECK(nearest_name("train.beta1", known) == "optim.beta1");
   CHECK(nearest_name("OPTIM.LR", known) == "optim.lr");
+  CHECK(nearest_name("optim.learning_rate", known) == "optim.lr");
+  CHECK(nearest_name("--lr", {"--run", "--optim.lr"}) == "--optim.lr");
+  CHECK(nearest_name("--model", {"--to", "--from"}).empty());
+  CHECK(nearest_name("--", known).empty());
   CHECK(nearest_name("x", {}).empty());
 }
 

@@ -109,6 +109,29 @@ TEST_CASE("heads that are equal up to a rotation pool without loss under align a
   CHECK(lost.outputs < 1e-10 * by_mean.outputs);
 }
 
+/// As a text whose activations have one large dim and fill few directions gives it: rounding made
+/// the smallest eigenvalues negative.
+Tensor ill_conditioned_moment() {
+  const auto x = seeded_randn({2, kWidth}, 78);
+  auto moment = x.t().matmul(x) - 1e-9 * torch::eye(kWidth, torch::kFloat64);
+  moment[0][0] += 1e6;
+  return moment;
+}
+
+TEST_CASE("turned heads pool without loss on a text with large dims", "[convert]") {
+  const auto* method = GENERATE("align", "pca");
+  const bool only_rotates = GENERATE(false, true);
+  CAPTURE(method, only_rotates);
+  auto layer = turned_layer(8, 4);
+  if (only_rotates) layer.shape.clip_qkv = 1e6;
+  const auto moment = ill_conditioned_moment();
+  const auto positive = moment + 2e-9 * torch::eye(kWidth, torch::kFloat64);
+  const auto lost = errors(layer, converted(method, layer, 1, moment), positive);
+  const auto by_mean = errors(layer, converted("mean", layer, 1, moment), positive);
+  CHECK(lost.scores < 1e-10 * by_mean.scores);
+  CHECK(lost.outputs < 1e-10 * by_mean.outputs);
+}
+
 TEST_CASE("pca loses no more of scores and outputs than align and align than mean", "[convert]") {
   const auto seed = static_cast<uint64_t>(GENERATE(range(1, 6)));
   const int64_t n_kv_head = GENERATE(1, 2);

@@ -122,6 +122,8 @@ TEST_CASE("a layer's input moments are those of its normed inputs and of what he
   const auto attended = scores.softmax(-1).matmul(x.unsqueeze(1));  // [14, heads, 32, d]
   const auto sized = (attended / stream.norm(2, -1, true).unsqueeze(1)).flatten(0, 2);
   CHECK_THAT(moments.attended, AllClose(normalised(sized.t().matmul(sized)), 1e-5, 1e-4));
+  CHECK(torch::equal(moments.seen, moments.seen.t()));
+  CHECK(torch::equal(moments.attended, moments.attended.t()));
 }
 
 TEST_CASE("activations that are not finite are refused with their layer", "[convert]") {
