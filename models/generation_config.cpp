@@ -2,6 +2,7 @@
 
 #include <c10/util/StringUtil.h>
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 #include <optional>
 
@@ -64,10 +65,12 @@ Sampling sampling_of(const JsonObject& json) {
   if (json.find_boolean("do_sample").value_or(false)) {
     sampling.temperature = temperature.value_or(1);
   }
-  sampling.top_k = json.find_integer("top_k");
+  if (const auto top_k = json.find_number("top_k"))
+    sampling.top_k = static_cast<int64_t>(std::clamp(*top_k, 0.0, 1e9));
   if (sampling.top_k && *sampling.top_k < 1)
     sampling.top_k.reset();  // 0 in transformers, and -1 in vLLM: all
-  sampling.top_p = number_between(json, "top_p", 1e-9, 1);
+  if (const auto top_p = number_between(json, "top_p", 0, 1))
+    sampling.top_p = std::max(*top_p, 1e-9);  // 0: the most likely token
   sampling.min_p = number_between(json, "min_p", 0, 1);
   sampling.repetition_penalty = number_between(json, "repetition_penalty", 0.01, 100).value_or(1);
   return sampling;
@@ -83,18 +86,15 @@ std::vector<std::string> stop_texts_of(const JsonObject& json) {
 
 GenerationConfig read_generation_config(const fs::path& model_folder) {
   GenerationConfig config;
-  const auto json = JsonObject::find_file(model_folder / "generation_config.json");
-  if (json) {
-    config.sampling = sampling_of(*json);
-    config.stop_texts = stop_texts_of(*json);
-    config.not_applied = settings_not_applied(*json);
-  }
   const auto model = JsonObject::find_file(model_folder / "config.json");
-  if (json && json->has("eos_token_id")) {
-    config.eos_ids = eos_ids_of(*json);
-  } else if (model) {
-    config.eos_ids = eos_ids_of(*model);
+  const auto own = JsonObject::find_file(model_folder / "generation_config.json");
+  if (const auto& said = own ? own : model) {  // files before generation_config.json
+    config.sampling = sampling_of(*said);
+    config.stop_texts = stop_texts_of(*said);
+    config.not_applied = settings_not_applied(*said);
   }
+  if (const auto& said = own && own->has("eos_token_id") ? own : model)
+    config.eos_ids = eos_ids_of(*said);
   return config;
 }
 

@@ -21,7 +21,8 @@ struct GenerationConfig {
   std::vector<std::string> not_applied;
 };
 
-/// Reads generation_config.json; without it, the eos ids are those of config.json. Throws Error,
+/// Reads generation_config.json, or where it is missing the same keys of config.json. Without
+/// eos_token_id there, the eos ids are those of config.json. Throws Error,
 /// which names file and key, for a value that means nothing.
 GenerationConfig read_generation_config(const std::filesystem::path& model_folder);
 

@@ -131,10 +131,9 @@ ModelFolder::ModelFolder(fs::path path, const JsonObject& json)
       text_{special_tokens(json), fs::is_directory(path_) ? path_ : fs::path()},
       tensors_(TensorFolder::open(path_)),
       dtype_(most_common_dtype(tensors_)) {
-  const auto names = tensors_.names();
-  lacks_base_ = std::none_of(names.begin(), names.end(), [this](const std::string& name) {
-    return name.starts_with(form_->base);
-  });
+  const auto embedding = tensor_name({Role::kEmbedding});
+  lacks_base_ =
+      !tensors_.contains(embedding) && tensors_.contains(embedding.substr(form_->base().size()));
   text_.replaced = tensors_.files();
   text_.replaced.insert(kConfigJson);
   if (!form_->code.file.empty()) text_.replaced.insert(form_->code.file);
@@ -205,12 +204,12 @@ void ModelFolder::warn_of_unread_files() const {
 }
 
 std::string ModelFolder::in_file(const std::string& name) const {
-  const bool is_cut = lacks_base_ && name.starts_with(form_->base);
-  return is_cut ? name.substr(form_->base.size()) : name;
+  const bool is_cut = lacks_base_ && name.starts_with(form_->base());
+  return is_cut ? name.substr(form_->base().size()) : name;
 }
 
 std::string ModelFolder::with_base(const std::string& name) const {
-  return lacks_base_ ? form_->base + name : name;
+  return lacks_base_ ? form_->base() + name : name;
 }
 
 std::string ModelFolder::tensor_name(const ParameterId& id) const {

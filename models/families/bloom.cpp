@@ -39,22 +39,20 @@ Family bloom_family() {
           .architecture = "BloomForCausalLM",
           .covers = "ALiBi, a norm of the embedding",
           .fields = bloom_fields,
-          .tensors =
-              {
-                  {{Role::kEmbedding}, "transformer.word_embeddings"},
-                  {{Role::kEmbeddingNorm}, "transformer.word_embeddings_layernorm"},
-                  {{Role::kAttentionIn}, "transformer.h.{}.input_layernorm"},
-                  {.roles = {Role::kQuery, Role::kKey, Role::kValue},
-                   .module = "transformer.h.{}.self_attention.query_key_value",
-                   .packing = TensorRule::Packing::kByGroup},
-                  {{Role::kOutput}, "transformer.h.{}.self_attention.dense"},
-                  {{Role::kMlpIn}, "transformer.h.{}.post_attention_layernorm"},
-                  {{Role::kUp}, "transformer.h.{}.mlp.dense_h_to_4h"},
-                  {{Role::kDown}, "transformer.h.{}.mlp.dense_4h_to_h"},
-                  {{Role::kFinalNorm}, "transformer.ln_f"},
-                  {{Role::kHead}, "lm_head"},
-              },
-          .base = "transformer."};
+          .tensors = {
+              {{Role::kEmbedding}, "transformer.word_embeddings"},
+              {{Role::kEmbeddingNorm}, "transformer.word_embeddings_layernorm"},
+              {{Role::kAttentionIn}, "transformer.h.{}.input_layernorm"},
+              {.roles = {Role::kQuery, Role::kKey, Role::kValue},
+               .module = "transformer.h.{}.self_attention.query_key_value",
+               .packing = TensorRule::Packing::kByGroup},
+              {{Role::kOutput}, "transformer.h.{}.self_attention.dense"},
+              {{Role::kMlpIn}, "transformer.h.{}.post_attention_layernorm"},
+              {{Role::kUp}, "transformer.h.{}.mlp.dense_h_to_4h"},
+              {{Role::kDown}, "transformer.h.{}.mlp.dense_4h_to_h"},
+              {{Role::kFinalNorm}, "transformer.ln_f"},
+              {{Role::kHead}, "lm_head"},
+          }};
 }
 
 }  // namespace regroup

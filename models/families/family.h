@@ -33,7 +33,6 @@ struct Family {
   void (*fields)(ConfigFields& fields, DecoderConfig& config);
   std::vector<TensorRule> tensors;
   std::vector<StoredBuffer> buffers = {};
-  std::string base = "";  // prefix of all names, which files of the class without a head lack
   /// Python of the class, where transformers has none; it travels beside the weights.
   struct Code {
     std::string file;
@@ -43,6 +42,9 @@ struct Family {
 
   /// The rule of the tensor that holds a role in a model. Throws c10::Error if there is none.
   const TensorRule& rule(Role role, const DecoderConfig& config) const;
+  /// The prefix of all names but the head's, which files of the class without a head lack:
+  /// "model.".
+  std::string base() const;
   /// The buffer that a tensor of the family's files is; null where it is none.
   const StoredBuffer* buffer(const std::string& tensor) const;
 };

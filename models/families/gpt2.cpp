@@ -76,8 +76,7 @@ Family gpt2_family() {
               {{Role::kHead}, "lm_head"},
           },
       .buffers = {{"transformer.h.{}.attn.bias", is_causal_mask},
-                  {"transformer.h.{}.attn.masked_bias", is_mask_value}},
-      .base = "transformer."};
+                  {"transformer.h.{}.attn.masked_bias", is_mask_value}}};
 }
 
 }  // namespace regroup

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from transformers import GenerationMixin, PretrainedConfig, PreTrainedModel
-from transformers.cache_utils import DynamicCache
+from transformers.cache_utils import DynamicCache, StaticCache
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 # transformers 5.24 named the K/V cache anew.
@@ -255,10 +255,17 @@ class RegroupForCausalLM(PreTrainedModel, GenerationMixin):
     def set_output_embeddings(self, value):
         self.head = value
 
+    def resize_token_embeddings(self, *args, **kwargs):
+        embedding = super().resize_token_embeddings(*args, **kwargs)
+        self.config.decoder_config = {**self.config.decoder_config, "vocab_size": embedding.num_embeddings}
+        return embedding
+
     def prepare_inputs_for_generation(self, input_ids, **kwargs):
         """With LongRoPE the cache is computed anew when a sequence grows beyond the original context: all keys turn
         otherwise then."""
         inputs = super().prepare_inputs_for_generation(input_ids, **kwargs)
+        if inputs.get("input_ids") is None:
+            return inputs
         rotaries = [kind["attention"]["rotary"] for kind in self.config.decoder_config["layer_kinds"]]
         scalings = [rotary["scaling"] for rotary in rotaries if rotary is not None]
         original = next((s["original_max_seq_len"] for s in scalings if s["kind"] == "longrope"), None)
@@ -271,9 +278,8 @@ class RegroupForCausalLM(PreTrainedModel, GenerationMixin):
             inputs.update({"input_ids": input_ids, "position_ids": None, CACHE: DynamicCache()})
         return inputs
 
-    def embedded(self, input_ids, positions):
+    def embedded(self, x, positions):
         rule = self.config.decoder_config["embedding"]
-        x = self.embedding(input_ids)
         if rule["scale"] != 1:
             x = x * torch.tensor(rule["scale"], dtype=x.dtype, device=x.device)
         x = apply(self.embedding_in, x)
@@ -283,20 +289,27 @@ class RegroupForCausalLM(PreTrainedModel, GenerationMixin):
 
     def logits(self, x):
         rule = self.config.decoder_config["head"]
-        y = self.head(apply(self.embedding_out, apply(self.final_norm, x)) * rule["scale"])
+        y = self.head(apply(self.embedding_out, x) * rule["scale"])
         return y if rule["soft_cap"] is None else torch.tanh(y / rule["soft_cap"]) * rule["soft_cap"]
 
-    def forward(self, input_ids, attention_mask=None, position_ids=None, cache=None, past_key_values=None,
-                use_cache=None, labels=None, logits_to_keep=0, **kwargs):
+    def forward(self, input_ids=None, attention_mask=None, position_ids=None, cache=None, past_key_values=None,
+                inputs_embeds=None, use_cache=None, labels=None, logits_to_keep=0, output_hidden_states=None,
+                output_attentions=None, return_dict=None, **kwargs):
         cache = past_key_values if cache is None else cache
+        if output_attentions or isinstance(cache, StaticCache):
+            raise ValueError("RegroupForCausalLM returns no attentions and needs a cache that grows (DynamicCache).")
+        if attention_mask is not None and attention_mask.dim() != 2:
+            raise ValueError("RegroupForCausalLM needs an attention_mask of [batch, positions].")
+        if inputs_embeds is None:
+            inputs_embeds = self.embedding(input_ids)
         if cache is None and (self.config.use_cache if use_cache is None else use_cache):
             cache = DynamicCache()
         past = cache.get_seq_length() if cache is not None else 0
-        n_new = input_ids.shape[1]
+        n_new = inputs_embeds.shape[1]
         n_keys = past + n_new
-        keys = torch.arange(n_keys, device=input_ids.device)
+        keys = torch.arange(n_keys, device=inputs_embeds.device)
         allowed = (keys <= keys[past:, None])[None, None]
-        positions = keys[None].expand(input_ids.shape[0], -1)
+        positions = keys[None].expand(inputs_embeds.shape[0], -1)
         if attention_mask is not None:
             is_text = attention_mask[:, -n_keys:].bool()
             # A padding position sees itself, since a softmax over nothing is not a number.
@@ -305,12 +318,18 @@ class RegroupForCausalLM(PreTrainedModel, GenerationMixin):
             positions = (is_text.long().cumsum(-1) - 1).clamp(min=0)
         if position_ids is not None and position_ids.shape[-1] == n_new:
             positions = torch.cat([positions[:, :past], position_ids.expand(positions.shape[0], -1)], -1)
-        x = self.embedded(input_ids, positions[:, past:])
+        x = self.embedded(inputs_embeds, positions[:, past:])
+        streams = []
         for layer in self.layers:
+            streams.append(x)
             x = layer(x, positions, allowed, cache)
-        last = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) and logits_to_keep else slice(None)
-        logits = self.logits(x[:, last])
+        x = apply(self.final_norm, x)
+        kept = slice(-logits_to_keep or None, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        logits = self.logits(x[:, kept])
         loss = None
         if labels is not None:
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=logits.shape[-1], **kwargs)
-        return CausalLMOutputWithPast(loss=loss, logits=logits, **{CACHE: cache})
+        shows_streams = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        output = CausalLMOutputWithPast(loss=loss, logits=logits, **{CACHE: cache},
+                                        hidden_states=(*streams, x) if shows_streams else None)
+        return output.to_tuple() if return_dict is False else output

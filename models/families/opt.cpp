@@ -56,26 +56,24 @@ Family opt_family() {
           .architecture = "OPTForCausalLM",
           .covers = "learned positions, norms before or after, a narrower embedding",
           .fields = opt_fields,
-          .tensors =
-              {
-                  {{Role::kEmbedding}, "model.decoder.embed_tokens"},
-                  {{Role::kPositions}, "model.decoder.embed_positions"},
-                  {{Role::kEmbeddingIn}, "model.decoder.project_in"},
-                  {{Role::kAttentionIn}, "model.decoder.layers.{}.self_attn_layer_norm"},
-                  {{Role::kAttentionOut}, "model.decoder.layers.{}.self_attn_layer_norm"},
-                  {{Role::kQuery}, "model.decoder.layers.{}.self_attn.q_proj"},
-                  {{Role::kKey}, "model.decoder.layers.{}.self_attn.k_proj"},
-                  {{Role::kValue}, "model.decoder.layers.{}.self_attn.v_proj"},
-                  {{Role::kOutput}, "model.decoder.layers.{}.self_attn.out_proj"},
-                  {{Role::kMlpIn}, "model.decoder.layers.{}.final_layer_norm"},
-                  {{Role::kMlpOut}, "model.decoder.layers.{}.final_layer_norm"},
-                  {{Role::kUp}, "model.decoder.layers.{}.fc1"},
-                  {{Role::kDown}, "model.decoder.layers.{}.fc2"},
-                  {{Role::kFinalNorm}, "model.decoder.final_layer_norm"},
-                  {{Role::kEmbeddingOut}, "model.decoder.project_out"},
-                  {{Role::kHead}, "lm_head"},
-              },
-          .base = "model."};
+          .tensors = {
+              {{Role::kEmbedding}, "model.decoder.embed_tokens"},
+              {{Role::kPositions}, "model.decoder.embed_positions"},
+              {{Role::kEmbeddingIn}, "model.decoder.project_in"},
+              {{Role::kAttentionIn}, "model.decoder.layers.{}.self_attn_layer_norm"},
+              {{Role::kAttentionOut}, "model.decoder.layers.{}.self_attn_layer_norm"},
+              {{Role::kQuery}, "model.decoder.layers.{}.self_attn.q_proj"},
+              {{Role::kKey}, "model.decoder.layers.{}.self_attn.k_proj"},
+              {{Role::kValue}, "model.decoder.layers.{}.self_attn.v_proj"},
+              {{Role::kOutput}, "model.decoder.layers.{}.self_attn.out_proj"},
+              {{Role::kMlpIn}, "model.decoder.layers.{}.final_layer_norm"},
+              {{Role::kMlpOut}, "model.decoder.layers.{}.final_layer_norm"},
+              {{Role::kUp}, "model.decoder.layers.{}.fc1"},
+              {{Role::kDown}, "model.decoder.layers.{}.fc2"},
+              {{Role::kFinalNorm}, "model.decoder.final_layer_norm"},
+              {{Role::kEmbeddingOut}, "model.decoder.project_out"},
+              {{Role::kHead}, "lm_head"},
+          }};
 }
 
 }  // namespace regroup

@@ -14,8 +14,9 @@ void phi3_fields(ConfigFields& fields, DecoderConfig& config) {
   for (auto& layer : config.layers) {
     attention_size_fields_without_head_dim(fields, config.d_model, layer.attention);
     fields.optional_size("sliding_window", layer.attention.scores.window);
-    rotary_fields(fields, config.max_seq_len, layer.attention,
-                  {.is_partial = true, .bare_longrope = true});
+    rotary_fields(
+        fields, config.max_seq_len, layer.attention,
+        {.is_partial = true, .bare_longrope = true, .longrope_types = {"longrope", "su", "yarn"}});
     fields.size("intermediate_size", layer.mlp.d_ff);
     activation_field(fields, "hidden_act", layer.mlp, "silu");
   }

@@ -34,6 +34,18 @@ std::string known_names(std::string Family::*field) {
   return c10::Join(", ", names);
 }
 
+/// model_type decides, as in transformers. A class for another task has another head.
+void check_architectures(const JsonObject& json, const Family& form) {
+  for (const auto& name : json.find_strings("architectures").value_or(std::vector<std::string>())) {
+    const bool is_language_model =
+        name.ends_with("ForCausalLM") || name.ends_with("LMHeadModel") || name.ends_with("Model");
+    if (!is_language_model) {
+      json.refuse("architectures",
+                  c10::str("[\"", form.architecture, "\"], a language model with its head"));
+    }
+  }
+}
+
 }  // namespace
 
 const TensorRule& Family::rule(Role role, const DecoderConfig& config) const {
@@ -128,6 +140,13 @@ bool has_kv_head_field(const Family& family) {
   return expresses(family, grouped);
 }
 
+std::string Family::base() const {
+  for (const auto& rule : tensors) {
+    if (rule.holds(Role::kEmbedding)) return rule.module.substr(0, rule.module.find('.') + 1);
+  }
+  return "";
+}
+
 const StoredBuffer* Family::buffer(const std::string& tensor) const {
   for (const auto& buffer : buffers) {
     if (matches(buffer.name, tensor)) return &buffer;
@@ -151,11 +170,7 @@ const Family& form_of(const JsonObject& json) {
     if (family.model_type == model_type) form = &family;
   }
   if (form) {
-    const auto architectures = json.find_strings("architectures");
-    if (architectures && *architectures != std::vector<std::string>{form->architecture}) {
-      json.refuse("architectures",
-                  c10::str("[\"", form->architecture, "\"], a language model with its head"));
-    }
+    check_architectures(json, *form);
     return *form;
   }
   throw Error(json.where(),

@@ -102,9 +102,12 @@ void read_longrope(const JsonObject& rope, int64_t max_seq_len, RopeScaling& sca
       positive(rope, "attention_factor", rope.find_number("attention_factor").value_or(by_factor));
 }
 
-RopeScaling read_scaling(const JsonObject& json, const JsonObject& rope, int64_t max_seq_len) {
+RopeScaling read_scaling(const JsonObject& json, const JsonObject& rope, int64_t max_seq_len,
+                         const RotaryKeys& keys) {
   const auto old_type = rope.find_string("type");
-  const auto type = rope.find_string("rope_type").value_or(old_type.value_or("default"));
+  auto type = rope.find_string("rope_type").value_or(old_type.value_or("default"));
+  if (std::count(keys.longrope_types.begin(), keys.longrope_types.end(), type) > 0)
+    type = "longrope";
   RopeScaling scaling;
   if (type == "default") return scaling;
   if (type == "linear" || type == "dynamic") {
@@ -119,7 +122,7 @@ RopeScaling read_scaling(const JsonObject& json, const JsonObject& rope, int64_t
   } else if (type == "yarn") {
     scaling.kind = Kind::kYarn;
     read_yarn(rope, max_seq_len, scaling);
-  } else if (type == "longrope" || type == "su") {
+  } else if (type == "longrope") {
     scaling.kind = Kind::kLongRope;
     read_longrope(rope, max_seq_len, scaling);
   } else {
@@ -150,7 +153,7 @@ RotaryConfig read_rotary(const JsonObject& json, int64_t max_seq_len, int64_t he
     if (!rope) continue;
     agree(theta, rope->find_number("rope_theta"), json, key);
     agree(share, rope->find_number("partial_rotary_factor"), json, key);
-    agree(scaling, std::optional(read_scaling(json, *rope, max_seq_len)), json, key);
+    agree(scaling, std::optional(read_scaling(json, *rope, max_seq_len, keys)), json, key);
     ConfigFields::reading(*rope).warn_of_unknown({kOriginalContext}, c10::str(key, "."));
   }
   const double rotates = share.value_or(keys.share);

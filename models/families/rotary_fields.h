@@ -17,6 +17,7 @@ struct RotaryKeys {
   std::string theta_key = "rope_theta";
   // In rope_scaling LongRoPE has its lists only, as Phi-3's class in transformers 4 demands.
   bool bare_longrope = false;
+  std::vector<std::string> longrope_types = {"longrope", "su"};  // "su": of early files
 };
 
 /// Base, share and scaling stand beside or in an object: rope_scaling in files of transformers 4,

@@ -1,12 +1,13 @@
 """What export leaves for others where a class of transformers cannot hold the K/V heads: Regroup's own class."""
 
 import json
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from hf_families import VARIANTS, multi_head_fields, random_model
-from hf_models import TOKENS, logits_here, output_of
+from hf_models import TOKENS, VOCAB_SIZE, logits_here, output_of
 from transformers import AutoModelForCausalLM
 
 KV_HEADS = [2, 3, 1]
@@ -38,6 +39,28 @@ def test_its_class_computes_the_model_and_caches_only_its_heads(place):
     output = model(TOKENS, use_cache=True)
     assert np.abs(output.logits[0].numpy() - logits_here(place / "gqa")).max() <= 1e-4
     assert [layer.keys.shape[1] for layer in output.cache.layers] == KV_HEADS
+
+
+@torch.no_grad()
+def test_its_class_takes_and_gives_what_users_of_transformers_expect(place, tmp_path):
+    model = load_with_its_code(place / "deployed")
+    logits = model(TOKENS).logits
+    is_close = partial(torch.allclose, rtol=0, atol=1e-4)
+    assert is_close(model(inputs_embeds=model.get_input_embeddings()(TOKENS)).logits, logits)
+    assert is_close(model(TOKENS, return_dict=False)[0], logits)
+    assert is_close(model(TOKENS, logits_to_keep=torch.tensor([3, 5])).logits, logits[:, [3, 5]])
+    assert is_close(model(TOKENS, logits_to_keep=2).logits, logits[:, -2:])
+    streams = model(TOKENS, output_hidden_states=True).hidden_states
+    assert len(streams) == len(model.layers) + 1
+    assert is_close(model.logits(streams[-1]), logits)
+    with pytest.raises(ValueError, match="attentions"):
+        model(TOKENS, output_attentions=True)
+    with pytest.raises(ValueError, match="DynamicCache"):
+        model.generate(TOKENS[:, :5], max_new_tokens=2, cache_implementation="static", use_cache=True)
+    model.resize_token_embeddings(VOCAB_SIZE + 5, mean_resizing=False)
+    model.save_pretrained(tmp_path / "resized")
+    assert is_close(load_with_its_code(tmp_path / "resized")(TOKENS).logits[..., :VOCAB_SIZE], logits)
+    assert json.loads(output_of("inspect", tmp_path / "resized", "--json"))["vocab_size"] == VOCAB_SIZE + 5
 
 
 def test_a_padded_batch_continues_each_prompt_as_regroup_does(place):

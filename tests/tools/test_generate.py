@@ -152,6 +152,15 @@ def test_a_repetition_penalty_of_the_generation_config_acts_as_in_transformers(o
     assert result_of(own, *words)["tokens"] == there != result_of(own, *words, "--repetition-penalty", 1)["tokens"]
 
 
+def test_a_config_json_from_before_generation_configs_has_the_same_keys(own):
+    words = ("--tokens", "5,7,9,11,7", "--max-new-tokens", 40)
+    penalised = result_of(own, *words, "--repetition-penalty", 1.3)
+    (own / "model/generation_config.json").unlink()
+    path = own / "model/config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"repetition_penalty": 1.3, "top_k": 50.0, "top_p": 0.0}))
+    assert result_of(own, *words) == penalised != result_of(own, *words, "--repetition-penalty", 1)
+
+
 @pytest.mark.parametrize("as_list", [True, False])
 def test_stop_texts_of_the_generation_config_end_a_continuation(own, as_list):
     words = ("--prompt", "a", "--max-new-tokens", 60, "--temperature", 1, "--seed", 2)
@@ -170,7 +179,7 @@ def test_what_the_generation_config_asks_for_and_regroup_lacks_is_named(own):
     assert "num_beams" not in result.stderr
 
 
-@pytest.mark.parametrize("field, value", [("temperature", "hot"), ("top_p", 1.5), ("top_k", 2.5), ("do_sample", 1),
+@pytest.mark.parametrize("field, value", [("temperature", "hot"), ("top_p", 1.5), ("top_k", "all"), ("do_sample", 1),
                                           ("repetition_penalty", 0), ("stop_strings", [1]), ("eos_token_id", "</s>")])
 def test_a_generation_config_that_means_nothing_is_refused(own, field, value):
     say_in_generation_config(own, **{field: value})
@@ -324,6 +333,17 @@ def test_a_chat_has_the_tokens_that_transformers_gives_it(own, place):
     assert found[:2] == [256, 257] and found[-1] == 258
     results = results_of(own, write_prompts(own, {"messages": talk}, {"prompt": user[0]["content"]}), *words)
     assert [result["prompt_tokens"] for result in results] == [there(talk), there(user)]
+
+
+def test_a_template_sees_the_keys_of_messages_in_their_order(own):
+    (own / "model/chat_template.jinja").write_text("{% for m in messages %}{{ m | tojson }}{% endfor %}")
+    messages = [{"role": "user", "tool_calls": [{"name": "get", "arguments": {"location": "Paris", "days": 3}}]}]
+    text = AutoTokenizer.from_pretrained(own / "model").apply_chat_template(messages, tokenize=False)
+    prompts = write_prompts(own, {"z": 1, "messages": messages, "a": {"y": 1, "b": 2}})
+    result = results_of(own, prompts, "--chat", "--max-new-tokens", 1)[0]
+    tokenizer = AutoTokenizer.from_pretrained(own / "model")
+    assert result["prompt_tokens"] == tokenizer(text, add_special_tokens=False)["input_ids"]
+    assert list(result)[:2] == ["z", "a"] and list(result["a"]) == ["y", "b"]
 
 
 def test_a_model_without_a_chat_template_is_no_chat_model(shared):

@@ -92,6 +92,13 @@ def test_evaluation_loss_is_minus_the_mean_score(shared, tmp_path):
     assert row["loss"] == pytest.approx(-logprob.sum(dtype=np.float64) / n_scored, rel=1e-6)
 
 
+def test_models_of_one_run_stand_in_the_table_by_their_paths(shared, tmp_path):
+    models = ["mha/final", "mha/checkpoints/latest"]
+    words = [word for model in models for word in ("--model", model)]
+    assert_done(regroup("eval", *words, "--data", "tokens.h5", "--json", tmp_path / "eval.json", cwd=shared))
+    assert [row["name"] for row in json.loads((tmp_path / "eval.json").read_text())["models"]] == ["mha/final", "mha/checkpoints/step_00000006"]
+
+
 def test_windows_give_each_token_the_context_that_they_leave_it(shared, tmp_path):
     window, stride = 8, 3
     assert_done(score(shared, tmp_path / "scores.h5", "--window", window, "--stride", stride))

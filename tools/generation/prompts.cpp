@@ -17,6 +17,7 @@ namespace {
 
 namespace fs = std::filesystem;
 using Json = nlohmann::json;
+using OrderedJson = nlohmann::ordered_json;
 
 constexpr std::array<std::string_view, 3> kPromptKeys{"prompt", "tokens", "messages"};
 constexpr std::array<std::string_view, 4> kResultKeys{"prompt_tokens", "tokens", "text",
@@ -43,54 +44,59 @@ void require_one_prompt(const JsonObject& line, bool chat) {
   }
 }
 
-const Json& messages_of(const JsonObject& line) {
+void require_messages(const JsonObject& line) {
   const auto& messages = line.raw("messages");
   const bool are_messages = messages.is_array() && !messages.empty() &&
                             std::all_of(messages.begin(), messages.end(), [](const Json& message) {
                               return message.is_object() && message.contains("role");
                             });
   if (!are_messages) line.refuse("messages", "an array of objects with \"role\" and \"content\"");
-  return messages;
 }
 
-std::vector<int64_t> tokens_of(const JsonObject& line, bool chat, Tokenizer& tokenizer) {
+/// ordered: the line with its keys in the order of the file, in which templates print them.
+std::vector<int64_t> tokens_of(const JsonObject& line, const OrderedJson& ordered, bool chat,
+                               Tokenizer& tokenizer) {
   if (line.has("tokens")) return line.integers("tokens");
   const auto text = line.find_string("prompt");
-  const auto messages = text ? Json() : messages_of(line);
+  if (!text) require_messages(line);
   try {
-    return text ? encode_prompt(*text, chat, tokenizer) : tokenizer.encode_chat(messages);
+    return text ? encode_prompt(*text, chat, tokenizer)
+                : tokenizer.encode_chat(ordered.at("messages"));
   } catch (const Error& error) {
     throw Error(line.where(), error.what(), /*what_to_do=*/"", error.exit_code());
   }
 }
 
-nlohmann::ordered_json other_keys_of(const JsonObject& line) {
-  auto others = nlohmann::ordered_json::object();
-  for (const auto& key : line.keys()) {
+OrderedJson other_keys_of(const JsonObject& line, const OrderedJson& ordered) {
+  auto others = OrderedJson::object();
+  for (const auto& [key, value] : ordered.items()) {
     if (is_one_of(kPromptKeys, key)) continue;
     if (is_one_of(kResultKeys, key)) {
       throw Error(line.where(), "has the key \"" + key + "\", which its result needs",
                   "Rename the key.");
     }
-    others[key] = line.raw(key);
+    others[key] = value;
   }
   return others;
 }
 
-Prompt read_prompt(const JsonObject& line, uint64_t number, bool chat, Tokenizer& tokenizer) {
+Prompt read_prompt(const std::string& text, const std::string& where, uint64_t number, bool chat,
+                   Tokenizer& tokenizer) {
+  const JsonObject line(parse_json(text, where), where);
+  const auto ordered = OrderedJson::parse(text);
   require_one_prompt(line, chat);
   return {.where = line.where(),
-          .tokens = tokens_of(line, chat, tokenizer),
+          .tokens = tokens_of(line, ordered, chat, tokenizer),
           .is_text = !line.has("tokens"),
           .line = number,
-          .other_keys = other_keys_of(line)};
+          .other_keys = other_keys_of(line, ordered)};
 }
 
 }  // namespace
 
 std::vector<int64_t> encode_prompt(const std::string& text, bool chat, Tokenizer& tokenizer) {
   if (!chat) return tokenizer.encode(text);
-  return tokenizer.encode_chat(Json::array({{{"role", "user"}, {"content", text}}}));
+  return tokenizer.encode_chat(OrderedJson::array({{{"role", "user"}, {"content", text}}}));
 }
 
 std::vector<Prompt> read_prompts(const fs::path& file, bool chat, Tokenizer& tokenizer) {
@@ -105,8 +111,7 @@ std::vector<Prompt> read_prompts(const fs::path& file, bool chat, Tokenizer& tok
     ++number;
     if (text.find_first_not_of(" \t\r") == std::string::npos) continue;
     const auto where = c10::str(file.string(), ":", number);
-    const JsonObject line(parse_json(text, where), where);
-    prompts.push_back(read_prompt(line, number, chat, tokenizer));
+    prompts.push_back(read_prompt(text, where, number, chat, tokenizer));
   }
   if (prompts.empty()) {
     throw Error(file.string(), "holds no prompts",

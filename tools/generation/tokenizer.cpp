@@ -57,10 +57,10 @@ std::vector<int64_t> Tokenizer::encode(const std::string& text) {
   return parse_token_ids(ask({"encode", text}), folder_.string());
 }
 
-std::vector<int64_t> Tokenizer::encode_chat(const nlohmann::json& messages) {
+std::vector<int64_t> Tokenizer::encode_chat(const nlohmann::ordered_json& messages) {
   try {
     return parse_token_ids(ask({kEncodeChat, messages.dump()}), folder_.string());
-  } catch (const nlohmann::json::type_error&) {
+  } catch (const nlohmann::ordered_json::type_error&) {
     throw Error(folder_.string(), "cannot write the messages as a chat: they are not UTF-8",
                 "Change their encoding.");
   }

@@ -26,7 +26,7 @@ class Tokenizer {
   std::vector<int64_t> encode(const std::string& text);
   /// Messages as the folder's chat template writes them, up to where the model's answer begins.
   /// Throws as encode(), and a request Error where the folder has no chat template.
-  std::vector<int64_t> encode_chat(const nlohmann::json& messages);
+  std::vector<int64_t> encode_chat(const nlohmann::ordered_json& messages);
   /// Special tokens are left out. Throws as encode().
   std::string decode(const std::vector<int64_t>& ids);
 

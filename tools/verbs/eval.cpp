@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <iostream>
 #include <nlohmann/json.hpp>
 
@@ -19,6 +20,16 @@ std::vector<TokenMeaning> token_meanings(const EvaluationRequest& request) {
     meanings.push_back(token_meaning(ModelFolder::open(model.path)));
   if (request.reference) meanings.push_back(token_meaning(ModelFolder::open(*request.reference)));
   return meanings;
+}
+
+/// The model's name, or where another model has the same, its path.
+std::string name_in_table(const std::filesystem::path& model,
+                          const std::vector<std::filesystem::path>& models) {
+  const auto name = model_name(model);
+  const auto n_alike = std::count_if(models.begin(), models.end(), [&](const auto& other) {
+    return model_name(other) == name;
+  });
+  return n_alike == 1 ? name : std::filesystem::relative(model).string();
 }
 
 }  // namespace
@@ -50,7 +61,7 @@ ExitCode run_eval(const std::vector<std::string>& arguments) {
   line.add_quiet();
   if (!line.parse(arguments)) return ExitCode::kDone;
 
-  for (const auto& model : models) request.models.push_back({model, model_name(model)});
+  for (const auto& model : models) request.models.push_back({model, name_in_table(model, models)});
   require_same_tokens(token_meanings(request), allow_other_tokenizer);
   request.options = compute.use();
   World alone;
