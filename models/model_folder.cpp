@@ -109,8 +109,13 @@ JsonObject read_model_json(const fs::path& path) {
                 "Give a folder with config.json and safetensors, or a run's folder.");
   }
   if (!fs::exists(path / kConfigJson)) {
-    throw Error(path.string(), "holds no config.json",
-                "Give a model folder in Hugging Face layout.");
+    const bool is_adapter = fs::exists(path / "adapter_config.json");
+    throw Error(path.string(),
+                is_adapter ? "holds an adapter, which is no model without its base"
+                           : "holds no config.json",
+                is_adapter ? "Merge it with PEFT's merge_and_unload(), and save that model."
+                           : "Give a model folder in Hugging Face layout; tools/import_gguf.py "
+                             "makes one of a GGUF file.");
   }
   return JsonObject::from_file(path / kConfigJson);
 }

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <fstream>
+#include <optional>
 #include <regex>
 
 #include "framework/errors/error.h"
@@ -18,6 +20,16 @@ const std::string kHubPrefix = "models--";
 bool is_checkpoint(const fs::directory_entry& entry) {
   return entry.path().filename().string().starts_with(kStepPrefix) && entry.is_directory() &&
          !entry.is_symlink();
+}
+
+/// The revision "main" in a repository's folder of the cache of huggingface_hub: refs/main holds
+/// its name, snapshots/ its files.
+std::optional<fs::path> hub_snapshot(const fs::path& repository) {
+  std::ifstream reference(repository / "refs/main");
+  std::string revision;
+  if (!std::getline(reference, revision) || fs::path(revision).has_parent_path()) return {};
+  const auto snapshot = repository / "snapshots" / revision;
+  return fs::exists(snapshot / kConfigJson) ? std::optional(snapshot) : std::nullopt;
 }
 
 }  // namespace
@@ -53,6 +65,7 @@ fs::path resolve_model_path(const fs::path& path) {
   const auto folder = fs::absolute(path).parent_path();
   const bool is_of_folder = path.filename() == kModelHdf5 && fs::exists(folder / kConfigJson);
   if (is_of_folder && fs::is_regular_file(path)) return folder;
+  if (const auto snapshot = hub_snapshot(path)) return *snapshot;
   const auto latest = path / kCheckpoints / kLatestLink;
   if (fs::exists(path / kConfigJson) || !fs::exists(path / kCheckpoints)) return path;
   if (!fs::exists(latest)) {

@@ -38,8 +38,8 @@ bool is_run(const std::filesystem::path& folder);
 inline constexpr const char* kConfigJson = "config.json";
 inline constexpr const char* kModelCard = "README.md";
 
-/// The model folder that a MODEL argument means: the path itself, a run's newest checkpoint, or the
-/// folder of a model.h5.
+/// The model folder that a MODEL argument means: the path itself, a run's newest checkpoint, the
+/// folder of a model.h5, or the main snapshot in a repository's folder of the Hub's cache.
 /// Throws Error for a run without a checkpoint.
 std::filesystem::path resolve_model_path(const std::filesystem::path& path);
 

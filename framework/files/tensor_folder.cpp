@@ -51,23 +51,36 @@ WeightMap read_index(const fs::path& folder) {
   return map;
 }
 
+/// The names of a folder's files with these endings, sorted.
+std::set<std::string> files_ending_in(const fs::path& folder,
+                                      const std::set<std::string>& endings) {
+  std::set<std::string> names;
+  std::error_code error;
+  for (const auto& entry : fs::directory_iterator(folder, error)) {
+    if (endings.contains(entry.path().extension().string()))
+      names.insert(entry.path().filename().string());
+  }
+  return names;
+}
+
 /// Throws the Error that explains why the folder cannot be read.
 [[noreturn]] void refuse_folder(const fs::path& folder) {
   std::error_code error;
   if (!fs::is_directory(folder, error)) {
     throw Error(folder.string(), "is not a folder", "Name a model folder in Hugging Face layout.");
   }
-  static const std::set<std::string> kPickleSuffixes = {".bin", ".ckpt", ".pt", ".pth"};
-  for (const auto& entry : fs::directory_iterator(folder, error)) {
-    if (!kPickleSuffixes.contains(entry.path().extension().string())) continue;
+  const auto pickles = files_ending_in(folder, {".bin", ".ckpt", ".pt", ".pth"});
+  if (!pickles.empty()) {
     throw Error(folder.string(),
-                "has no safetensors, only " + entry.path().filename().string() +
+                "has no safetensors, only " + *pickles.begin() +
                     ", a pickle, and reading a pickle can run code that it carries",
                 "Convert it where you trust it: load it in transformers and call "
                 "save_pretrained(folder, safe_serialization=True).");
   }
+  const auto others = files_ending_in(folder, {".safetensors", ".gguf"});
   throw Error(folder.string(),
-              c10::str("has neither ", kSingleFile, " nor ", kIndexFile, " nor ", kModelHdf5),
+              c10::str("has neither ", kSingleFile, " nor ", kIndexFile, " nor ", kModelHdf5,
+                       others.empty() ? "" : ", only ", c10::Join(", ", others)),
               "Name a model folder in Hugging Face layout.");
 }
 
@@ -167,12 +180,8 @@ TensorFolder TensorFolder::of_shards(const fs::path& folder) {
 }
 
 std::vector<std::string> TensorFolder::unread_files() const {
-  std::set<std::string> unread;
-  std::error_code error;
-  for (const auto& entry : fs::directory_iterator(folder_, error)) {
-    const auto name = entry.path().filename().string();
-    if (entry.path().extension() == ".safetensors" && !files_.contains(name)) unread.insert(name);
-  }
+  auto unread = files_ending_in(folder_, {".safetensors"});
+  for (const auto& name : files_) unread.erase(name);
   return {unread.begin(), unread.end()};
 }
 

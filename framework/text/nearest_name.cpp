@@ -42,7 +42,9 @@ std::string initials(const std::string& name) {
 }
 
 /// How many edits still make a misspelling: half of the word.
-size_t most_edits(const std::string& wanted) { return last_part(wanted).size() / 2; }
+size_t most_edits(const std::string& wanted) {
+  return std::max<size_t>(1, last_part(wanted).size() / 2);
+}
 
 }  // namespace
 

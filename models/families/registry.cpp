@@ -46,6 +46,16 @@ void check_architectures(const JsonObject& json, const Family& form) {
   }
 }
 
+void refuse_quantized(const JsonObject& json) {
+  const auto quantization = json.find_object("quantization_config");
+  if (!quantization) return;
+  throw Error(json.where(),
+              c10::str("quantization_config says that the weights are quantized (",
+                       quantization->find_string("quant_method").value_or("unknown method"),
+                       "), and Regroup reads those of the model itself"),
+              "Take the model that is not quantized, or dequantize it.");
+}
+
 }  // namespace
 
 const TensorRule& Family::rule(Role role, const DecoderConfig& config) const {
@@ -91,7 +101,8 @@ DecoderConfig read_config(const Family& family, const JsonObject& json) {
   DecoderConfig config;
   auto fields = ConfigFields::reading(json);
   family.fields(fields, config);
-  for (const char* key : {"quantization_config", "per_layer_config"}) fields.expect(key, nullptr);
+  refuse_quantized(json);
+  fields.expect("per_layer_config", nullptr);
   fields.warn_of_unknown(harmless_keys());
   return config;
 }

@@ -276,6 +276,38 @@ TEST_CASE("a folder of pickles is refused as a model", "[hf]") {
   CHECK_THROWS_WITH(ModelFolder::open(model.folder().path()), Contains("pytorch_model.bin"));
 }
 
+TEST_CASE("a folder that holds something else than a model says what", "[hf]") {
+  DamagedModel model;
+  SECTION("an adapter") {
+    fs::remove(model.folder() / "config.json");
+    model.folder().write("adapter_config.json", "{}");
+    CHECK_THROWS_WITH(ModelFolder::open(model.folder().path()), Contains("merge_and_unload"));
+  }
+  SECTION("weights under other names") {
+    fs::rename(model.folder() / "model.safetensors", model.folder() / "model.fp16.safetensors");
+    CHECK_THROWS_WITH(ModelFolder::open(model.folder().path()),
+                      Contains("only model.fp16.safetensors"));
+  }
+  SECTION("quantized weights") {
+    model.config_json["quantization_config"] = {{"quant_method", "gptq"}, {"bits", 4}};
+    CHECK_THROWS_WITH(model.open(), Contains("quantized (gptq)"));
+  }
+}
+
+TEST_CASE("a repository in the Hub's cache means its main snapshot", "[hf]") {
+  const DamagedModel model;
+  const TempFolder cache;
+  const auto repository = cache / "models--ai--tiny";
+  fs::create_directories(repository / "refs");
+  fs::create_directories(repository / "snapshots/abc");
+  cache.write("models--ai--tiny/refs/main", "abc");
+  CHECK_THROWS_WITH(ModelFolder::open(repository), Contains("holds no config.json"));
+  fs::copy(model.folder().path(), repository / "snapshots/abc");
+  CHECK(ModelFolder::open(repository).path() == repository / "snapshots/abc");
+  cache.write("models--ai--tiny/refs/main", "../snapshots/abc");
+  CHECK_THROWS_WITH(ModelFolder::open(repository), Contains("holds no config.json"));
+}
+
 TEST_CASE("a folder that is no model says what is missing", "[hf]") {
   const TempFolder folder;
   CHECK_THROWS_WITH(ModelFolder::open(folder.path()), Contains("holds no config.json"));
