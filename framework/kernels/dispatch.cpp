@@ -18,6 +18,14 @@ void require_targets(const char* name, const torch::Tensor& logits, const torch:
   require(name, targets, {logits.size(0)}, logits.options().dtype(torch::kInt64));
 }
 
+void require_heads(const char* name, const torch::Tensor& heads, int64_t n_head) {
+  TORCH_CHECK(heads.dim() == 4, name, " are ", heads.sizes());
+  require(name, heads, heads.sizes(), heads.options());
+  const int64_t n_kv_heads = heads.size(2) - n_head;  // keys and values
+  TORCH_CHECK(n_head > 0 && n_kv_heads > 0 && n_kv_heads % 2 == 0 && n_head % (n_kv_heads / 2) == 0,
+              name, ": ", n_head, " query heads of ", heads.size(2), " heads");
+}
+
 }  // namespace
 
 const KernelTable& kernels_of(c10::DeviceType device) {
@@ -111,6 +119,20 @@ void rotate_(const torch::Tensor& heads, const torch::Tensor& cos, const torch::
               "rotate_: heads are ", heads.sizes(), " with strides ", heads.strides(),
               " but angles ", cos.sizes());
   kernels_of(heads).rotate_(heads, cos, sin, direction);
+}
+
+Attention attention(const torch::Tensor& heads, int64_t n_head, const ScoreRule& rule) {
+  require_heads("attention: heads", heads, n_head);
+  return kernels_of(heads).attention(heads, n_head, rule);
+}
+
+torch::Tensor attention_backward(const torch::Tensor& heads, int64_t n_head, const ScoreRule& rule,
+                                 const Attention& forward, const torch::Tensor& grad_outputs) {
+  require_heads("attention_backward: heads", heads, n_head);
+  const std::array<int64_t, 3> shape{heads.size(0), heads.size(1), n_head * heads.size(3)};
+  require("attention_backward: outputs", forward.outputs, shape, heads.options());
+  require("attention_backward: grad_outputs", grad_outputs, shape, heads.options());
+  return kernels_of(heads).attention_backward(heads, n_head, rule, forward, grad_outputs);
 }
 
 torch::Tensor decode_attention(const torch::Tensor& queries, const torch::Tensor& keys,

@@ -1,4 +1,6 @@
+#include <torch/autograd.h>
 #include <torch/types.h>
+#include <torch/utils.h>
 
 #include <cmath>
 
@@ -112,6 +114,47 @@ void rotate_(const torch::Tensor& heads, const torch::Tensor& cos, const torch::
   second.copy_(rotated_second);
 }
 
+/// All scores of all heads: for capped ones, which ATen's attention does not have.
+torch::Tensor capped_attention(const torch::Tensor& q, const torch::Tensor& k,
+                               const torch::Tensor& v, const ScoreRule& rule) {
+  // The query heads of a group are rows of one product.
+  const auto grouped = widened(q).unflatten(1, {k.size(1), -1});
+  const auto products = grouped.flatten(2, 3).matmul(widened(k).mT()) * rule.scale;
+  const auto scores = rule.scores(products.view({q.size(0), -1, q.size(2), q.size(2)}), 0);
+  const auto weights = scores.softmax(-1).view(products.sizes());
+  return weights.matmul(widened(v)).view(q.sizes()).to(q.scalar_type());
+}
+
+torch::Tensor attended(const torch::Tensor& heads, int64_t n_head, const ScoreRule& rule) {
+  const int64_t n_kv_head = (heads.size(2) - n_head) / 2, positions = heads.size(1);
+  const auto by_head = heads.transpose(1, 2);
+  const auto q = by_head.narrow(1, 0, n_head), k = by_head.narrow(1, n_head, n_kv_head),
+             v = by_head.narrow(1, n_head + n_kv_head, n_kv_head);
+  const bool is_causal = !rule.alibi && (!rule.window || *rule.window >= positions);
+  const auto mask =
+      is_causal
+          ? std::nullopt
+          : std::optional<torch::Tensor>(rule.bias(n_head, 0, positions, q.options()).unsqueeze(0));
+  const auto y = rule.soft_cap ? capped_attention(q, k, v, rule)
+                               : torch::scaled_dot_product_attention(
+                                     q, k, v, mask, /*dropout_p=*/0.0, is_causal, rule.scale,
+                                     /*enable_gqa=*/n_head != n_kv_head);
+  return y.transpose(1, 2).flatten(2);
+}
+
+Attention attention(const torch::Tensor& heads, int64_t n_head, const ScoreRule& rule) {
+  const torch::NoGradGuard no_grad;
+  return {attended(heads, n_head, rule), {}};
+}
+
+/// Attends once more, with a graph.
+torch::Tensor attention_backward(const torch::Tensor& heads, int64_t n_head, const ScoreRule& rule,
+                                 const Attention&, const torch::Tensor& grad_outputs) {
+  const torch::AutoGradMode with_graph(true);
+  const auto leaf = heads.detach().requires_grad_();
+  return torch::autograd::grad({attended(leaf, n_head, rule)}, {leaf}, {grad_outputs})[0];
+}
+
 torch::Tensor decode_attention(const torch::Tensor& queries, const torch::Tensor& keys,
                                const torch::Tensor& values, int64_t past, const ScoreRule& rule) {
   const int64_t positions = queries.size(1), length = past + positions, n_kv_head = keys.size(1);
@@ -139,6 +182,8 @@ const KernelTable& table() {
       .sum_of_squares = sum_of_squares,
       .adamw_ = adamw_,
       .rotate_ = rotate_,
+      .attention = attention,
+      .attention_backward = attention_backward,
       .decode_attention = decode_attention,
   };
   return kTable;

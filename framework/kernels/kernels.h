@@ -81,6 +81,21 @@ void adamw_(const torch::Tensor& parameters, const torch::Tensor& gradient,
 void rotate_(const torch::Tensor& heads, const torch::Tensor& cos, const torch::Tensor& sin,
              int direction);
 
+/// Causal attention of B sequences from position 0 (Vaswani et al. 2017, eq. 1; no matrix of all
+/// scores is held on the CPU: Dao et al. 2022). heads: [B, T, n_head + 2 n_kv_head, head_dim], the
+/// query heads, then the key heads, then the value heads; query head i reads K/V head i / (n_head /
+/// n_kv_head). -> outputs: [B, T, n_head * head_dim]; log_sums, which backward needs: [B, n_head,
+/// T] float32, the logs of the softmax's denominators, or undefined.
+struct Attention {
+  torch::Tensor outputs, log_sums;
+};
+Attention attention(const torch::Tensor& heads, int64_t n_head, const ScoreRule& rule);
+
+/// The gradient of attention(): that of heads, as heads. forward: the result for the same heads.
+/// grad_outputs: as forward.outputs.
+torch::Tensor attention_backward(const torch::Tensor& heads, int64_t n_head, const ScoreRule& rule,
+                                 const Attention& forward, const torch::Tensor& grad_outputs);
+
 /// Attention of a few new positions over a K/V cache; its time is that of reading the cache once.
 /// queries: [B, T, n_head, head_dim], strided, at positions past .. past + T - 1. keys, values: [B,
 /// n_kv_head, capacity, head_dim], which already hold those of the new positions; n_head is a

@@ -1,62 +1,73 @@
 #include "models/layers/attention.h"
 
+#include <torch/csrc/autograd/custom_function.h>
+#include <torch/custom_class.h>
 #include <torch/types.h>
 #include <torch/utils.h>
 
 #include "framework/kernels/kernels.h"
-#include "framework/kernels/matmul.h"
-#include "models/layers/blocked_attention.h"
 #include "models/layers/heads.h"
 
 namespace regroup {
 namespace {
 
 using torch::Tensor;
+using torch::autograd::AutogradContext;
+using torch::autograd::Function;
+using torch::autograd::variable_list;
 
-/// ATen's attention. bias: undefined for plain causal attention.
-Tensor fused_attention(const Heads& heads, const Tensor& bias, std::optional<double> scale) {
-  const auto& [q, k, v] = heads;
-  const bool grouped = q.size(1) != k.size(1), causal = !bias.defined();
-  const auto attend = [&](const Tensor& queries, const Tensor& keys, const Tensor& values) {
-    const auto mask = causal ? std::nullopt : std::optional<Tensor>(bias.to(queries.scalar_type()));
-    return torch::scaled_dot_product_attention(queries, keys, values, mask, /*dropout_p=*/0.0,
-                                               causal, scale, /*enable_gqa=*/grouped);
-  };
-  const auto y = multiplies_widened(q)
-                     ? attend(q.to(torch::kFloat32), k.to(torch::kFloat32), v.to(torch::kFloat32))
-                           .to(q.scalar_type())
-                     : attend(q, k, v);
-  return y.transpose(1, 2).flatten(2);
-}
+struct SavedConfig : torch::CustomClassHolder {
+  explicit SavedConfig(const AttentionConfig& config) : config(config) {}
+  AttentionConfig config;
+};
 
-/// Attention of sequences from position 0 -> [B, T, n_head * head_dim].
-Tensor causal_attention(const Heads& heads, const ScoreRule& rule) {
-  const auto& q = heads.queries;
-  const int64_t n_head = q.size(1), positions = q.size(2), head_dim = q.size(3);
-  if (rule.is_plain(head_dim)) return fused_attention(heads, {}, std::nullopt);
-  if (rule.soft_cap) return blocked_attention(heads, rule, query_blocks(positions));
-  const bool is_causal = !rule.alibi && (!rule.window || *rule.window >= positions);
-  const auto bias =
-      is_causal ? Tensor() : rule.bias(n_head, 0, positions, q.options()).unsqueeze(0);
-  return fused_attention(heads, bias, rule.scale);
-}
+/// Rotation and attention of packed heads, whose gradient is packed as well, so that neither
+/// direction copies a head.
+struct RotaryAttention : Function<RotaryAttention> {
+  static Tensor forward(AutogradContext* context, const Tensor& qkv, const AttentionConfig& config,
+                        const RopeAngles& angles) {
+    const auto heads = all_heads(qkv, config);
+    rotate_queries_and_keys(heads, config, angles, 1);
+    const auto [outputs, log_sums] = kernels::attention(heads, config.n_head, config.scores);
+    context->save_for_backward({heads, outputs, log_sums, angles.cos, angles.sin});
+    context->saved_data["config"] =
+        c10::IValue::make_capsule(c10::make_intrusive<SavedConfig>(config));
+    return outputs;
+  }
+
+  static variable_list backward(AutogradContext* context, variable_list grads) {
+    const auto capsule = context->saved_data["config"].toCapsule();
+    const auto& config = static_cast<const SavedConfig&>(*capsule).config;
+    const auto saved = context->get_saved_variables();
+    const auto grad_heads = kernels::attention_backward(
+        saved[0], config.n_head, config.scores, {saved[1], saved[2]}, grads[0].contiguous());
+    rotate_queries_and_keys(grad_heads, config, {saved[3], saved[4]}, -1);
+    return {grad_heads.flatten(2), Tensor(), Tensor()};
+  }
+};
 
 }  // namespace
 
 Tensor attention(const Tensor& qkv, const AttentionConfig& config, const RopeAngles& angles) {
-  return causal_attention(rotated_heads(qkv, config, angles), config.scores);
+  return RotaryAttention::apply(qkv, config, angles);
 }
 
 Tensor cached_attention(const Tensor& qkv, const AttentionConfig& config, const RopeAngles& angles,
                         LayerCache& cache, int64_t past) {
   const torch::NoGradGuard no_grad;
-  const auto heads = rotated_heads(qkv, config, angles);
+  const auto heads = all_heads(qkv, config);
+  rotate_queries_and_keys(heads, config, angles, 1);
   const int64_t positions = qkv.size(1);
-  cache.keys.narrow(2, past, positions).copy_(heads.keys);
-  cache.values.narrow(2, past, positions).copy_(heads.values);
-  if (past == 0 && positions > 1) return causal_attention(heads, config.scores);
-  return kernels::decode_attention(heads.queries.transpose(1, 2), cache.keys, cache.values, past,
-                                   config.scores);
+  const auto store = [&](const Tensor& cached, int64_t first_head) {
+    cached.narrow(2, past, positions)
+        .copy_(heads.narrow(2, first_head, config.n_kv_head).transpose(1, 2));
+  };
+  store(cache.keys, config.n_head);
+  store(cache.values, config.n_head + config.n_kv_head);
+  if (past == 0 && positions > 1)
+    return kernels::attention(heads, config.n_head, config.scores).outputs;
+  return kernels::decode_attention(heads.narrow(2, 0, config.n_head), cache.keys, cache.values,
+                                   past, config.scores);
 }
 
 }  // namespace regroup

@@ -1,8 +1,6 @@
 // models/layers/blocked_attention.h: attention computed with its weights, one block of queries at a
 // time. models/convert/ uses it, where the weights themselves are needed and where projections are
-// trained on short sequences on the CPU: in bfloat16 it takes half the time of ATen's attention,
-// which recomputes the weights in backward. Here the graph keeps them: n_head * T * T numbers per
-// sequence. attention() uses it for capped scores, which ATen's attention does not have.
+// trained for some of the queries. Here the graph keeps them: n_head * T * T numbers per sequence.
 #pragma once
 
 #include <torch/types.h>

@@ -11,19 +11,6 @@ using torch::autograd::AutogradContext;
 using torch::autograd::Function;
 using torch::autograd::variable_list;
 
-/// [B, T, heads * head_dim] -> [B, T, heads, head_dim].
-Tensor with_heads(const Tensor& qkv, const AttentionConfig& config) {
-  return qkv.view(
-      {qkv.size(0), qkv.size(1), config.n_head + 2 * config.n_kv_head, config.head_dim});
-}
-
-/// Rotates query and key heads in place.
-void rotate_queries_and_keys(const Tensor& heads, const AttentionConfig& config,
-                             const RopeAngles& angles, int direction) {
-  if (angles.cos.defined())
-    rotate_(heads.narrow(2, 0, config.n_head + config.n_kv_head), angles, direction);
-}
-
 /// Queries, keys and values as [B, heads, T, head_dim] views.
 variable_list split(const Tensor& heads, const AttentionConfig& config) {
   const auto part = [&](int64_t first, int64_t count) {
@@ -44,7 +31,7 @@ struct RotaryQkv : Function<RotaryQkv> {
     context->saved_data["n_head"] = n_head;
     context->saved_data["n_kv_head"] = n_kv_head;
     context->saved_data["head_dim"] = head_dim;
-    const auto heads = with_heads(qkv.detach(), config);
+    const auto heads = all_heads(qkv, config);
     rotate_queries_and_keys(heads, config, angles, 1);
     return split(heads, config);
   }
@@ -67,12 +54,23 @@ struct RotaryQkv : Function<RotaryQkv> {
 
 }  // namespace
 
+Tensor all_heads(const Tensor& qkv, const AttentionConfig& config) {
+  return qkv.detach().view(
+      {qkv.size(0), qkv.size(1), config.n_head + 2 * config.n_kv_head, config.head_dim});
+}
+
+void rotate_queries_and_keys(const Tensor& heads, const AttentionConfig& config,
+                             const RopeAngles& angles, int direction) {
+  if (angles.cos.defined())
+    rotate_(heads.narrow(2, 0, config.n_head + config.n_kv_head), angles, direction);
+}
+
 Heads rotated_heads(const Tensor& qkv, const AttentionConfig& config, const RopeAngles& angles) {
   variable_list parts;
   if (torch::GradMode::is_enabled()) {
     parts = RotaryQkv::apply(qkv, angles, config.n_head, config.n_kv_head, config.head_dim);
   } else {
-    const auto heads = with_heads(qkv, config);
+    const auto heads = all_heads(qkv, config);
     rotate_queries_and_keys(heads, config, angles, 1);
     parts = split(heads, config);
   }

@@ -16,6 +16,8 @@ decltype(kernels::accumulate_) accumulate_;
 decltype(kernels::sum_of_squares) sum_of_squares;
 decltype(kernels::adamw_) adamw_;
 decltype(kernels::rotate_) rotate_;
+decltype(kernels::attention) attention;
+decltype(kernels::attention_backward) attention_backward;
 decltype(kernels::decode_attention) decode_attention;
 
 }  // namespace regroup::kernels::cpu

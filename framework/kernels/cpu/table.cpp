@@ -15,6 +15,8 @@ const KernelTable& table() {
       .sum_of_squares = sum_of_squares,
       .adamw_ = adamw_,
       .rotate_ = rotate_,
+      .attention = attention,
+      .attention_backward = attention_backward,
       .decode_attention = decode_attention,
   };
   return kTable;
