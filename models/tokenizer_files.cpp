@@ -3,6 +3,7 @@
 #include <c10/util/StringUtil.h>
 
 #include <algorithm>
+#include <iterator>
 #include <optional>
 
 #include "framework/files/atomic_write.h"
@@ -19,6 +20,7 @@ using Json = nlohmann::json;
 constexpr const char* kTokenizer = "tokenizer.json";
 constexpr const char* kTokenizerConfig = "tokenizer_config.json";
 constexpr const char* kSpecialTokensMap = "special_tokens_map.json";  // older than its config
+constexpr const char* kAddedTokens = "added_tokens.json";
 constexpr const char* kGenerationConfig = "generation_config.json";
 
 /// A special token's id; of several (Llama 3's eos) the first.
@@ -81,7 +83,50 @@ void copy_companions(const fs::path& folder, const TextHandling& text) {
                      n_left > kMostNames ? c10::str(" and ", n_left - kMostNames, " more") : ""));
 }
 
+/// A file's JSON; null where the folder has no such file.
+Json read_if_there(const fs::path& file) {
+  return fs::exists(file) ? read_json_file(file) : Json();
+}
+
+/// A token, or the tokens of an array or object of them, in any of the forms of
+/// tokenizer_config.json.
+void collect_tokens(const Json& value, std::set<std::string>& tokens) {
+  if (const auto token = special_token_text(value)) {
+    tokens.insert(*token);
+  } else if (value.is_structured()) {
+    for (const auto& inner : value) collect_tokens(inner, tokens);
+  }
+}
+
+bool holds_tokens(const std::string& key) {
+  return key == "added_tokens_decoder" || key.ends_with("_token") ||
+         key.ends_with("_special_tokens");
+}
+
+/// The tokens that a folder's files beside its tokenizer.json name.
+std::set<std::string> named_tokens(const fs::path& folder) {
+  std::set<std::string> tokens;
+  for (const char* file : {kTokenizerConfig, kSpecialTokensMap}) {
+    const auto settings = read_if_there(folder / file);
+    for (const auto& [key, value] : settings.items()) {
+      if (holds_tokens(key)) collect_tokens(value, tokens);
+    }
+  }
+  const auto added = read_if_there(folder / kAddedTokens);
+  for (const auto& [token, id] : added.items()) tokens.insert(token);
+  return tokens;
+}
+
 }  // namespace
+
+std::vector<std::string> tokens_outside_tokenizer(const fs::path& folder) {
+  const auto named = named_tokens(folder);
+  const TokenizerVocabulary vocabulary(read_json_file(folder / kTokenizer));
+  std::vector<std::string> outside;
+  std::copy_if(named.begin(), named.end(), std::back_inserter(outside),
+               [&](const auto& token) { return !vocabulary.id_of(token); });
+  return outside;
+}
 
 Json special_tokens(const JsonObject& config) {
   auto tokens = Json::object();

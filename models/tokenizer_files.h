@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 #include <set>
 #include <string>
+#include <vector>
 
 #include "framework/files/json.h"
 
@@ -24,6 +25,12 @@ struct TextHandling {
 
 /// The special tokens that a config.json names.
 nlohmann::json special_tokens(const JsonObject& config);
+
+/// Tokens that tokenizer_config.json, special_tokens_map.json or added_tokens.json names and the
+/// folder's tokenizer.json lacks, sorted. transformers gives them new ids; for a program that reads
+/// tokenizer.json alone they are plain text. Throws Error for a file that cannot be read or is not
+/// JSON.
+std::vector<std::string> tokens_outside_tokenizer(const std::filesystem::path& folder);
 
 /// Writes the tokenizer into a model's folder: the companion files of text.folder or
 /// text.tokenizer_json, and a tokenizer_config.json and generation_config.json where these are not

@@ -56,6 +56,7 @@ from data.text_tokenizer import (
     end_token,
     load_tokenizer,
     tokenizer_file,
+    tokens_outside,
     train_tokenizer,
     vocab_size_of,
 )
@@ -236,6 +237,7 @@ def encoder_of(tokenizer, options):
     """The encoder of the given or the trained tokenizer, with the options' marks and BOS."""
     eos_token, bos_token = END_OF_TEXT, None
     if options.tokenizer:
+        warn_of_tokens_outside(tokenizer, options.tokenizer)
         eos_token = end_token(tokenizer, options.tokenizer, options.eos_token)
         bos_token = configured_token(options.tokenizer, "bos_token")
     return DocumentEncoder(
@@ -245,6 +247,16 @@ def encoder_of(tokenizer, options):
         options.bos,
         bos_token,
     )
+
+
+def warn_of_tokens_outside(tokenizer, path):
+    outside = tokens_outside(tokenizer, path)
+    if outside:
+        warn(
+            f'{path}: lacks {len(outside)} of the tokens that other files beside it name, such as "{outside[0]}": here they'
+            " are plain text, and transformers gives them new ids. Saving the tokenizer with transformers writes them"
+            " into tokenizer.json."
+        )
 
 
 # --- Documents ---

@@ -118,6 +118,32 @@ TEST_CASE("without a tokenizer the special tokens are those of config.json", "[t
   CHECK_FALSE(fs::exists(folder / "tokenizer_config.json"));
 }
 
+TEST_CASE("tokens that tokenizer.json lacks are found in the files beside it", "[tokenizer]") {
+  const TempFolder folder;
+  folder.write("tokenizer.json", tokenizer().dump());
+  CHECK(tokens_outside_tokenizer(folder.path()).empty());
+  const auto [file, text] = GENERATE(table<std::string, std::string>({
+      {"tokenizer_config.json", R"({"added_tokens_decoder": {"5": {"content": "<pad>"},
+                                                             "6": {"content": "<x>"}}})"},
+      {"tokenizer_config.json", R"({"eos_token": "<end>", "pad_token": {"content": "<x>"}})"},
+      {"tokenizer_config.json", R"({"add_bos_token": true, "extra_special_tokens": ["<x>"]})"},
+      {"tokenizer_config.json", R"({"extra_special_tokens": {"image_token": "<x>"}})"},
+      {"special_tokens_map.json", R"({"additional_special_tokens": ["a", "<x>"]})"},
+      {"added_tokens.json", R"({"<start>": 2, "<x>": 6})"},
+  }));
+  folder.write(file, text);
+  CHECK(tokens_outside_tokenizer(folder.path()) == std::vector<std::string>{"<x>"});
+}
+
+TEST_CASE("files beside a tokenizer may hold any JSON", "[tokenizer]") {
+  const TempFolder folder;
+  folder.write("tokenizer.json", tokenizer().dump());
+  const std::string text = GENERATE("null", "3", "[]", R"({"eos_token": 3, "pad_token": [null]})",
+                                    R"({"added_tokens_decoder": {"1": {"content": 4}}})");
+  folder.write("tokenizer_config.json", text);
+  CHECK(tokens_outside_tokenizer(folder.path()).empty());
+}
+
 TEST_CASE("a tokenizer that is no JSON is refused by name", "[tokenizer]") {
   const TempFolder folder;
   CHECK_THROWS_WITH(write_tokenizer_files(folder.path(), {.tokenizer_json = "{"}, 32),

@@ -305,6 +305,16 @@ def test_prompts_come_from_one_place(shared):
     assert_refused(generate(shared, "--tokens", 1, "--chat"), 2, "--chat", "--tokens")
 
 
+def test_tokens_that_only_other_files_name_bring_a_warning(own):
+    path = own / "model/tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"pad_token": "<pad>"}))
+    words = ("--max-new-tokens", 1, "--prompt")
+    done = assert_done(generate(own, *words, "a<pad>"))
+    assert "model: tokenizer.json lacks 1 of the tokens" in done.stderr and '"<pad>"' in done.stderr
+    path.unlink()
+    assert "lacks" not in assert_done(generate(own, *words, "a<pad>")).stderr
+
+
 # --- Chats ---
 
 

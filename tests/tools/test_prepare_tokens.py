@@ -79,6 +79,21 @@ def test_a_folder_stands_for_the_tokenizer_in_it(tmp_path, corpus):
     assert (tmp_path / "a.h5").read_bytes() == (tmp_path / "b.h5").read_bytes()
 
 
+def test_tokens_that_only_other_files_name_bring_a_warning(tmp_path, corpus, capsys):
+    tokenizer = word_tokenizer(tmp_path / "tokenizer.json", 50, "</s>")
+    config = {"added_tokens_decoder": {"2": {"content": "</s>"}, "60": {"content": "<user>"}}, "pad_token": "<pad>"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    (tmp_path / "added_tokens.json").write_text('{"<bot>": 61}')
+    prepare(tmp_path / "a.h5", corpus, tokenizer=tokenizer).close()
+    assert 'tokenizer.json: lacks 3 of the tokens that other files beside it name, such as "<bot>"' in (
+        capsys.readouterr().err
+    )
+    for name in ("tokenizer_config.json", "added_tokens.json"):
+        (tmp_path / name).unlink()
+    prepare(tmp_path / "b.h5", corpus, tokenizer=tokenizer).close()
+    assert "lacks" not in capsys.readouterr().err
+
+
 def test_a_text_that_spells_the_end_of_text_can_stay_text(tmp_path):
     texts = [sentence(seed) + "<|endoftext|> more" for seed in range(40)]
     file = prepare(

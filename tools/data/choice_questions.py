@@ -27,17 +27,17 @@ def draw_questions(tokens, offsets, n_questions, seed, prefix=()):
     """
     random = np.random.default_rng(seed)
     begins, first_cuts, n_cuts = _possible_cuts(offsets, len(prefix))
+    cuts_so_far = np.cumsum(n_cuts)
+    all_cuts = cuts_so_far[-1]
     eos_id = tokens[int(offsets[-1]) - 1]
     most_from_text = CONTEXT_TOKENS - len(prefix)
     questions, used = [], set()
-    for _ in range(20 * n_questions if n_cuts.sum() > 0 else 0):
-        if len(questions) == n_questions:
+    for _ in range(20 * n_questions if all_cuts > 0 else 0):
+        if len(questions) == n_questions or len(used) == all_cuts:
             break
-        places = random.integers(
-            n_cuts.sum(), size=N_OPTIONS
-        )  # every cut is as likely to be right as to be wrong
-        documents = np.searchsorted(np.cumsum(n_cuts), places, side="right")
-        cuts = first_cuts[documents] + places - (np.cumsum(n_cuts) - n_cuts)[documents]
+        places = random.integers(all_cuts, size=N_OPTIONS)  # every cut is as likely to be right as to be wrong
+        documents = np.searchsorted(cuts_so_far, places, side="right")
+        cuts = first_cuts[documents] + places - (cuts_so_far[documents] - n_cuts[documents])
         options = [tokens[cut : cut + OPTION_TOKENS] for cut in cuts]
         if cuts[0] in used or _too_close(cuts) or _any_equal(options):
             continue

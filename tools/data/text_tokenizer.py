@@ -73,13 +73,39 @@ def end_token(tokenizer, path, asked):
 
 def configured_token(path, name):
     """The token that tokenizer_config.json beside the tokenizer has under a name, or None."""
-    try:
-        config = json.loads((path.parent / "tokenizer_config.json").read_text(encoding="utf-8"))
-        token = config.get(name)
-    except (OSError, ValueError, AttributeError):
-        return None  # the file is optional, and so is each of its fields
+    token = _beside(path, "tokenizer_config.json").get(name)
     token = token.get("content") if isinstance(token, dict) else token
     return token if isinstance(token, str) else None
+
+
+def tokens_outside(tokenizer, path):
+    """Tokens that files beside a tokenizer.json name and it lacks, sorted. transformers gives them new ids; here they
+    are plain text."""
+    named = set(_beside(path, "added_tokens.json"))
+    for file in ("tokenizer_config.json", "special_tokens_map.json"):
+        for key, value in _beside(path, file).items():
+            if key == "added_tokens_decoder" or key.endswith(("_token", "_special_tokens")):
+                named |= _tokens_in(value)
+    return sorted(named - set(tokenizer.get_vocab()))
+
+
+def _beside(path, name):
+    """The JSON object in a file beside the tokenizer; empty where there is none: the file is optional."""
+    try:
+        value = json.loads((path.parent / name).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _tokens_in(value):
+    """A token, or the tokens of a list or object of them, in any of the forms of tokenizer_config.json."""
+    if isinstance(value, dict) and "content" in value:
+        value = value["content"]
+    if isinstance(value, str):
+        return {value}
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return set().union(*map(_tokens_in, inner))
 
 
 def train_tokenizer(texts, vocab_size):

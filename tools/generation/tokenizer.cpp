@@ -6,6 +6,8 @@
 
 #include "framework/data/token_ids.h"
 #include "framework/errors/error.h"
+#include "framework/progress/console.h"
+#include "models/tokenizer_files.h"
 #include "tools/generation/text_service.h"
 
 namespace regroup {
@@ -16,6 +18,15 @@ namespace fs = std::filesystem;
 constexpr const char* kEncodeChat = "encode_chat";
 constexpr const char* kUseTokens = "Give the prompt as ids, with --tokens 1,2,3 and no --stop.";
 
+void warn_of_tokens_outside(const fs::path& folder) {
+  const auto outside = tokens_outside_tokenizer(folder);
+  if (outside.empty()) return;
+  warn_once(c10::str(folder.string(), ": tokenizer.json lacks ", outside.size(),
+                     " of the tokens that other files there name, such as \"", outside.front(),
+                     "\": here they are plain text, and transformers gives them new ids. "
+                     "Saving the tokenizer with transformers writes them into tokenizer.json."));
+}
+
 }  // namespace
 
 void Tokenizer::start() {
@@ -23,6 +34,7 @@ void Tokenizer::start() {
     throw request_error(folder_.string(),
                         "holds no tokenizer.json, so text means nothing to the model", kUseTokens);
   }
+  warn_of_tokens_outside(folder_);
   // -I: no module of the working directory or of the user's environment takes a package's place
   const std::vector<std::string> command{REGROUP_PYTHON, "-I", "-c", std::string(kTextService),
                                          folder_.string()};
