@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Memory and speed of the verbs that stream a checkpoint, beside `cp` of the same files.
 
-Generates a sharded Llama checkpoint of random bf16 weights in a temporary folder under --folder, which needs three
-times its size. Prints for each command its time, its speed as a share of `cp`'s, and its peak resident memory. All end
+Generates a Llama checkpoint of random bf16 weights in a temporary folder under --folder, which needs three times the
+checkpoint's size. Prints for each command its time, its speed as a share of `cp`'s, and its peak resident memory. All end
 with their files on the disk (`cp` is followed by a sync). The page cache is as the commands before left it.
 
     tools/bench_streaming.py --gigabytes 8 --folder /var/tmp
@@ -24,14 +24,13 @@ from pathlib import Path
 from benchmarks.support import check_json, processor
 from script_support import Problem, run_script, write_text
 
-BYTES_OF_SHARD = 2 * 10**9
-
 
 def parse_arguments(words):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--binary", type=Path, default=Path("build/release/regroup"))
     parser.add_argument("--gigabytes", type=float, default=8)
     parser.add_argument("--d-model", type=int, default=4096, help="width of the model, a multiple of 64 (default 4096)")
+    parser.add_argument("--shard-gigabytes", type=float, default=2, help="size of a shard; above --gigabytes: one file")
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", type=Path, help="writes every measurement")
@@ -70,11 +69,11 @@ def shapes_of_model(sizes, gigabytes):
     return shapes, layer
 
 
-def shards_of(shapes):
+def shards_of(shapes, most_bytes):
     shards, filled = [{}], 0
     for name, shape in shapes.items():
         size = bytes_of({name: shape})
-        if filled + size > BYTES_OF_SHARD:
+        if shards[-1] and filled + size > most_bytes:
             shards.append({})
             filled = 0
         filled += size
@@ -82,34 +81,36 @@ def shards_of(shapes):
     return shards
 
 
-def write_checkpoint(folder, sizes, gigabytes):
+def write_checkpoint(folder, sizes, gigabytes, shard_gigabytes):
     """In a separate process: the commands, forked from this one, would inherit the memory that it takes."""
     import torch
     from safetensors.torch import save_file
 
     shapes, n_layer = shapes_of_model(sizes, gigabytes)
     noise = 0.02 * torch.randn(max(map(math.prod, shapes.values())), dtype=torch.bfloat16)
-    shards = shards_of(shapes)
+    shards = shards_of(shapes, shard_gigabytes * 1e9)
     index = {"metadata": {"total_size": bytes_of(shapes)}, "weight_map": {}}
     folder.mkdir()
     for number, shard in enumerate(shards, 1):
-        file = f"model-{number:05}-of-{len(shards):05}.safetensors"
+        part = f"-{number:05}-of-{len(shards):05}" if len(shards) > 1 else ""
+        file = f"model{part}.safetensors"
         print(f"writing {file}", file=sys.stderr)
         save_file({name: noise[:math.prod(shape)].view(shape).clone() for name, shape in shard.items()},
                   folder / file, metadata={"format": "pt"})
         index["weight_map"] |= dict.fromkeys(shard, file)
-    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    if len(shards) > 1:
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     (folder / "config.json").write_text(json.dumps(
         {**sizes, "model_type": "llama", "architectures": ["LlamaForCausalLM"], "num_hidden_layers": n_layer,
          "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "tie_word_embeddings": False, "torch_dtype": "bfloat16"}))
 
 
-def write_in_a_process(folder, sizes, gigabytes):
-    writer = multiprocessing.get_context("spawn").Process(target=write_checkpoint, args=(folder, sizes, gigabytes))
+def write_in_a_process(*arguments):
+    writer = multiprocessing.get_context("spawn").Process(target=write_checkpoint, args=arguments)
     writer.start()
     writer.join()
     if writer.exitcode != 0:
-        raise Problem(folder, "could not be written", "Is the disk full?")
+        raise Problem(arguments[0], "could not be written", "Is the disk full?")
 
 
 # The commands.
@@ -150,7 +151,7 @@ def main(words):
     largest = max(2 * math.prod(shape) for shape in shapes_of_model(sizes, arguments.gigabytes)[0].values())
     with tempfile.TemporaryDirectory(dir=arguments.folder) as place:
         source, target = Path(place) / "model", Path(place) / "out"
-        write_in_a_process(source, sizes, arguments.gigabytes)
+        write_in_a_process(source, sizes, arguments.gigabytes, arguments.shard_gigabytes)
         size = sum(file.stat().st_size for file in source.iterdir())
         runs = {name: [] for name in commands(arguments.binary, source, target)}
         for number in range(arguments.rounds):

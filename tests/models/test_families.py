@@ -8,13 +8,20 @@ import torch
 from hf_families import VARIANTS, random_model
 from hf_models import TOKENS, load_there, logits_here, logits_there, output_of
 
-pytestmark = pytest.mark.parametrize("family, variant", VARIANTS, ids=["-".join(pair) for pair in VARIANTS])
+
+def of_each(variants):
+    return pytest.mark.parametrize("family, variant", variants, ids=["-".join(pair) for pair in variants])
+
+
+# Beyond the original context Llama's class keeps keys that it turned before; Phi-3's, as Regroup, computes them anew.
+DECODED_ALIKE = [pair for pair in VARIANTS if not (pair[0] == "llama" and pair[1].startswith("longrope"))]
 
 
 def kv_heads_of(folder):
     return ",".join(map(str, json.loads(output_of("inspect", folder, "--json"))["n_kv_head"]))
 
 
+@of_each(VARIANTS)
 def test_logits_of_a_model_saved_by_transformers_are_equal(family, variant, tmp_path):
     model = random_model(family, variant)
     model.save_pretrained(tmp_path)
@@ -23,6 +30,7 @@ def test_logits_of_a_model_saved_by_transformers_are_equal(family, variant, tmp_
     assert np.abs(logits_here(tmp_path) - expected).max() <= 1e-4
 
 
+@of_each(VARIANTS)
 def test_a_folder_written_here_is_the_same_model_to_transformers(family, variant, tmp_path):
     model = random_model(family, variant)
     model.save_pretrained(tmp_path / "theirs")
@@ -34,9 +42,8 @@ def test_a_folder_written_here_is_the_same_model_to_transformers(family, variant
     assert np.abs(logits_there(loaded) - logits_there(model)).max() <= 1e-5
 
 
+@of_each(DECODED_ALIKE)
 def test_decoding_continues_as_transformers_does(family, variant, tmp_path):
-    if family == "llama" and variant.startswith("longrope"):
-        pytest.skip("beyond the original context this class keeps keys that it turned before; Phi-3's computes them anew")
     model = random_model(family, variant)
     model.save_pretrained(tmp_path)
     prompt = TOKENS[:, :12]

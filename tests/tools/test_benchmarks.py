@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from benchmarks.support import peer_config
+from hf_families import FAMILIES
 from script_runner import assert_refused, run
 
 TOOLS = Path(__file__).resolve().parents[2] / "tools"
@@ -36,6 +38,13 @@ def test_processes_beside_ddp_and_fsdp2(tmp_path):
     assert n_ratios(text) == 3
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_has_the_peers_shape(family):
+    config = peer_config("5m", kv_heads=8, family=family)
+    assert (config.hidden_size, config.num_hidden_layers, config.num_attention_heads) == (256, 4, 8)
+    assert config.vocab_size == 4096
+
+
 def test_decoding_beside_generate(tmp_path):
     results, text = measurements("bench_peers.py", tmp_path, "--only", "decode")
     assert list(results) == ["decode 1", "decode 16"]
@@ -54,9 +63,10 @@ def test_a_busy_machine_beside_an_idle_one(tmp_path):
     assert len(re.findall(r"tokens/s   \d\.\d\d of alone", text)) == 6
 
 
-def test_the_streaming_verbs_hold_two_tensors_of_a_checkpoint(tmp_path):
+@pytest.mark.parametrize("shard_gigabytes", [0.3, 2])
+def test_the_streaming_verbs_hold_two_tensors_of_a_checkpoint(tmp_path, shard_gigabytes):
     found, text = measurements("bench_streaming.py", tmp_path, "--gigabytes", 0.8, "--d-model", 1024, "--folder",
-                               tmp_path, shared_options=())
+                               tmp_path, "--shard-gigabytes", shard_gigabytes, shared_options=())
     assert found["bytes"] > 0.8e9
     for name, runs in found["runs"].items():
         assert runs[0]["peak_rss_bytes"] <= 2 * found["largest_tensor_bytes"] + 300e6, name

@@ -42,9 +42,10 @@ def peer_config(size, kv_heads, family):
                   intermediate_size=shape["d_ff"], vocab_size=shape["vocab_size"], max_position_embeddings=N_POSITIONS,
                   ffn_dim=4 * shape["d_model"], word_embed_proj_dim=shape["d_model"], rotary_dim=32,
                   max_seq_len=N_POSITIONS)
-    has = AutoConfig.for_model(family)
-    ids = dict(bos_token_id=0, eos_token_id=0, pad_token_id=0)
-    return AutoConfig.for_model(family, **{name: value for name, value in fields.items() if hasattr(has, name)}, **ids)
+    default = AutoConfig.for_model(family)
+    known = {name: value for name, value in fields.items()
+             if hasattr(default, name) and not isinstance(getattr(type(default), name, None), property)}
+    return AutoConfig.for_model(family, **known, bos_token_id=0, eos_token_id=0, pad_token_id=0)
 
 
 def peer_model(size, kv_heads, threads, family="llama"):
