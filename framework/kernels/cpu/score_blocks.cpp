@@ -1,0 +1,185 @@
+#include "framework/kernels/cpu/score_blocks.h"
+
+#include "framework/kernels/cpu/loops.h"
+
+namespace regroup::kernels::cpu {
+namespace {
+
+template <typename T, typename C>
+REGROUP_INLINE void copy_rows(const T* x, int64_t stride, int64_t m, int64_t k, C* out) {
+  for (int64_t i = 0; i < m; ++i, out += padded(k)) {
+    for (int64_t j = 0; j < k; ++j) store(out, j, load(x, i * stride + j));
+    for (int64_t j = k; j < padded(k); ++j) store(out, j, 0.0F);
+  }
+}
+
+template <typename T, typename C>
+REGROUP_INLINE void copy_columns(const T* x, int64_t stride, int64_t k, int64_t m, C* out,
+                                 int64_t out_stride) {
+  for (int64_t i = 0; i < m; ++i, out += out_stride) {
+    for (int64_t j = 0; j < k; ++j) store(out, j, load(x, j * stride + i));
+    for (int64_t j = k; j < padded(k); ++j) store(out, j, 0.0F);
+  }
+}
+
+/// Row i of a right operand with rows of n: its numbers are every kStep-th.
+template <typename C>
+constexpr int64_t kStep = kInterleaves<C> ? 2 : 1;
+template <typename C>
+REGROUP_INLINE C* row_of(C* out, int64_t i, int64_t n) {
+  return out + i / kStep<C> * kStep<C> * n + i % kStep<C>;
+}
+
+template <typename T, typename C>
+REGROUP_INLINE void interleave_rows(const T* x, int64_t stride, int64_t k, int64_t n, C* out) {
+  const int64_t width = padded(n);
+  for (int64_t i = 0; i < padded(k); ++i) {
+    C* row = row_of(out, i, width);
+    const int64_t filled = i < k ? n : 0;
+    for (int64_t j = 0; j < filled; ++j) store(row, j * kStep<C>, load(x, i * stride + j));
+    for (int64_t j = filled; j < width; ++j) store(row, j * kStep<C>, 0.0F);
+  }
+}
+
+template <typename T, typename C>
+REGROUP_INLINE void interleave_columns(const T* x, int64_t stride, int64_t n, int64_t k, C* out) {
+  const int64_t width = padded(n);
+  for (int64_t i = 0; i < padded(k); ++i) {
+    C* row = row_of(out, i, width);
+    const int64_t filled = i < k ? n : 0;
+    for (int64_t j = 0; j < filled; ++j) store(row, j * kStep<C>, load(x, j * stride + i));
+    for (int64_t j = filled; j < width; ++j) store(row, j * kStep<C>, 0.0F);
+  }
+}
+
+/// Columns of one head's queries that see a key.
+struct Seen {
+  int64_t begin, end;
+};
+REGROUP_INLINE Seen seen_by(const Block& block, const Scoring& scoring, int64_t key) {
+  const int64_t ahead = key - block.first_query, n = block.n_queries;
+  const int64_t begin = ahead < 0 ? 0 : (ahead > n ? n : ahead);
+  if (scoring.window == 0 || ahead + scoring.window > n) return {begin, n};
+  return {begin, ahead + scoring.window < begin ? begin : ahead + scoring.window};
+}
+
+/// tanh to some 1e-7 of 1.
+REGROUP_INLINE float tanh_of(float x) { return 1.0F - 2.0F / (fast_exp(2.0F * x) + 1.0F); }
+
+/// Products -> scores; kHidden where a query does not see the key.
+REGROUP_INLINE void score(float* row, const Block& block, const Scoring& scoring, int64_t key) {
+  const auto [begin, end] = seen_by(block, scoring, key);
+  const float cap = scoring.soft_cap;
+  for (int64_t h = 0; h < block.n_heads; ++h) {
+    float* x = row + h * block.n_queries;
+    for (int64_t c = 0; c < begin; ++c) x[c] = kHidden;
+    for (int64_t c = end; c < block.n_queries; ++c) x[c] = kHidden;
+    if (begin == end) continue;
+    const float bias =
+        scoring.biases == nullptr ? 0.0F : scoring.biases[h * scoring.biases_stride + key];
+    if (cap == 0.0F) {
+      for (int64_t c = begin; c < end; ++c) x[c] = x[c] * scoring.scale + bias;
+    } else {
+      for (int64_t c = begin; c < end; ++c)
+        x[c] = cap * tanh_of(x[c] * (scoring.scale / cap)) + bias;
+    }
+  }
+}
+
+}  // namespace
+
+#define DEFINE(T, C)                                                                         \
+  REGROUP_CPU_CLONES void left(const T* x, int64_t stride, int64_t m, int64_t k, C* out) {   \
+    copy_rows(x, stride, m, k, out);                                                         \
+  }                                                                                          \
+  REGROUP_CPU_CLONES void left_of_columns(const T* x, int64_t stride, int64_t k, int64_t m,  \
+                                          C* out, int64_t out_stride) {                      \
+    copy_columns(x, stride, k, m, out, out_stride);                                          \
+  }                                                                                          \
+  REGROUP_CPU_CLONES void right(const T* x, int64_t stride, int64_t k, int64_t n, C* out) {  \
+    interleave_rows(x, stride, k, n, out);                                                   \
+  }                                                                                          \
+  REGROUP_CPU_CLONES void right_of_columns(const T* x, int64_t stride, int64_t n, int64_t k, \
+                                           C* out) {                                         \
+    interleave_columns(x, stride, n, k, out);                                                \
+  }
+DEFINE(float, float)
+DEFINE(float, c10::BFloat16)
+DEFINE(c10::BFloat16, float)
+DEFINE(c10::BFloat16, c10::BFloat16)
+#undef DEFINE
+
+Scoring::Scoring(const ScoreRule& rule, int64_t n_head, int64_t n_keys)
+    : scale(static_cast<float>(rule.scale)),
+      soft_cap(static_cast<float>(rule.soft_cap.value_or(0))),
+      window(rule.window.value_or(0)),
+      biases(nullptr),
+      biases_stride(n_keys) {
+  if (!rule.alibi) return;
+  all_biases_ = rule.alibi->of_keys(n_head, n_keys).to(torch::kFloat32).contiguous();
+  biases = all_biases_.const_data_ptr<float>();
+}
+
+Scoring Scoring::from_head(int64_t first_head) const {
+  auto scoring = *this;
+  if (biases != nullptr) scoring.biases += first_head * biases_stride;
+  return scoring;
+}
+
+REGROUP_CPU_CLONES void exponentials(float* s, const Block& block, const Scoring& scoring,
+                                     Running& running) {
+  const int64_t n = block.columns(), stride = block.stride();
+  float* __restrict highest = running.highest.data();
+  float* __restrict sum = running.sum.data();
+  float* __restrict factor = running.factor.data();
+  for (int64_t c = 0; c < n; ++c) factor[c] = highest[c];
+  for (int64_t i = 0; i < block.n_keys; ++i) {
+    float* __restrict x = s + i * stride;
+    score(x, block, scoring, block.first_key + i);
+    for (int64_t c = 0; c < n; ++c) highest[c] = x[c] > highest[c] ? x[c] : highest[c];
+  }
+  for (int64_t c = 0; c < n; ++c) {
+    factor[c] = fast_exp(factor[c] - highest[c]);
+    sum[c] *= factor[c];
+  }
+  for (int64_t i = 0; i < block.n_keys; ++i) {
+    float* __restrict x = s + i * stride;
+    for (int64_t c = 0; c < n; ++c) {
+      x[c] = x[c] == kHidden ? 0.0F : fast_exp(x[c] - highest[c]);
+      sum[c] += x[c];
+    }
+  }
+}
+
+REGROUP_CPU_CLONES void weights_and_gradients(float* s, float* grads, const Block& block,
+                                              const Scoring& scoring, const Columns& columns) {
+  const int64_t n = block.columns(), stride = block.stride();
+  const float cap = scoring.soft_cap;
+  const float* __restrict log_sums = columns.log_sums.data();
+  const float* __restrict dots = columns.dots.data();
+  for (int64_t i = 0; i < block.n_keys; ++i) {
+    float* __restrict x = s + i * stride;
+    float* __restrict g = grads + i * stride;
+    for (int64_t c = 0; c < n; ++c) g[c] = (g[c] - dots[c]) * scoring.scale;
+    if (cap != 0.0F) {
+      for (int64_t c = 0; c < n; ++c) {
+        const float capped = tanh_of(x[c] * (scoring.scale / cap));
+        g[c] *= 1.0F - capped * capped;
+      }
+    }
+    score(x, block, scoring, block.first_key + i);
+    for (int64_t c = 0; c < n; ++c) {
+      x[c] = x[c] == kHidden ? 0.0F : fast_exp(x[c] - log_sums[c]);
+      g[c] *= x[c];
+    }
+  }
+}
+
+REGROUP_CPU_CLONES void scale_columns(float* x, int64_t n_rows, const float* factors, int64_t n) {
+  for (int64_t i = 0; i < n_rows; ++i) {
+    float* __restrict row = x + i * n;
+    for (int64_t c = 0; c < n; ++c) row[c] *= factors[c];
+  }
+}
+
+}  // namespace regroup::kernels::cpu
