@@ -66,6 +66,9 @@ REGROUP_INLINE float fast_exp(float x) {
 }
 REGROUP_INLINE double fast_exp(double x) { return __builtin_exp(x); }
 
+/// The highest of no scores.
+constexpr float kNoScore = -1e30F;
+
 /// The largest of n values, n at least 1.
 template <typename T>
 REGROUP_INLINE auto highest(const T* x, int64_t n) {

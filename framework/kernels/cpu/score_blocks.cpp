@@ -52,39 +52,32 @@ REGROUP_INLINE void interleave_columns(const T* x, int64_t stride, int64_t n, in
   }
 }
 
-/// Columns of one head's queries that see a key.
+/// Columns that see a key.
 struct Seen {
   int64_t begin, end;
 };
 REGROUP_INLINE Seen seen_by(const Block& block, const Scoring& scoring, int64_t key) {
   const int64_t ahead = key - block.first_query, n = block.n_queries;
   const int64_t begin = ahead < 0 ? 0 : (ahead > n ? n : ahead);
-  if (scoring.window == 0 || ahead + scoring.window > n) return {begin, n};
-  return {begin, ahead + scoring.window < begin ? begin : ahead + scoring.window};
+  int64_t end = n;
+  if (scoring.window != 0 && ahead + scoring.window < n)
+    end = ahead + scoring.window < begin ? begin : ahead + scoring.window;
+  return {begin * block.n_heads, end * block.n_heads};
+}
+
+REGROUP_INLINE void clear_hidden(float* x, const Seen& seen, int64_t n) {
+  for (int64_t c = 0; c < seen.begin; ++c) x[c] = 0;
+  for (int64_t c = seen.end; c < n; ++c) x[c] = 0;
+}
+
+REGROUP_INLINE void add_biases(float* x, const Seen& seen, int64_t key, int64_t n_heads,
+                               const Scoring& scoring) {
+  for (int64_t c = seen.begin; c < seen.end; ++c)
+    x[c] += scoring.biases[c % n_heads * scoring.biases_stride + key];
 }
 
 /// tanh to some 1e-7 of 1.
 REGROUP_INLINE float tanh_of(float x) { return 1.0F - 2.0F / (fast_exp(2.0F * x) + 1.0F); }
-
-/// Products -> scores; kHidden where a query does not see the key.
-REGROUP_INLINE void score(float* row, const Block& block, const Scoring& scoring, int64_t key) {
-  const auto [begin, end] = seen_by(block, scoring, key);
-  const float cap = scoring.soft_cap;
-  for (int64_t h = 0; h < block.n_heads; ++h) {
-    float* x = row + h * block.n_queries;
-    for (int64_t c = 0; c < begin; ++c) x[c] = kHidden;
-    for (int64_t c = end; c < block.n_queries; ++c) x[c] = kHidden;
-    if (begin == end) continue;
-    const float bias =
-        scoring.biases == nullptr ? 0.0F : scoring.biases[h * scoring.biases_stride + key];
-    if (cap == 0.0F) {
-      for (int64_t c = begin; c < end; ++c) x[c] = x[c] * scoring.scale + bias;
-    } else {
-      for (int64_t c = begin; c < end; ++c)
-        x[c] = cap * tanh_of(x[c] * (scoring.scale / cap)) + bias;
-    }
-  }
-}
 
 }  // namespace
 
@@ -129,23 +122,34 @@ Scoring Scoring::from_head(int64_t first_head) const {
 REGROUP_CPU_CLONES void exponentials(float* s, const Block& block, const Scoring& scoring,
                                      Running& running) {
   const int64_t n = block.columns(), stride = block.stride();
+  const float scale = scoring.scale, cap = scoring.soft_cap;
   float* __restrict highest = running.highest.data();
   float* __restrict sum = running.sum.data();
   float* __restrict factor = running.factor.data();
   for (int64_t c = 0; c < n; ++c) factor[c] = highest[c];
   for (int64_t i = 0; i < block.n_keys; ++i) {
+    const int64_t key = block.first_key + i;
+    const auto seen = seen_by(block, scoring, key);
     float* __restrict x = s + i * stride;
-    score(x, block, scoring, block.first_key + i);
-    for (int64_t c = 0; c < n; ++c) highest[c] = x[c] > highest[c] ? x[c] : highest[c];
+    if (cap == 0) {
+      for (int64_t c = seen.begin; c < seen.end; ++c) x[c] *= scale;
+    } else {
+      for (int64_t c = seen.begin; c < seen.end; ++c) x[c] = cap * tanh_of(x[c] * (scale / cap));
+    }
+    if (scoring.biases != nullptr) add_biases(x, seen, key, block.n_heads, scoring);
+    for (int64_t c = seen.begin; c < seen.end; ++c)
+      highest[c] = x[c] > highest[c] ? x[c] : highest[c];
   }
   for (int64_t c = 0; c < n; ++c) {
     factor[c] = fast_exp(factor[c] - highest[c]);
     sum[c] *= factor[c];
   }
   for (int64_t i = 0; i < block.n_keys; ++i) {
+    const auto seen = seen_by(block, scoring, block.first_key + i);
     float* __restrict x = s + i * stride;
-    for (int64_t c = 0; c < n; ++c) {
-      x[c] = x[c] == kHidden ? 0.0F : fast_exp(x[c] - highest[c]);
+    clear_hidden(x, seen, n);
+    for (int64_t c = seen.begin; c < seen.end; ++c) {
+      x[c] = fast_exp(x[c] - highest[c]);
       sum[c] += x[c];
     }
   }
@@ -154,22 +158,31 @@ REGROUP_CPU_CLONES void exponentials(float* s, const Block& block, const Scoring
 REGROUP_CPU_CLONES void weights_and_gradients(float* s, float* grads, const Block& block,
                                               const Scoring& scoring, const Columns& columns) {
   const int64_t n = block.columns(), stride = block.stride();
-  const float cap = scoring.soft_cap;
+  const float scale = scoring.scale, cap = scoring.soft_cap;
   const float* __restrict log_sums = columns.log_sums.data();
   const float* __restrict dots = columns.dots.data();
   for (int64_t i = 0; i < block.n_keys; ++i) {
+    const int64_t key = block.first_key + i;
+    const auto seen = seen_by(block, scoring, key);
     float* __restrict x = s + i * stride;
     float* __restrict g = grads + i * stride;
-    for (int64_t c = 0; c < n; ++c) g[c] = (g[c] - dots[c]) * scoring.scale;
-    if (cap != 0.0F) {
-      for (int64_t c = 0; c < n; ++c) {
-        const float capped = tanh_of(x[c] * (scoring.scale / cap));
-        g[c] *= 1.0F - capped * capped;
+    clear_hidden(x, seen, n);
+    clear_hidden(g, seen, n);
+    if (cap == 0) {
+      for (int64_t c = seen.begin; c < seen.end; ++c) {
+        x[c] *= scale;
+        g[c] = (g[c] - dots[c]) * scale;
+      }
+    } else {
+      for (int64_t c = seen.begin; c < seen.end; ++c) {
+        const float tanh = tanh_of(x[c] * (scale / cap));
+        x[c] = cap * tanh;
+        g[c] = (g[c] - dots[c]) * scale * (1 - tanh * tanh);
       }
     }
-    score(x, block, scoring, block.first_key + i);
-    for (int64_t c = 0; c < n; ++c) {
-      x[c] = x[c] == kHidden ? 0.0F : fast_exp(x[c] - log_sums[c]);
+    if (scoring.biases != nullptr) add_biases(x, seen, key, block.n_heads, scoring);
+    for (int64_t c = seen.begin; c < seen.end; ++c) {
+      x[c] = fast_exp(x[c] - log_sums[c]);
       g[c] *= x[c];
     }
   }

@@ -10,13 +10,13 @@
 #include <cstdint>
 #include <vector>
 
+#include "framework/kernels/cpu/loops.h"
 #include "framework/kernels/matmul.h"
 #include "framework/kernels/score_rule.h"
 
 namespace regroup::kernels::cpu {
 
 constexpr int64_t kMostColumns = 128, kKeysPerBlock = 64;  // 32 KiB of scores
-constexpr float kHidden = -1e30F;  // the score of a key that a query does not see
 
 /// Operands and blocks are filled up with zeros to multiples of 16: oneDNN compiles a kernel for
 /// each shape that it meets, and any length of a sequence must not bring new ones.
@@ -81,12 +81,13 @@ struct Block {
   int64_t stride() const { return padded(columns()); }
 };
 
-/// Calls visit(column, head, query) for the columns of a block.
+/// Calls visit(column, head, query) for the columns of a block: the heads of a query are
+/// neighbours, so those that see a key are neighbours too.
 template <typename Visit>
 void for_each_column(const Block& block, const Visit& visit) {
-  for (int64_t h = 0; h < block.n_heads; ++h) {
-    for (int64_t q = 0; q < block.n_queries; ++q)
-      visit(h * block.n_queries + q, h, block.first_query + q);
+  for (int64_t q = 0; q < block.n_queries; ++q) {
+    for (int64_t h = 0; h < block.n_heads; ++h)
+      visit(q * block.n_heads + h, h, block.first_query + q);
   }
 }
 
@@ -129,7 +130,7 @@ struct Running {
     sum = factor = highest;
   }
   void begin() {
-    std::fill(highest.begin(), highest.end(), kHidden);
+    std::fill(highest.begin(), highest.end(), kNoScore);
     std::fill(sum.begin(), sum.end(), 0.0F);
   }
 };

@@ -31,6 +31,25 @@ TEST_CASE("the decode attention kernel computes its formula in every number form
   CHECK_THAT(found, close_to(expected.to(type)));
 }
 
+TEST_CASE("long caches are attended to in parts, whole lanes of dims at a time", "[kernels]") {
+  const auto type = GENERATE(torch::kFloat32, torch::kBFloat16);
+  const int64_t n_kv_head = GENERATE(1, 3), positions = GENERATE(1, 3), d = GENERATE(16, 83);
+  const int64_t past = 600, capacity = 700;
+  const auto queries = seeded_randn({2, positions, 6, d}).to(type);
+  const auto keys = seeded_randn({2, n_kv_head, capacity, d}, 2).to(type);
+  auto values = seeded_randn({2, n_kv_head, capacity, d}, 3).to(type);
+  values.narrow(2, past + positions, 1).fill_(NAN);  // nothing beyond the last position is read
+  const auto rule =
+      GENERATE(ScoreRule{0.3}, ScoreRule{.scale = 0.3, .soft_cap = 0.7},
+               ScoreRule{.scale = 0.3, .window = 100}, ScoreRule{.scale = 0.3, .window = 1},
+               ScoreRule{0.3, 0.7, 500, AlibiConfig{0.1}});
+  const auto expected = kernels::formulas::table().decode_attention(
+      queries.to(torch::kFloat64), keys.to(torch::kFloat64), values.to(torch::kFloat64), past,
+      rule);
+  const auto found = kernels::decode_attention(queries, keys, values, past, rule);
+  CHECK_THAT(found, close_to(expected.to(type)));
+}
+
 TEST_CASE("decode attention refuses a cache that does not match the queries", "[kernels]") {
   const auto queries = torch::zeros({2, 1, 6, 4});
   const auto attend = [&](const Tensor& keys, const Tensor& values, int64_t past) {
