@@ -126,7 +126,7 @@ class Scoring {
 /// the differences from it, and the factor by which the last block scales what was summed before.
 struct Running {
   std::vector<float> highest, sum, factor;
-  explicit Running(int64_t columns) : highest(static_cast<size_t>(columns)) {
+  explicit Running(int64_t columns) : highest(static_cast<size_t>(padded(columns))) {
     sum = factor = highest;
   }
   void begin() {
