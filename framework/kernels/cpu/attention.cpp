@@ -322,8 +322,7 @@ void sum_tasks(const Division& shape, float* of_tasks, T* grad_heads) {
 }  // namespace
 
 Attention attention(const Tensor& heads, int64_t n_head, const ScoreRule& rule) {
-  if (heads.scalar_type() == torch::kFloat64)
-    return formulas::table().attention(heads, n_head, rule);
+  if (!has_blocks(heads)) return formulas::table().attention(heads, n_head, rule);
   const Division shape(heads, n_head);
   const auto outputs =
       torch::empty({shape.batch, shape.positions, shape.output_row()}, heads.options());
@@ -341,7 +340,7 @@ Attention attention(const Tensor& heads, int64_t n_head, const ScoreRule& rule) 
 
 Tensor attention_backward(const Tensor& heads, int64_t n_head, const ScoreRule& rule,
                           const Attention& forward, const Tensor& grad_outputs) {
-  if (heads.scalar_type() == torch::kFloat64)
+  if (!has_blocks(heads))
     return formulas::table().attention_backward(heads, n_head, rule, forward, grad_outputs);
   const Division shape(heads, n_head);
   const auto grad_heads = torch::empty_like(heads);

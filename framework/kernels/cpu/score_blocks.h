@@ -8,6 +8,7 @@
 #include <torch/types.h>
 
 #include <cstdint>
+#include <exception>
 #include <vector>
 
 #include "framework/kernels/cpu/loops.h"
@@ -24,14 +25,6 @@ constexpr int64_t padded(int64_t n) { return (n + 15) / 16 * 16; }
 
 // --- Products. T is the type in memory, C the type that is multiplied. ---
 
-/// Calls run(T(), C()) for a float32 or bfloat16 tensor.
-template <typename Run>
-void with_formats(const torch::Tensor& x, const Run& run) {
-  if (x.scalar_type() == torch::kFloat32) return run(float(), float());
-  if (multiplies_widened(x)) return run(c10::BFloat16(), float());
-  run(c10::BFloat16(), c10::BFloat16());
-}
-
 /// True where right operands have their rows interleaved by twos, as bfloat16 instructions want.
 template <typename C>
 constexpr bool kInterleaves = sizeof(C) == 2;
@@ -47,6 +40,37 @@ void multiply(int64_t m, int64_t n, int64_t k, const C* a, int64_t a_stride, con
 template <typename C>
 void end_products() {
   at::native::cpublas::brgemm_release(kInterleaves<C>);
+}
+
+/// True where oneDNN has products of this type: on x86-64 of float; of bfloat16 if the processor
+/// multiplies it, unless ONEDNN_MAX_CPU_ISA forbids that.
+template <typename C>
+bool has_products() {
+  static const bool has = [] {
+    try {
+      const std::vector<C> operand(16 * 16);
+      std::vector<float> product(16 * 16);
+      multiply<C>(16, 16, 16, operand.data(), 16, operand.data(), product.data(), /*adds=*/false);
+      end_products<C>();
+      return true;
+    } catch (const std::exception&) {
+      return false;
+    }
+  }();
+  return has;
+}
+
+/// True for tensors whose scores these blocks compute: float32 and bfloat16.
+inline bool has_blocks(const torch::Tensor& x) {
+  return x.scalar_type() != torch::kFloat64 && has_products<float>();
+}
+
+/// Calls run(T(), C()) for such a tensor.
+template <typename Run>
+void with_formats(const torch::Tensor& x, const Run& run) {
+  if (x.scalar_type() == torch::kFloat32) return run(float(), float());
+  if (multiplies_widened(x) || !has_products<c10::BFloat16>()) return run(c10::BFloat16(), float());
+  run(c10::BFloat16(), c10::BFloat16());
 }
 
 #define REGROUP_DECLARE_OPERANDS(T, C)                                                 \
