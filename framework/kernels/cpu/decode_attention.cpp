@@ -87,8 +87,8 @@ struct KeyRange {
   int64_t begin, end;
 };
 
-/// Attention of one query to keys [begin, end), at most kKeysPerStep, on top of what was found in
-/// the keys before. weighted: [d].
+/// Attention of one query, arranged(), to keys [begin, end), at most kKeysPerStep, on top of what
+/// was found in the keys before. weighted: [d].
 template <typename T>
 REGROUP_INLINE void attend_step(const float* query, const T* keys, const T* values, int64_t d,
                                 KeyRange seen, const QueryRule& rule, Partial& partial,
@@ -123,7 +123,7 @@ void find(const Parts& parts, const Tensor& queries, const T* keys, const T* val
       rule.alibi ? rule.alibi->of_keys(parts.n_head(), n_keys).to(torch::kFloat32).contiguous()
                  : Tensor();
   const float* bias = biases.defined() ? biases.const_data_ptr<float>() : nullptr;
-  const float* query = queries.const_data_ptr<float>();
+  const auto rows = arranged<T>(queries.const_data_ptr<float>(), queries.numel() / d, d);
   const int64_t work = std::min(parts.keys_per_part, n_keys) * columns * d;
   parallel_rows(parts.n_tasks(), work, [&](int64_t begin, int64_t end) {
     for (int64_t task = begin; task < end; ++task) {
@@ -148,8 +148,8 @@ void find(const Parts& parts, const Tensor& queries, const T* keys, const T* val
                                    static_cast<float>(rule.soft_cap.value_or(0)),
                                    bias == nullptr ? nullptr : bias + query_head * n_keys};
           const int64_t row = (sequence * parts.positions + position) * parts.n_head() + query_head;
-          attend(query + row * d, keys + cached, values + cached, d, seen, of_query, partial[c],
-                 sums + c * d);
+          attend(rows.data() + row * d, keys + cached, values + cached, d, seen, of_query,
+                 partial[c], sums + c * d);
         }
       }
     }
