@@ -3,6 +3,13 @@
 # grouped-query and multi-query attention, uptrain for 5 % of the steps, compare. Ends with a table and a report.
 # May be run again, and then does only what is left to do.
 set -euo pipefail
+
+if (($# > 0)); then
+  sed -n '2,4s/^# //p' "$0"
+  echo "Takes no arguments: tools/quickstart.sh"
+  [[ $1 == --help || $1 == -h ]] && exit 0 || exit 2
+fi
+
 cd "$(dirname "$0")/.."
 
 tools/setup.sh

@@ -147,7 +147,8 @@ std::string model_card(const ModelFolder& source, const ExportPlan& plan, const 
   const auto config = exported_config(source, plan.layout);
   const auto& original = source.provenance().original;
   std::string text = header(source, plan, config) + "# " + name + "\n\n";
-  text += "A " + attention_kind(source.config()) + " language model";
+  const auto kind = attention_kind(source.config());
+  text += (kind == "GQA" ? "A " : "An ") + kind + " language model";
   text += original ? ", converted from " + original->name + " by Regroup.\n\n"
                    : ", written by Regroup.\n\n";
   text += facts(source, plan, config);

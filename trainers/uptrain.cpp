@@ -161,8 +161,15 @@ std::optional<int64_t> uptraining_steps(const TrainConfig& config, const ModelFo
                                                             : original.provenance().pretrain_steps;
   if (!original_steps) return configured_steps(config);
   // A double holds alpha inexactly: 0.05 * 100 must give 5 steps, not 6.
-  const double steps = config.uptrain.alpha * static_cast<double>(*original_steps);
-  return static_cast<int64_t>(std::ceil(steps - 1e-9 * std::max(1.0, steps)));
+  const double exact = config.uptrain.alpha * static_cast<double>(*original_steps);
+  const auto steps = static_cast<int64_t>(std::ceil(exact - 1e-9 * std::max(1.0, exact)));
+  if (config.train.steps || config.train.tokens) {
+    note_once(c10::str("trains ", steps, " steps, ", config.uptrain.alpha, " of the original's ",
+                       *original_steps,
+                       ": [train] steps and tokens count only where that is "
+                       "unknown"));
+  }
+  return steps;
 }
 
 RunResult uptrain(const TrainConfig& config, const std::string& resolved_config,

@@ -17,7 +17,7 @@ using torch::autograd::Function;
 using torch::autograd::variable_list;
 
 struct SavedConfig : torch::CustomClassHolder {
-  explicit SavedConfig(const AttentionConfig& config) : config(config) {}
+  explicit SavedConfig(const AttentionConfig& of_layer) : config(of_layer) {}
   AttentionConfig config;
 };
 

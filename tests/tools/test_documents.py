@@ -276,6 +276,13 @@ def test_the_readme_s_library_example_is_the_file_that_is_compiled():
     assert f"```cpp\n{example}```" in (ROOT / "README.md").read_text()
 
 
+@pytest.mark.parametrize("argument, exit_code", [("--help", 0), ("--fast", 2)])
+def test_the_quickstart_does_nothing_but_explain_itself_when_given_arguments(argument, exit_code):
+    done = subprocess.run([ROOT / "tools/quickstart.sh", argument], capture_output=True, text=True, check=False, timeout=10)
+    assert done.returncode == exit_code
+    assert "Takes no arguments" in done.stdout and "set -euo" not in done.stdout
+
+
 def test_the_readme_is_short():
     assert len((ROOT / "README.md").read_text().splitlines()) <= 200
 

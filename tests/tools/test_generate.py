@@ -19,7 +19,7 @@ ALPHABET = sorted(pre_tokenizers.ByteLevel.alphabet())
 BOS, USER, BOT = "<s>", "<user>", "<bot>"
 TEMPLATE = ("{{ bos_token }}{% for m in messages %}{% if m['role'] == 'system' %}{{ raise_exception('no systems') }}"
             "{% endif %}<{{ m['role'] }}>{{ m['content'] }}{% endfor %}{% if add_generation_prompt %}<bot>{% endif %}")
-LONG = 20000  # more tokens than a test waits for
+LONG = 100000  # more tokens than a test waits for
 
 
 def byte_tokenizer():

@@ -399,6 +399,15 @@ def test_a_converted_model_is_uptrained_as_if_converted_now(shared, tmp_path):
     assert_same_training(tmp_path / "run", shared / "gqa")
 
 
+def test_steps_that_do_not_count_are_named(shared, tmp_path):
+    make_workplace(tmp_path)  # its config says 6 steps, which the original knows itself
+    keys = dict(convert__from=shared / "mha", convert__n_kv_head=1, uptrain__alpha=0.5)
+    done = assert_done(uptrain(tmp_path, "known", **keys))
+    assert "trains 3 steps, 0.5 of the original's 6: [train] steps and tokens count only" in done.stderr
+    done = assert_done(uptrain(tmp_path, "alone", train__steps="", **keys))
+    assert "[train] steps" not in done.stderr
+
+
 def test_uptraining_starts_from_exactly_one_model(shared, tmp_path):
     both = {"convert__from": "mha", "convert__n_kv_head": 2, "uptrain__from": "mha"}
     for keys in ({}, both):
