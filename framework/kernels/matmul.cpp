@@ -13,19 +13,6 @@ namespace regroup {
 
 using kernels::widened;
 
-bool cpu_multiplies_bfloat16() {
-#if defined(__x86_64__)
-  static const bool supported = __builtin_cpu_supports("avx512bf16");
-  return supported;
-#else
-  return true;
-#endif
-}
-
-bool multiplies_widened(const torch::Tensor& x) {
-  return x.is_cpu() && x.scalar_type() == torch::kBFloat16 && !cpu_multiplies_bfloat16();
-}
-
 torch::Tensor matmul_nt(const torch::Tensor& a, const torch::Tensor& b,
                         const torch::Tensor& residual) {
   const torch::NoGradGuard no_grad;

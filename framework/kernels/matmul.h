@@ -9,14 +9,9 @@
 
 #include <torch/types.h>
 
+#include "framework/kernels/bfloat16.h"
+
 namespace regroup {
-
-/// True where the CPU multiplies bfloat16 matrices in hardware (AVX-512 BF16 or AMX).
-bool cpu_multiplies_bfloat16();
-
-/// True where products of tensors of this device and dtype are computed in float32: bfloat16 on a
-/// CPU that does not multiply it in hardware.
-bool multiplies_widened(const torch::Tensor& x);
 
 /// a bᵀ (+ residual). a: [m, k], b: [n, k], residual: [m, n] or undefined -> [m, n], same dtype.
 torch::Tensor matmul_nt(const torch::Tensor& a, const torch::Tensor& b,

@@ -11,8 +11,8 @@
 #include <exception>
 #include <vector>
 
+#include "framework/kernels/bfloat16.h"
 #include "framework/kernels/cpu/loops.h"
-#include "framework/kernels/matmul.h"
 #include "framework/kernels/score_rule.h"
 
 namespace regroup::kernels::cpu {
