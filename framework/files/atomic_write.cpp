@@ -29,12 +29,16 @@ constexpr size_t kBytesAtATime = size_t{16} << 20;
 /// The temporary files and folders of this process that are neither committed nor removed.
 class Unfinished {
  public:
-  void add(const fs::path& path) {
+  /// Calls make, which makes a temporary file or folder and returns its path: a signal
+  /// meets it listed here or not made.
+  fs::path add(const std::function<fs::path()>& make) {
     const std::lock_guard lock(mutex_);
-    paths_.insert(path);
+    return *paths_.insert(make()).first;
   }
-  void erase(const fs::path& path) {
+  void remove(const fs::path& path) {
     const std::lock_guard lock(mutex_);
+    std::error_code ignored;
+    fs::remove_all(path, ignored);
     paths_.erase(path);
   }
   /// Calls rename, after which the path is no longer a temporary one.
@@ -100,6 +104,20 @@ fs::path temporary_name_beside(const fs::path& target) {
   static std::atomic<int> counter{0};
   const std::string suffix = std::to_string(getpid()) + "-" + std::to_string(counter++);
   return target.parent_path() / (temporary_start(target) + suffix);
+}
+
+/// Calls make(path), which makes a file or folder beside the target or sets errno, until the name
+/// is a new one.
+fs::path make_temporary(const fs::path& target, const std::string& kind,
+                        const std::function<bool(const fs::path&)>& make) {
+  return unfinished().add([&] {
+    make_parents(target);
+    while (true) {
+      const auto path = temporary_name_beside(target);
+      if (make(path)) return path;
+      if (errno != EEXIST) fail(target, "make " + kind + " beside it", errno);
+    }
+  });
 }
 
 /// The process that made the temporary name of a target; 0 for other names.
@@ -221,21 +239,16 @@ void copy_file_atomically(const fs::path& from, const fs::path& to) {
 }
 
 AtomicFile::AtomicFile(const fs::path& target) : target_(resolved(target)) {
-  make_parents(target_);
   std::error_code ignored;
   if (fs::is_directory(target_, ignored)) fail(target_, "write a file", EISDIR);
-  do {
-    temporary_ = temporary_name_beside(target_);
-    descriptor_ = FileDescriptor(temporary_, O_CREAT | O_EXCL | O_WRONLY);
-  } while (!descriptor_.is_open() && errno == EEXIST);
-  if (!descriptor_.is_open()) fail(target_, "create a file beside it", errno);
-  unfinished().add(temporary_);
+  temporary_ = make_temporary(target_, "a file", [&](const fs::path& path) {
+    descriptor_ = FileDescriptor(path, O_CREAT | O_EXCL | O_WRONLY);
+    return descriptor_.is_open();
+  });
 }
 
 AtomicFile::~AtomicFile() {
-  if (committed_) return;
-  ::unlink(temporary_.c_str());
-  unfinished().erase(temporary_);
+  if (!committed_) unfinished().remove(temporary_);
 }
 
 void AtomicFile::write(const void* data, size_t size) {
@@ -256,15 +269,9 @@ void AtomicFile::commit() {
 }
 
 AtomicFolder::AtomicFolder(const fs::path& target) : target_(resolved(target)) {
-  make_parents(target_);
   remove_those_of_ended_processes(target_);
-  int made = 0;
-  do {
-    temporary_ = temporary_name_beside(target_);
-    made = ::mkdir(temporary_.c_str(), 0777);
-  } while (made != 0 && errno == EEXIST);
-  if (made != 0) fail(target_, "make a folder beside it", errno);
-  unfinished().add(temporary_);
+  temporary_ = make_temporary(
+      target_, "a folder", [](const fs::path& path) { return ::mkdir(path.c_str(), 0777) == 0; });
 }
 
 AtomicFolder::AtomicFolder(const fs::path& target, const std::string& launch_id)
@@ -278,10 +285,7 @@ AtomicFolder::AtomicFolder(const fs::path& target, const std::string& launch_id)
 }
 
 AtomicFolder::~AtomicFolder() {
-  if (is_shared_ || committed_) return;
-  std::error_code ignored;
-  fs::remove_all(temporary_, ignored);
-  unfinished().erase(temporary_);
+  if (!is_shared_ && !committed_) unfinished().remove(temporary_);
 }
 
 void AtomicFolder::commit() {
@@ -295,12 +299,14 @@ void AtomicFolder::commit_replacing() {
   std::error_code ignored;
   if (!fs::exists(target_, ignored)) return commit();
   fsync_tree(temporary_);
-  unfinished().commit(temporary_, [&] { exchange(temporary_, target_); });
-  committed_ = true;
-  fsync_path(target_.parent_path());
-  std::error_code error;
-  fs::remove_all(temporary_, error);
-  if (error) fail(temporary_, "remove the folder that was replaced", error.value());
+  unfinished().commit(temporary_, [&] {
+    exchange(temporary_, target_);
+    committed_ = true;
+    fsync_path(target_.parent_path());
+    std::error_code error;
+    fs::remove_all(temporary_, error);
+    if (error) fail(temporary_, "remove the folder that was replaced", error.value());
+  });
 }
 
 void remove_leftovers(const fs::path& folder) {

@@ -22,8 +22,10 @@ std::string divisors_text(int64_t n) {
   return c10::Join(", ", divisors);
 }
 
+bool divides(int64_t part, int64_t whole) { return part >= 1 && whole >= 1 && whole % part == 0; }
+
 std::string kv_head_problem(int64_t n_kv_head, int64_t n_head) {
-  if (n_kv_head >= 1 && n_head >= 1 && n_head % n_kv_head == 0) return "";
+  if (divides(n_kv_head, n_head)) return "";
   return c10::str("n_kv_head (", n_kv_head, ") does not divide n_head (", n_head,
                   "); choose one of ", divisors_text(n_head));
 }
@@ -148,17 +150,21 @@ std::string attention_kind(const DecoderConfig& config) {
 }
 
 std::vector<int64_t> kv_heads_per_layer(const std::vector<int64_t>& n_kv_head,
-                                        const DecoderConfig& model) {
-  const auto count = static_cast<int64_t>(n_kv_head.size());
-  if (count != 1 && count != model.n_layer()) {
-    throw request_error("n_kv_head", c10::str(count, " numbers for ", model.n_layer(), " layers"),
+                                        const std::vector<int64_t>& divided,
+                                        const std::string& kind) {
+  const size_t count = n_kv_head.size();
+  if (count != 1 && count != divided.size()) {
+    throw request_error("n_kv_head", c10::str(count, " numbers for ", divided.size(), " layers"),
                         "Give one number for all layers, or one a layer.");
   }
   std::vector<int64_t> per_layer;
-  for (size_t i = 0; i < model.layers.size(); ++i) {
-    per_layer.push_back(n_kv_head[count == 1 ? 0 : i]);
-    const auto problem = kv_head_problem(per_layer.back(), model.layers[i].attention.n_head);
-    if (!problem.empty()) throw request_error("K/V heads", problem, "");
+  for (size_t layer = 0; layer < divided.size(); ++layer) {
+    per_layer.push_back(n_kv_head[count == 1 ? 0 : layer]);
+    if (divides(per_layer.back(), divided[layer])) continue;
+    throw request_error("n_kv_head",
+                        c10::str(per_layer.back(), " does not divide the ", divided[layer], " ",
+                                 kind, " that layer ", layer, " has"),
+                        "Choose one of " + divisors_text(divided[layer]) + ".");
   }
   return per_layer;
 }

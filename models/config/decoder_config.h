@@ -176,10 +176,11 @@ std::string kv_heads_text(const std::vector<int64_t>& n_kv_head);
 /// "MHA" or "MQA" where every layer is that, else "GQA".
 std::string attention_kind(const DecoderConfig& config);
 
-/// Expands one number, or one per layer, to one per layer. Throws a request Error if the count is
-/// neither 1 nor the model's number of layers, or if a number does not divide a layer's query
-/// heads.
+/// Expands one number of K/V heads, or one per layer, to one per layer. divided: the heads of each
+/// layer that share them, of this kind, such as "query heads". Throws a request Error if the count
+/// is neither 1 nor the number of layers, or if a number does not divide its layer's heads.
 std::vector<int64_t> kv_heads_per_layer(const std::vector<int64_t>& n_kv_head,
-                                        const DecoderConfig& model);
+                                        const std::vector<int64_t>& divided,
+                                        const std::string& kind);
 
 }  // namespace regroup

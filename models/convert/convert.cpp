@@ -133,16 +133,7 @@ bool ConversionPlan::gains_from_text() const {
 
 DecoderConfig converted_config(const DecoderConfig& source, const std::vector<int64_t>& n_kv_head) {
   DecoderConfig config = source;
-  config.set_n_kv_head(kv_heads_per_layer(n_kv_head, source));
-  for (int64_t layer = 0; layer < config.n_layer(); ++layer) {
-    const int64_t before = source.layer(layer).attention.n_kv_head;
-    const int64_t after = config.layer(layer).attention.n_kv_head;
-    if (before % after == 0) continue;
-    throw request_error(
-        "n_kv_head",
-        c10::str(after, " does not divide the ", before, " K/V heads that layer ", layer, " has"),
-        "Heads are pooled in groups of equal size; choose a divisor.");
-  }
+  config.set_n_kv_head(kv_heads_per_layer(n_kv_head, source.n_kv_head(), "K/V heads"));
   return config;
 }
 

@@ -43,7 +43,7 @@ struct ConversionReport {
 };
 
 /// The source's config with these K/V heads, one number or one per layer. Throws a request Error
-/// when a number does not divide the query heads or the layer's K/V heads in the source.
+/// when a number does not divide the K/V heads that its layer has in the source.
 DecoderConfig converted_config(const DecoderConfig& source, const std::vector<int64_t>& n_kv_head);
 
 class Conversion {

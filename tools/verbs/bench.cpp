@@ -63,8 +63,10 @@ DecoderConfig benched_config(const BenchOptions& options, const CommandLine& lin
   } else {
     config = decoder_config(options.config);
   }
-  if (!options.n_kv_head.empty())
-    config.set_n_kv_head(kv_heads_per_layer(options.n_kv_head, config));
+  if (options.n_kv_head.empty()) return config;
+  std::vector<int64_t> n_head;
+  for (const auto& layer : config.layers) n_head.push_back(layer.attention.n_head);
+  config.set_n_kv_head(kv_heads_per_layer(options.n_kv_head, n_head, "query heads"));
   return config;
 }
 

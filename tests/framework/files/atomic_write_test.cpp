@@ -4,6 +4,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <thread>
+
 #include "framework/errors/error.h"
 #include "tests/support/catch_torch.h"
 #include "tests/support/file_size_limit.h"
@@ -206,6 +208,29 @@ TEST_CASE("a process that ends at once leaves no temporary files", "[files]") {
   REQUIRE(WIFEXITED(status));
   CHECK(WEXITSTATUS(status) == 0);
   CHECK(fs::is_directory(folder / "committed"));
+}
+
+TEST_CASE("a process that ends while it writes leaves no temporary files", "[files]") {
+  const TempFolder folder;
+  for (int round = 0; round < 50; ++round) {
+    const pid_t child = ::fork();
+    if (child == 0) {
+      std::thread([&] {
+        while (true) {
+          const AtomicFolder model(folder / "model");
+          for (const auto* name : {"a", "b/c", "d/e/f"})
+            write_file_atomically(model.path() / name, "x");
+        }
+      }).detach();
+      ::usleep(static_cast<useconds_t>(100 * round));
+      remove_unfinished_and_block_commits();
+      ::_exit(n_entries(folder.path()) == 0 ? 0 : 1);
+    }
+    int status = 0;
+    REQUIRE(::waitpid(child, &status, 0) == child);
+    REQUIRE(WIFEXITED(status));
+    REQUIRE(WEXITSTATUS(status) == 0);
+  }
 }
 
 TEST_CASE("a device is writable for whoever may not write to its folder", "[files]") {
