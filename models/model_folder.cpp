@@ -102,11 +102,21 @@ JsonObject json_of_hdf5(const fs::path& file) {
               "hdf5 wrote.");
 }
 
+/// "org/name" of a folder "org" that is not here.
+bool is_like_hub_id(const fs::path& path) {
+  return path.is_relative() && std::distance(path.begin(), path.end()) == 2 &&
+         path.begin()->string() != "." && path.begin()->string() != ".." && path.has_filename() &&
+         !fs::exists(path.parent_path());
+}
+
 JsonObject read_model_json(const fs::path& path) {
   if (fs::is_regular_file(path)) return json_of_hdf5(path);
   if (!fs::is_directory(path)) {
     throw Error(path.string(), "is not a model folder (it is absent)",
-                "Give a folder with config.json and safetensors, or a run's folder.");
+                is_like_hub_id(path)
+                    ? "If that is a model of the Hub, `hf download " + path.string() +
+                          " --local-dir DIR` fetches it; then give DIR."
+                    : "Give a folder with config.json and safetensors, or a run's folder.");
   }
   if (!fs::exists(path / kConfigJson)) {
     const bool is_adapter = fs::exists(path / "adapter_config.json");

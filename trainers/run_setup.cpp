@@ -159,6 +159,9 @@ void describe_run(const TrainingJob& job, const World& world) {
       config.data.seq_len, " tokens (micro-batches of ", config.train.micro_batch, "), ",
       human_count(static_cast<double>(job.steps * config.tokens_per_step())), " tokens of ",
       human_count(static_cast<double>(job.train.n_tokens())), " in the data"));
+  if (config.tokens_per_step() == config.train.batch_tokens) return;
+  note(c10::str(job.label, ": a step has ", config.tokens_per_step(), " tokens, not batch_tokens (",
+                config.train.batch_tokens, "), which are no whole number of sequences"));
 }
 
 }  // namespace regroup

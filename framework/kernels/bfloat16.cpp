@@ -1,5 +1,6 @@
 #include "framework/kernels/bfloat16.h"
 
+#include <ATen/cpu/Utils.h>
 #include <torch/types.h>
 
 namespace regroup {
@@ -11,6 +12,11 @@ bool cpu_multiplies_bfloat16() {
 #else
   return true;
 #endif
+}
+
+bool cpu_multiplies_bfloat16_tiles() {
+  static const bool supported = at::cpu::init_amx();
+  return supported;
 }
 
 bool multiplies_widened(const torch::Tensor& x) {

@@ -365,3 +365,10 @@ def test_a_model_that_is_not_a_folder_is_named(workplace):
     for name in ("absent", "tokens.h5"):
         result = regroup("eval", "--model", name, "--data", "tokens.h5", cwd=workplace)
         assert_refused(result, 1, name)
+
+
+def test_a_name_of_the_hub_is_explained(workplace):
+    for name, is_explained in (("EleutherAI/pythia-70m", True), ("model/absent", False), ("../absent", False)):
+        result = regroup("eval", "--model", name, "--data", "tokens.h5", cwd=workplace)
+        assert_refused(result, 1, name)
+        assert (f"hf download {name}" in result.stderr) == is_explained

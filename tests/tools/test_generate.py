@@ -197,6 +197,13 @@ def test_every_eos_of_the_generation_config_ends_a_continuation(own):
     assert (found["tokens"], found["stopped_by"]) == (tokens[: end + 1], "eos")
 
 
+def test_a_continuation_without_a_word_is_explained(shared):
+    text = result_of(shared, "--prompt", "a", "--max-new-tokens", 30)["text"]
+    result = assert_done(generate(shared, "--prompt", "a", "--max-new-tokens", 30, "--stop", text[0]))
+    assert result.stdout == "\n"
+    assert "the model ended the text before it said anything" in result.stderr
+
+
 def test_a_continuation_ends_before_a_stop_text(shared):
     words = ("--prompt", "a", "--max-new-tokens", 60, "--temperature", 1, "--seed", 2)
     whole = result_of(shared, *words)

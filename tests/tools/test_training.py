@@ -154,6 +154,14 @@ def test_a_length_in_tokens_is_rounded_up_to_steps(workplace):
     assert [step for step, _ in losses(workplace / "run")] == [1, 2, 3]
 
 
+def test_a_step_of_other_than_batch_tokens_is_noted(workplace):
+    said = assert_done(pretrain(workplace, "whole", train__steps=1, train__batch_tokens=32)).stderr
+    assert "not batch_tokens" not in said
+    said = assert_done(pretrain(workplace, "part", train__steps=1, train__batch_tokens=40)).stderr
+    assert "a step has 32 tokens, not batch_tokens (40)" in said
+    assert metrics(workplace / "part")[0]["tokens"] == 32
+
+
 def test_sequences_of_a_single_token_train(workplace):
     assert_done(pretrain(workplace, "run", data__seq_len=1, train__steps=2, train__batch_tokens=2))
 

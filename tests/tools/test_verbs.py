@@ -206,6 +206,22 @@ def test_a_grouped_export_of_mixed_heads_says_how_it_is_loaded(shared, tmp_path)
     assert LlamaForCausalLM.from_pretrained(tmp_path / "again").config.num_key_value_heads == 2
 
 
+@pytest.mark.parametrize("words", [(), ("--layout", "expanded", "--dtype", "bf16"), ("--format", "hdf5")])
+def test_an_export_and_inspect_say_the_same_of_what_was_written(shared, tmp_path, words):
+    said = assert_done(export(shared, tmp_path / "out", *words)).stdout
+    count, sizes = said.removesuffix(f": {tmp_path / 'out'}\n").split(" parameters ")
+    inspected = assert_done(regroup("inspect", tmp_path / "out")).stdout
+    assert re.search(f"^ *parameters +{re.escape(count)} {re.escape(sizes)}$", inspected, re.MULTILINE)
+
+
+def test_an_export_of_an_unfinished_run_says_so(shared, tmp_path):
+    shutil.copytree(shared / "mha", tmp_path / "run", symlinks=True)
+    assert "is not finished" not in assert_done(export(tmp_path, "whole", model="run")).stderr
+    shutil.rmtree(tmp_path / "run/final")
+    said = assert_done(export(tmp_path, "part", model="run")).stderr
+    assert "run is not finished: this is its newest checkpoint, step_00000006" in said
+
+
 def test_an_expanded_export_is_the_same_function_in_transformers(shared, tmp_path):
     assert_done(export(shared, tmp_path / "out", "--layout", "expanded"))
     prompt = [3, 1, 4, 1, 5, 9, 2, 6]

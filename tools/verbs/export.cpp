@@ -6,6 +6,7 @@
 #include "framework/progress/console.h"
 #include "framework/tensors/dtype.h"
 #include "framework/text/human.h"
+#include "models/run_layout.h"
 #include "tools/command_line/command_line.h"
 #include "tools/verbs/verbs.h"
 #include "trainers/model_card.h"
@@ -13,13 +14,6 @@
 
 namespace regroup {
 namespace {
-
-int64_t folder_bytes(const std::filesystem::path& folder) {
-  int64_t total = 0;
-  for (const auto& entry : std::filesystem::recursive_directory_iterator(folder))
-    if (entry.is_regular_file()) total += static_cast<int64_t>(entry.file_size());
-  return total;
-}
 
 void note_layout(const ModelFolder& source, ExportLayout layout) {
   const auto config = exported_config(source, layout);
@@ -31,6 +25,20 @@ void note_layout(const ModelFolder& source, ExportLayout layout) {
                   " K/V heads: written as ", form.architecture, " with its ", form.code.file,
                   "; load it with trust_remote_code=True, or take --layout expanded"));
   }
+}
+
+void note_unfinished_run(const std::filesystem::path& model) {
+  if (!is_run(model) || std::filesystem::exists(model / kFinal)) return;
+  note(c10::str(model.string(), " is not finished: this is its newest checkpoint, ",
+                resolve_model_path(model).filename().string()));
+}
+
+/// In the words of `inspect`.
+void print_written(const std::filesystem::path& folder) {
+  const auto written = ModelFolder::open(folder);
+  std::cout << human_count(static_cast<double>(n_parameters(written.config()))) << " parameters in "
+            << dtype_info(written.dtype()).short_name << ", "
+            << human_bytes(static_cast<double>(written.bytes())) << ": " << folder.string() << "\n";
 }
 
 }  // namespace
@@ -66,15 +74,14 @@ ExitCode run_export(const std::vector<std::string>& arguments) {
   const auto source = ModelFolder::open(model_path);
   if (!dtype.empty()) plan.dtype = dtype_from_name(dtype);
   plan.max_shard_bytes = shard.bytes;
+  note_unfinished_run(model_path);
   note_layout(source, plan.layout);
   const auto card = model_card(source, plan, model_name(to));
   AtomicFolder folder(to);
   export_model(source, plan, folder.path());
   write_file_atomically(folder.path() / kModelCard, card);
   force ? folder.commit_replacing() : folder.commit();
-  std::cout << human_count(static_cast<double>(n_parameters(source.config()))) << " parameters in "
-            << dtype_info(plan.dtype.value_or(source.dtype())).short_name << ", "
-            << human_bytes(static_cast<double>(folder_bytes(to))) << ": " << to.string() << "\n";
+  print_written(to);
   return ExitCode::kDone;
 }
 

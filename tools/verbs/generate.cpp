@@ -164,8 +164,10 @@ void print_text(Generator& generator, const Prompt& prompt) {
   const auto continuations = continue_prompts(generator, {&prompt}, [&](const auto& so_far) {
     if (streams) live.show(settled_part(text_or_ids(so_far[0]), generator.endings.stops));
   });
-  live.show(text_or_ids(continuations[0]));
+  const auto text = text_or_ids(continuations[0]);
+  live.show(text);
   std::cout << "\n";
+  if (text.empty()) note("the model ended the text before it said anything");
 }
 
 std::string result_as_json(const Prompt& prompt, const Continuation& continuation, int indent) {

@@ -95,7 +95,7 @@ REGROUP_INLINE void attend_step(const float* query, const T* keys, const T* valu
                                 float* weighted) {
   const int64_t n = seen.end - seen.begin;
   float scores[kKeysPerStep] = {};
-  products(query, keys + seen.begin * d, n, d, scores);
+  products(query, 1, keys + seen.begin * d, n, d, scores, n);
   const float factor = exponentials(scores, n, rule, seen.begin, partial);
   if (factor != 1.0F) {
     for (int64_t i = 0; i < d; ++i) weighted[i] *= factor;
@@ -125,7 +125,7 @@ void find(const Parts& parts, const Tensor& queries, const T* keys, const T* val
   const float* bias = biases.defined() ? biases.const_data_ptr<float>() : nullptr;
   const auto rows = arranged<T>(queries.const_data_ptr<float>(), queries.numel() / d, d);
   const int64_t work = std::min(parts.keys_per_part, n_keys) * columns * d;
-  parallel_rows(parts.n_tasks(), work, [&](int64_t begin, int64_t end) {
+  brief_parallel_rows(parts.n_tasks(), work, [&](int64_t begin, int64_t end) {
     for (int64_t task = begin; task < end; ++task) {
       const int64_t head = task / parts.n_parts;  // K/V heads of all sequences
       const int64_t sequence = head / parts.n_kv_head,

@@ -49,27 +49,19 @@ REGROUP_INLINE Lanes sums_of(const Lanes* x) {
          __builtin_shufflevector(low, high, 4, 5, 6, 7, 12, 13, 14, 15);
 }
 
-/// Adds x · rows over 16 numbers of eight rows that are d apart to a sum each. x is arranged().
-REGROUP_INLINE void add_products(const float* x, const float* rows, int64_t d, Lanes* sums) {
-  const Lanes first = load_lanes(x), second = load_lanes(x + kLanes);
-#pragma GCC unroll 8
-  for (int64_t k = 0; k < kLanes; ++k) {
-    sums[k] += first * load_lanes(rows + k * d);
-    sums[k] += second * load_lanes(rows + k * d + kLanes);
-  }
+/// Two times eight numbers of a row, in the order of arranged().
+struct TwoLanes {
+  Lanes first, second;
+};
+REGROUP_INLINE TwoLanes load_two_lanes(const float* x) {
+  return {load_lanes(x), load_lanes(x + kLanes)};
 }
 /// Two bfloat16 are a word, of which each half becomes a float by one instruction.
-REGROUP_INLINE void add_products(const float* x, const c10::BFloat16* rows, int64_t d,
-                                 Lanes* sums) {
+REGROUP_INLINE TwoLanes load_two_lanes(const c10::BFloat16* x) {
   using Words = uint32_t __attribute__((vector_size(sizeof(Lanes))));
-  const Lanes evens = load_lanes(x), odds = load_lanes(x + kLanes);
-#pragma GCC unroll 8
-  for (int64_t k = 0; k < kLanes; ++k) {
-    Words words;
-    std::memcpy(&words, rows + k * d, sizeof(words));
-    sums[k] += evens * std::bit_cast<Lanes>(words << 16);
-    sums[k] += odds * std::bit_cast<Lanes>(words & 0xffff0000U);
-  }
+  Words words;
+  std::memcpy(&words, x, sizeof(words));
+  return {std::bit_cast<Lanes>(words << 16), std::bit_cast<Lanes>(words & 0xffff0000U)};
 }
 
 /// n vectors x [n, d] as products() with rows of T wants them: of every 16 numbers for bfloat16
@@ -89,30 +81,68 @@ std::vector<float> arranged(const float* x, int64_t n, int64_t d) {
   return result;
 }
 
-/// out[k] = x · rows[k] for the eight rows that are stride apart. x is arranged<T>().
-template <typename T>
+/// Tells the processor what is read soon: the ends of rows confuse its own guesses.
+REGROUP_INLINE void prefetch_ahead_of(const void* x) {
+  constexpr int64_t kBytesAhead = 3072;
+  __builtin_prefetch(static_cast<const char*>(x) + kBytesAhead);
+}
+
+/// out[m][k] = x[m] · rows[k] for M vectors x, arranged<T>(), and the eight rows that are stride
+/// apart. Row by row, so that memory is read in order.
+template <int M, typename T>
 REGROUP_INLINE void eight_products(const float* x, const T* rows, int64_t stride, int64_t d,
-                                   float* out) {
+                                   float* out, int64_t out_stride) {
   const int64_t whole = d / (2 * kLanes) * (2 * kLanes);
-  Lanes sums[kLanes] = {};
-  for (int64_t i = 0; i < whole; i += 2 * kLanes) add_products(x + i, rows + i, stride, sums);
-  store_lanes(out, sums_of(sums));
+  Lanes sums[M][kLanes];
   for (int64_t k = 0; k < kLanes; ++k) {
-    for (int64_t i = whole; i < d; ++i) out[k] += x[i] * load(rows, k * stride + i);
+    const T* row = rows + k * stride;
+    TwoLanes both[M] = {};
+    for (int64_t i = 0; i < whole; i += 2 * kLanes) {
+      prefetch_ahead_of(row + i);
+      const auto numbers = load_two_lanes(row + i);
+#pragma GCC unroll 4
+      for (int m = 0; m < M; ++m) {
+        both[m].first += load_lanes(x + m * d + i) * numbers.first;
+        both[m].second += load_lanes(x + m * d + i + kLanes) * numbers.second;
+      }
+    }
+#pragma GCC unroll 4
+    for (int m = 0; m < M; ++m) sums[m][k] = both[m].first + both[m].second;
+  }
+  for (int m = 0; m < M; ++m) {
+    float* found = out + m * out_stride;
+    store_lanes(found, sums_of(sums[m]));
+    for (int64_t k = 0; k < kLanes; ++k) {
+      for (int64_t i = whole; i < d; ++i) found[k] += x[m * d + i] * load(rows, k * stride + i);
+    }
   }
 }
 
-/// out[s] = x · rows[s] for n rows of d. x is arranged<T>().
+/// The same for n_x vectors.
 template <typename T>
-REGROUP_INLINE void products(const float* x, const T* rows, int64_t n, int64_t d, float* out) {
+REGROUP_INLINE void eight_products(const float* x, int64_t n_x, const T* rows, int64_t stride,
+                                   int64_t d, float* out, int64_t out_stride) {
+  for (; n_x >= 4; n_x -= 4, x += 4 * d, out += 4 * out_stride)
+    eight_products<4>(x, rows, stride, d, out, out_stride);
+  if (n_x == 3) eight_products<3>(x, rows, stride, d, out, out_stride);
+  if (n_x == 2) eight_products<2>(x, rows, stride, d, out, out_stride);
+  if (n_x == 1) eight_products<1>(x, rows, stride, d, out, out_stride);
+}
+
+/// out[m][s] = x[m] · rows[s] for n_x vectors x, arranged<T>(), and n rows of d.
+template <typename T>
+REGROUP_INLINE void products(const float* x, int64_t n_x, const T* rows, int64_t n, int64_t d,
+                             float* out, int64_t out_stride) {
   for (int64_t s = 0; s < n && n >= kLanes; s += kLanes) {
     const int64_t first = s < n - kLanes ? s : n - kLanes;  // the last eight overlap those before
-    eight_products(x, rows + first * d, d, d, out + first);
+    eight_products(x, n_x, rows + first * d, d, d, out + first, out_stride);
   }
   for (int64_t s = 0; s < n && n < kLanes; ++s) {
-    float same[kLanes];
-    eight_products(x, rows + s * d, /*stride=*/0, d, same);
-    out[s] = same[0];
+    for (int64_t m = 0; m < n_x; ++m) {
+      float same[kLanes];
+      eight_products<1>(x + m * d, rows + s * d, /*stride=*/0, d, same, /*out_stride=*/0);
+      out[m * out_stride + s] = same[0];
+    }
   }
 }
 

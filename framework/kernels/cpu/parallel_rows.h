@@ -7,13 +7,28 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "framework/kernels/cpu/team.h"
+
 namespace regroup::kernels::cpu {
 
-/// Calls run(begin, end) over [0, n_rows) so that a task touches at least about 32 K elements.
+/// Rows of a task, which touches at least about 32 K elements.
+inline int64_t grain_of_rows(int64_t row_elements) {
+  return std::max<int64_t>(1, 32768 / std::max<int64_t>(1, row_elements));
+}
+
+/// Calls run(begin, end) over parts of [0, n_rows), for the loops of decoding.
+template <typename Run>
+void brief_parallel_rows(int64_t n_rows, int64_t row_elements, const Run& run) {
+  brief_parallel_for(n_rows, grain_of_rows(row_elements), std::cref(run));
+}
+
+/// Calls run(begin, end) over parts of [0, n_rows). Loops that are as short as those of decoding
+/// stay with its threads: two kinds that spin would be in each other's way.
 template <typename Run>
 void parallel_rows(int64_t n_rows, int64_t row_elements, const Run& run) {
-  const int64_t grain = std::max<int64_t>(1, 32768 / std::max<int64_t>(1, row_elements));
-  at::parallel_for(0, n_rows, grain, run);
+  constexpr int64_t kBrief = 256 * 1024;
+  if (n_rows * row_elements <= kBrief) return brief_parallel_rows(n_rows, row_elements, run);
+  at::parallel_for(0, n_rows, grain_of_rows(row_elements), run);
 }
 
 }  // namespace regroup::kernels::cpu

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "framework/kernels/bfloat16.h"
 #include "framework/kernels/cpu/lanes.h"
 #include "framework/kernels/cpu/parallel_rows.h"
 #include "framework/kernels/cpu/score_blocks.h"
@@ -16,74 +17,25 @@ namespace {
 using torch::Tensor;
 
 constexpr int64_t kMostRows = 16;
-constexpr int64_t kFewRows = 4;      // up to which loops are faster than blocks
 constexpr int64_t kWeightRows = 64;  // of a block
 
-/// out[r][c] = x[r] · weight[c] for Rows rows of x and Columns of the weight.
-template <int Rows, int Columns, typename T>
-REGROUP_INLINE void multiply_tile(const float* x, const T* weight, int64_t k, float* out,
-                                  int64_t out_stride) {
-  Lanes sums[Rows][Columns] = {};
-  const int64_t whole = k / kLanes * kLanes;
-  for (int64_t i = 0; i < whole; i += kLanes) {
-    Lanes weights[Columns];
-    for (int c = 0; c < Columns; ++c) weights[c] = load_lanes(weight + c * k + i);
-    for (int r = 0; r < Rows; ++r) {
-      const Lanes input = load_lanes(x + r * k + i);
-      for (int c = 0; c < Columns; ++c) sums[r][c] += input * weights[c];
-    }
-  }
-  for (int r = 0; r < Rows; ++r) {
-    for (int c = 0; c < Columns; ++c) {
-      float sum = 0;
-      for (int lane = 0; lane < kLanes; ++lane) sum += sums[r][c][lane];
-      for (int64_t i = whole; i < k; ++i) sum += x[r * k + i] * load(weight, c * k + i);
-      out[r * out_stride + c] = sum;
-    }
-  }
-}
-
-/// With four rows of x and three of the weight, 12 sums, 3 weights and 1 input fill AVX2's 16
-/// registers. wide: room for three rows of the weight, which are widened once for all rows of x.
-template <int Rows, typename T>
-REGROUP_INLINE void multiply_tiles(const float* x, const T* weight, int64_t n, int64_t k,
-                                   float* wide, float* out, int64_t out_stride) {
-  int64_t c = 0;
-  for (; c + 3 <= n; c += 3) {
-    if (sizeof(T) == sizeof(float)) {
-      multiply_tile<Rows, 3>(x, weight + c * k, k, out + c, out_stride);
-    } else {
-      for (int64_t i = 0; i < 3 * k; ++i) wide[i] = load(weight, c * k + i);
-      multiply_tile<Rows, 3>(x, wide, k, out + c, out_stride);
-    }
-  }
-  for (; c < n; ++c) multiply_tile<Rows, 1>(x, weight + c * k, k, out + c, out_stride);
-}
-
-/// One row is arranged<T>(); out's rows are out_stride apart; wide: as above.
-#define DEFINE(T)                                                                                  \
-  REGROUP_CPU_CLONES void times_few_rows(const float* x, int64_t m, const T* weight, int64_t n,    \
-                                         int64_t k, float* wide, float* out, int64_t out_stride) { \
-    if (m == 1) products(x, weight, n, k, out);                                                    \
-    if (m == 2) multiply_tiles<2>(x, weight, n, k, wide, out, out_stride);                         \
-    if (m == 3) multiply_tiles<3>(x, weight, n, k, wide, out, out_stride);                         \
-    if (m == 4) multiply_tiles<4>(x, weight, n, k, wide, out, out_stride);                         \
+#define DEFINE(T)                                                                               \
+  REGROUP_CPU_CLONES void times_few_rows(const float* x, int64_t m, const T* weight, int64_t n, \
+                                         int64_t k, float* out, int64_t out_stride) {           \
+    products(x, m, weight, n, k, out, out_stride);                                              \
   }
 DEFINE(float)
 DEFINE(c10::BFloat16)
 #undef DEFINE
 
-/// x: [m, k], m at most kFewRows -> out: [m, n], by loops.
+/// x: [m, k], few rows -> out: [m, n], by loops.
 template <typename T>
 void multiply_few_rows(const Tensor& x, const Tensor& weight, float* out) {
   const int64_t m = x.size(0), n = weight.size(0), k = weight.size(1);
-  const auto* in = x.const_data_ptr<float>();
-  const auto row = m == 1 ? arranged<T>(in, m, k) : std::vector<float>();
-  if (m == 1) in = row.data();
+  const auto in = arranged<T>(x.const_data_ptr<float>(), m, k);
   const auto* rows = weight.const_data_ptr<T>();
-  parallel_rows(n, k, [&](int64_t begin, int64_t end) {
-    auto wide = scratch<float>(3, k);
-    times_few_rows(in, m, rows + begin * k, end - begin, k, wide.data(), out + begin, n);
+  brief_parallel_rows(n, k, [&](int64_t begin, int64_t end) {
+    times_few_rows(in.data(), m, rows + begin * k, end - begin, k, out + begin, n);
   });
 }
 
@@ -95,7 +47,7 @@ void multiply_rows(const Tensor& x, const Tensor& weight, float* out) {
   auto columns = scratch<C>(k, m);
   right_of_columns(x.const_data_ptr<float>(), k, m, k, columns.data());
   const auto* rows = weight.const_data_ptr<T>();
-  parallel_rows(n, k, [&](int64_t begin, int64_t end) {
+  brief_parallel_rows(n, k, [&](int64_t begin, int64_t end) {
     auto product = scratch<float>(kWeightRows, m);
     auto widened = std::is_same_v<T, C> ? std::vector<C>() : scratch<C>(kWeightRows, k);
     for (int64_t first = begin; first < end; first += kWeightRows) {
@@ -118,6 +70,13 @@ void multiply_rows(const Tensor& x, const Tensor& weight, float* out) {
   });
 }
 
+/// Up to how many rows loops are faster than products of blocks.
+int64_t few_rows(const Tensor& weight) {
+  const bool is_bfloat16 = weight.scalar_type() == torch::kBFloat16;
+  const bool has_tiles = cpu_multiplies_bfloat16_tiles() && has_products<c10::BFloat16>();
+  return is_bfloat16 && has_tiles ? 1 : 4;
+}
+
 }  // namespace
 
 bool skinny_matmul_serves(const Tensor& x, const Tensor& weight) {
@@ -135,7 +94,7 @@ Tensor skinny_matmul(const Tensor& x, const Tensor& weight) {
   const auto out = torch::empty({m, n}, wide.options());
   auto* y = out.mutable_data_ptr<float>();
   const bool is_float = weight.scalar_type() == torch::kFloat32;
-  if (m <= kFewRows) {
+  if (m <= few_rows(weight)) {
     is_float ? multiply_few_rows<float>(wide, weight, y)
              : multiply_few_rows<c10::BFloat16>(wide, weight, y);
   } else if (is_float) {
