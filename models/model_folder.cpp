@@ -102,21 +102,21 @@ JsonObject json_of_hdf5(const fs::path& file) {
               "hdf5 wrote.");
 }
 
-/// "org/name" of a folder "org" that is not here.
-bool is_like_hub_id(const fs::path& path) {
-  return path.is_relative() && std::distance(path.begin(), path.end()) == 2 &&
-         path.begin()->string() != "." && path.begin()->string() != ".." && path.has_filename() &&
-         !fs::exists(path.parent_path());
+/// "org/name" of a path in the working directory that has no folder "org", as the Hub names models.
+std::optional<std::string> hub_name(const fs::path& path) {
+  const auto name = fs::absolute(path).lexically_relative(fs::current_path());
+  const bool is_name = std::distance(name.begin(), name.end()) == 2 && *name.begin() != "..";
+  return is_name && !fs::exists(path.parent_path()) ? std::optional(name.string()) : std::nullopt;
 }
 
 JsonObject read_model_json(const fs::path& path) {
   if (fs::is_regular_file(path)) return json_of_hdf5(path);
   if (!fs::is_directory(path)) {
+    const auto name = hub_name(path);
     throw Error(path.string(), "is not a model folder (it is absent)",
-                is_like_hub_id(path)
-                    ? "If that is a model of the Hub, `hf download " + path.string() +
-                          " --local-dir DIR` fetches it; then give DIR."
-                    : "Give a folder with config.json and safetensors, or a run's folder.");
+                name ? "If that is a model of the Hub, `hf download " + *name +
+                           " --local-dir DIR` fetches it; then give DIR."
+                     : "Give a folder with config.json and safetensors, or a run's folder.");
   }
   if (!fs::exists(path / kConfigJson)) {
     const bool is_adapter = fs::exists(path / "adapter_config.json");
