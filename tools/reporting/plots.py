@@ -177,7 +177,7 @@ def _curves_plot(name, title, runs, lines, value, y_label, caption, baselines=No
                     ha="right",
                     color=colours["muted"],
                 )
-            _legend(axis, n_columns=max(1, 4 // len(groups)))
+            draw_legend(axis, n_columns=max(1, 4 // len(groups)))
             _tokens_axis(axis)
         axes[0].set_ylabel(y_label)
         axes[0].margins(y=0.12 if baselines else 0.05)  # room for their names
@@ -445,7 +445,7 @@ def _style(colours):
     }
 
 
-def _legend(axis, n_columns):
+def draw_legend(axis, n_columns):
     """Above the axes, where it covers nothing. A legend wider than its axes would take width from all panels."""
     axis.legend(
         loc="lower left",

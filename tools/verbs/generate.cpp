@@ -2,6 +2,7 @@
 
 #include <unistd.h>
 
+#include <future>
 #include <iostream>
 #include <nlohmann/json.hpp>
 #include <string_view>
@@ -237,13 +238,19 @@ ExitCode run_generate(const std::vector<std::string>& arguments) {
 
   const auto folder = ModelFolder::open(request.model);
   Tokenizer tokenizer(folder.path());
-  auto config = generation_config(request, folder.path());
-  if (!config.stop_texts.empty()) tokenizer.decode({});  // refuses now what it cannot do later
-  const auto prompts = read_prompts(request, tokenizer);
-  check_prompts(prompts, request.n_new, folder.config());
+  const auto config = generation_config(request, folder.path());
+  // Python starts and tokenizes while this thread loads the weights.
+  auto reading = std::async(std::launch::async, [&] {
+    if (!config.stop_texts.empty()) tokenizer.decode({});  // refuses now what it cannot do later
+    auto prompts = read_prompts(request, tokenizer);
+    check_prompts(prompts, request.n_new, folder.config());
+    return prompts;
+  });
+  auto model = load_decoder(folder, request.compute.use());
+  const auto prompts = reading.get();
   Generator generator{.tokenizer = tokenizer,
                       .endings = {config.eos_ids, config.stop_texts},
-                      .model = load_decoder(folder, request.compute.use()),
+                      .model = std::move(model),
                       .sampling = config.sampling,
                       .n_new = request.n_new,
                       .seed = static_cast<uint64_t>(request.seed)};
