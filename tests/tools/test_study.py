@@ -159,7 +159,7 @@ def test_existing_results_are_not_measured_again(done):
 def test_a_stopped_study_goes_on(tmp_path):
     folder = make_workplace(tmp_path)
     (folder / "study.ini").write_text(CONFIG.replace("kv_heads = 2, 1", "kv_heads = 3"))
-    assert_refused(run_study_of(folder), 2, "log", "(3) does not divide", "goes on from here")
+    assert_refused(run_study_of(folder), 2, "log", "3 does not divide", "goes on from here")
     (folder / "study.ini").write_text(CONFIG)
     finished = assert_done(run_study(folder, "--only", "conversion"))
     assert "pretraining" not in finished.stderr and "1 of 8" not in finished.stderr

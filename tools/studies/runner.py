@@ -98,6 +98,6 @@ def run_command(command, log):
             raise
     if code != 0:
         said = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() or [""]
-        what = f"`{shlex.join(command)}` ended with exit code {code} and the line: {said[-1]}"
+        what = f"`{shlex.join(command)}` ended with exit code {code} and the line: {said[-1].rstrip('.')}"
         advice = "Correct that and start the study again: it goes on from here."
         raise Problem(log, what, advice, code if code in (BAD_REQUEST, INTERRUPTED) else FAILED)
