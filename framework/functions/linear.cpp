@@ -71,56 +71,15 @@ struct LayerNormPrologue : Prologue {
   }
 };
 
-template <Activation::Kind kind>
-Tensor activated(const Tensor& x) {
-  if constexpr (kind == Activation::Kind::kSilu) return torch::silu(x);
-  if constexpr (kind == Activation::Kind::kGelu) return torch::gelu(x);
-  if constexpr (kind == Activation::Kind::kGeluTanh) return torch::gelu(x, "tanh");
-  if constexpr (kind == Activation::Kind::kRelu) return torch::relu(x);
-}
+template <Activation::Kind kind, bool gated>
+struct ActivationPrologue : Prologue {
+  static constexpr Activation kActivation{kind, gated};
 
-template <Activation::Kind kind>
-Tensor activation_gradient(const Tensor& grad, const Tensor& x) {
-  if constexpr (kind == Activation::Kind::kSilu) return torch::silu_backward(grad, x);
-  if constexpr (kind == Activation::Kind::kGelu) return torch::gelu_backward(grad, x);
-  if constexpr (kind == Activation::Kind::kGeluTanh) return torch::gelu_backward(grad, x, "tanh");
-  if constexpr (kind == Activation::Kind::kRelu) return torch::threshold_backward(grad, x, 0);
-}
-
-template <Activation::Kind kind>
-struct PlainPrologue : Prologue {
   static Forward forward(const Tensor& x, const Weights&, double) {
-    return {activated<kind>(x), {}, {}};
-  }
-  static Backward backward(const Tensor& x, const Weights&, const Forward&, double,
-                           const Tensor& grad) {
-    return {activation_gradient<kind>(grad, x), {}, {}, activated<kind>(x)};
-  }
-};
-
-template <Activation::Kind kind>
-struct GatedPrologue : Prologue {
-  static Forward forward(const Tensor& x, const Weights&, double) {
-    const auto parts = x.chunk(2, -1);
-    return {activated<kind>(parts[0]) * parts[1], {}, {}};
-  }
-  static Backward backward(const Tensor& x, const Weights&, const Forward&, double,
-                           const Tensor& grad) {
-    const auto parts = x.chunk(2, -1);
-    const auto gate = activated<kind>(parts[0]);
-    const auto grad_x =
-        torch::cat({activation_gradient<kind>(grad * parts[1], parts[0]), grad * gate}, /*dim=*/-1);
-    return {grad_x, {}, {}, gate * parts[1]};
-  }
-};
-
-template <>
-struct GatedPrologue<Activation::Kind::kSilu> : Prologue {
-  static Forward forward(const Tensor& x, const Weights&, double) {
-    return {kernels::swiglu(x), {}, {}};
+    return {kernels::activation(x, kActivation), {}, {}};
   }
   static Backward backward(const Tensor& x, const Weights&, const Forward&, double, Tensor grad) {
-    const auto grad_x = kernels::swiglu_backward(x, grad);
+    const auto grad_x = kernels::activation_backward(x, kActivation, grad);
     return {grad_x, {}, {}, grad};
   }
 };
@@ -177,8 +136,8 @@ Tensor apply(const Tensor& x, const Norm& norm, const LinearWeights& weights,
 
 template <Activation::Kind kind>
 Tensor apply(const Tensor& x, bool gated, const LinearWeights& weights, const Tensor& residual) {
-  return gated ? apply<GatedPrologue<kind>>(x, {}, weights, residual)
-               : apply<PlainPrologue<kind>>(x, {}, weights, residual);
+  return gated ? apply<ActivationPrologue<kind, true>>(x, {}, weights, residual)
+               : apply<ActivationPrologue<kind, false>>(x, {}, weights, residual);
 }
 
 template <typename P>

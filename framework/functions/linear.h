@@ -6,6 +6,8 @@
 
 #include <torch/types.h>
 
+#include "framework/kernels/activation.h"
+
 namespace regroup {
 
 /// x -> x weightᵀ + bias. weight: [d_out, d_in], bias: [d_out] or undefined.
@@ -20,16 +22,6 @@ struct Norm {
   Kind kind = Kind::kRms;
   double eps = 1e-5;
   torch::Tensor gain = {}, bias = {};
-};
-
-/// The function between the linear maps of an MLP. Gated (Shazeer 2020, "GLU variants"): of the
-/// first half, times the second half.
-struct Activation {
-  enum class Kind { kSilu, kGelu, kGeluTanh, kRelu };
-  Kind kind = Kind::kSilu;
-  bool gated = true;
-
-  bool operator==(const Activation&) const = default;
 };
 
 /// x weightᵀ + bias (+ residual). x: [N, d_in], residual: [N, d_out] or undefined -> [N, d_out].

@@ -18,6 +18,10 @@ void require_targets(const char* name, const torch::Tensor& logits, const torch:
   require(name, targets, {logits.size(0)}, logits.options().dtype(torch::kInt64));
 }
 
+int64_t activated_width(const torch::Tensor& x, const Activation& activation) {
+  return activation.gated ? x.size(-1) / 2 : x.size(-1);
+}
+
 void require_heads(const char* name, const torch::Tensor& heads, int64_t n_head) {
   TORCH_CHECK(heads.dim() == 4, name, " are ", heads.sizes());
   require(name, heads, heads.sizes(), heads.options());
@@ -54,17 +58,18 @@ RmsNormGradients rms_norm_backward(const torch::Tensor& x, const torch::Tensor& 
   return kernels_of(x).rms_norm_backward(x, weight, inverse_rms, grad_normed);
 }
 
-torch::Tensor swiglu(const torch::Tensor& gate_up) {
-  const int64_t n_rows = gate_up.size(0), d_ff = gate_up.size(-1) / 2;
-  require("swiglu: gate_up", gate_up, {n_rows, 2 * d_ff}, gate_up.options());
-  return kernels_of(gate_up).swiglu(gate_up);
+torch::Tensor activation(const torch::Tensor& x, const Activation& activation) {
+  const int64_t n_rows = x.size(0), d = activated_width(x, activation);
+  require("activation: x", x, {n_rows, activation.gated ? 2 * d : d}, x.options());
+  return kernels_of(x).activation(x, activation);
 }
 
-torch::Tensor swiglu_backward(const torch::Tensor& gate_up, torch::Tensor& grad) {
-  const int64_t n_rows = gate_up.size(0), d_ff = gate_up.size(-1) / 2;
-  require("swiglu_backward: gate_up", gate_up, {n_rows, 2 * d_ff}, gate_up.options());
-  require("swiglu_backward: grad", grad, {n_rows, d_ff}, gate_up.options());
-  return kernels_of(gate_up).swiglu_backward(gate_up, grad);
+torch::Tensor activation_backward(const torch::Tensor& x, const Activation& activation,
+                                  torch::Tensor& grad) {
+  const int64_t n_rows = x.size(0), d = activated_width(x, activation);
+  require("activation_backward: x", x, {n_rows, activation.gated ? 2 * d : d}, x.options());
+  require("activation_backward: grad", grad, {n_rows, d}, x.options());
+  return kernels_of(x).activation_backward(x, activation, grad);
 }
 
 torch::Tensor cross_entropy_(torch::Tensor& logits, const torch::Tensor& targets,

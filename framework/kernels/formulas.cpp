@@ -29,21 +29,55 @@ RmsNormGradients rms_norm_backward(const torch::Tensor& x, const torch::Tensor& 
   return {grad_x.to(x.scalar_type()), grad_weight.to(weight.scalar_type())};
 }
 
-torch::Tensor swiglu(const torch::Tensor& gate_up) {
-  const auto parts = widened(gate_up).chunk(2, -1);
-  return (torch::silu(parts[0]) * parts[1]).to(gate_up.scalar_type());
+torch::Tensor activated(Activation::Kind kind, const torch::Tensor& x) {
+  switch (kind) {
+    case Activation::Kind::kSilu:
+      return torch::silu(x);
+    case Activation::Kind::kGelu:
+      return torch::gelu(x);
+    case Activation::Kind::kGeluTanh:
+      return torch::gelu(x, "tanh");
+    case Activation::Kind::kRelu:
+      return torch::relu(x);
+  }
+  TORCH_CHECK(false, "not an activation");
 }
 
-torch::Tensor swiglu_backward(const torch::Tensor& gate_up, torch::Tensor& grad) {
-  const auto parts = widened(gate_up).chunk(2, -1);
-  const auto& gate = parts[0];
-  const auto& up = parts[1];
-  const auto wide_grad = widened(grad);
-  const auto sigmoid = torch::sigmoid(gate);
-  const auto grad_gate = wide_grad * up * sigmoid * (1 + gate * (1 - sigmoid));
-  const auto grad_up = wide_grad * gate * sigmoid;
-  grad.copy_(gate * sigmoid * up);
-  return torch::cat({grad_gate, grad_up}, -1).to(gate_up.scalar_type());
+torch::Tensor activated_backward(Activation::Kind kind, const torch::Tensor& x,
+                                 const torch::Tensor& grad) {
+  switch (kind) {
+    case Activation::Kind::kSilu:
+      return torch::silu_backward(grad, x);
+    case Activation::Kind::kGelu:
+      return torch::gelu_backward(grad, x);
+    case Activation::Kind::kGeluTanh:
+      return torch::gelu_backward(grad, x, "tanh");
+    case Activation::Kind::kRelu:
+      return torch::threshold_backward(grad, x, 0);
+  }
+  TORCH_CHECK(false, "not an activation");
+}
+
+torch::Tensor activation(const torch::Tensor& x, const Activation& activation) {
+  if (!activation.gated) return activated(activation.kind, widened(x)).to(x.scalar_type());
+  const auto parts = widened(x).chunk(2, -1);
+  return (activated(activation.kind, parts[0]) * parts[1]).to(x.scalar_type());
+}
+
+torch::Tensor activation_backward(const torch::Tensor& x, const Activation& activation,
+                                  torch::Tensor& grad) {
+  const auto wide = widened(x), wide_grad = widened(grad);
+  if (!activation.gated) {
+    const auto grad_x = activated_backward(activation.kind, wide, wide_grad);
+    grad.copy_(activated(activation.kind, wide));
+    return grad_x.to(x.scalar_type());
+  }
+  const auto parts = wide.chunk(2, -1);
+  const auto gate = activated(activation.kind, parts[0]);
+  const auto grad_gate = activated_backward(activation.kind, parts[0], wide_grad * parts[1]);
+  const auto grad_up = wide_grad * gate;
+  grad.copy_(gate * parts[1]);
+  return torch::cat({grad_gate, grad_up}, -1).to(x.scalar_type());
 }
 
 torch::Tensor cross_entropy_(torch::Tensor& logits, const torch::Tensor& targets,
@@ -174,8 +208,8 @@ const KernelTable& table() {
   static constexpr KernelTable kTable{
       .rms_norm = rms_norm,
       .rms_norm_backward = rms_norm_backward,
-      .swiglu = swiglu,
-      .swiglu_backward = swiglu_backward,
+      .activation = activation,
+      .activation_backward = activation_backward,
       .cross_entropy_ = cross_entropy_,
       .distillation_ = distillation_,
       .accumulate_ = accumulate_,

@@ -12,8 +12,8 @@ namespace regroup::kernels {
 struct KernelTable {
   decltype(&kernels::rms_norm) rms_norm;
   decltype(&kernels::rms_norm_backward) rms_norm_backward;
-  decltype(&kernels::swiglu) swiglu;
-  decltype(&kernels::swiglu_backward) swiglu_backward;
+  decltype(&kernels::activation) activation;
+  decltype(&kernels::activation_backward) activation_backward;
   decltype(&kernels::cross_entropy_) cross_entropy_;
   decltype(&kernels::distillation_) distillation_;
   decltype(&kernels::accumulate_) accumulate_;

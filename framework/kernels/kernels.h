@@ -9,6 +9,7 @@
 
 #include <torch/types.h>
 
+#include "framework/kernels/activation.h"
 #include "framework/kernels/score_rule.h"
 
 namespace regroup::kernels {
@@ -28,12 +29,12 @@ struct RmsNormGradients {
 RmsNormGradients rms_norm_backward(const torch::Tensor& x, const torch::Tensor& weight,
                                    const torch::Tensor& inverse_rms, torch::Tensor& grad_normed);
 
-/// SwiGLU (Shazeer 2020, "GLU variants"): silu(gate) * up. gate_up: [N, 2 * d_ff], gate first ->
-/// [N, d_ff].
-torch::Tensor swiglu(const torch::Tensor& gate_up);
+/// An MLP's activation. x: [N, d], or gated [N, 2 * d], gate first -> [N, d].
+torch::Tensor activation(const torch::Tensor& x, const Activation& activation);
 
-/// Gradient of swiglu -> [N, 2 * d_ff]. grad: [N, d_ff] is overwritten with swiglu(gate_up).
-torch::Tensor swiglu_backward(const torch::Tensor& gate_up, torch::Tensor& grad);
+/// Gradient of activation -> as x. grad: [N, d] is overwritten with activation(x).
+torch::Tensor activation_backward(const torch::Tensor& x, const Activation& activation,
+                                  torch::Tensor& grad);
 
 /// Softmax cross-entropy of rows of logits. Where gradient_scale is not 0, logits, [N,
 /// vocab_size], are overwritten with the gradient of gradient_scale * sum(loss). targets: [N]

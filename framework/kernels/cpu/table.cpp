@@ -7,8 +7,8 @@ const KernelTable& table() {
   static constexpr KernelTable kTable{
       .rms_norm = rms_norm,
       .rms_norm_backward = rms_norm_backward,
-      .swiglu = swiglu,
-      .swiglu_backward = swiglu_backward,
+      .activation = activation,
+      .activation_backward = activation_backward,
       .cross_entropy_ = cross_entropy_,
       .distillation_ = distillation_,
       .accumulate_ = accumulate_,

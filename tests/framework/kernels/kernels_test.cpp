@@ -48,21 +48,45 @@ TEST_CASE("the gradient of rms_norm's gain is summed over many rows", "[kernels]
       AllClose(formulas.rms_norm_backward(x, weight, inverse_rms, same_grad).grad_weight, 1e-3));
 }
 
-TEST_CASE("the swiglu kernels compute their formulas in every number format", "[kernels]") {
+TEST_CASE("the activation kernels compute their formulas in every number format", "[kernels]") {
+  using Kind = Activation::Kind;
   const auto type = GENERATE(from_range(std::begin(kTypes), std::end(kTypes)));
-  const int64_t d_ff = GENERATE(1, 7, 33, 257);
-  const auto gate_up = (seeded_randn({5, 2 * d_ff}) * 3).to(type);
-  CHECK_THAT(kernels::swiglu(gate_up), close_to(formulas.swiglu(gate_up)));
+  const auto kind = GENERATE(Kind::kSilu, Kind::kGelu, Kind::kGeluTanh, Kind::kRelu);
+  const Activation activation{kind, GENERATE(false, true)};
+  const int64_t d = GENERATE(1, 7, 33, 257);
+  const auto x = (seeded_randn({5, activation.gated ? 2 * d : d}) * 3).to(type);
+  CHECK_THAT(kernels::activation(x, activation), close_to(formulas.activation(x, activation)));
 
-  auto grad = seeded_randn({5, d_ff}, 3).to(type), same_grad = grad.clone();
-  CHECK_THAT(kernels::swiglu_backward(gate_up, grad),
-             close_to(formulas.swiglu_backward(gate_up, same_grad)));
-  CHECK_THAT(grad, close_to(formulas.swiglu(gate_up)));  // overwritten with swiglu(gate_up)
+  auto grad = seeded_randn({5, d}, 3).to(type), same_grad = grad.clone();
+  CHECK_THAT(kernels::activation_backward(x, activation, grad),
+             close_to(formulas.activation_backward(x, activation, same_grad)));
+  CHECK_THAT(grad, close_to(formulas.activation(x, activation)));  // overwritten with activation(x)
 }
 
-TEST_CASE("swiglu of huge gates stays finite", "[kernels]") {
-  const auto gate_up = torch::tensor({{-1e4F, 1e4F, 2.0F, 2.0F}});
-  CHECK_THAT(kernels::swiglu(gate_up), AllClose(torch::tensor({{0.0F, 2e4F}}), 1e-6, 1e-6));
+TEST_CASE("GELU and its slope have float32's precision from tail to tail", "[kernels]") {
+  const Activation gelu{Activation::Kind::kGelu, /*gated=*/false};
+  const auto exact_x = torch::linspace(-8, 8, 40'001, torch::kFloat64).unsqueeze(0);
+  const auto x = exact_x.to(torch::kFloat32);
+  const auto wide = x.to(torch::kFloat64);
+  const auto below = torch::special_erfc(-wide / std::sqrt(2.0)) / 2;
+  const auto density = (-wide * wide / 2).exp() / std::sqrt(2 * M_PI);
+  CHECK_THAT(kernels::activation(x, gelu).to(torch::kFloat64), AllClose(wide * below, 0, 5e-6));
+  CHECK_THAT(kernels::activation(x, gelu).to(torch::kFloat64), AllClose(wide * below, 6e-7, 0));
+  auto ones = torch::ones_like(x);
+  CHECK_THAT(kernels::activation_backward(x, gelu, ones).to(torch::kFloat64),
+             AllClose(below + wide * density, 6e-7, 0));
+}
+
+TEST_CASE("activations of huge inputs stay finite, and those of NaN are NaN", "[kernels]") {
+  using Kind = Activation::Kind;
+  const Activation plain{GENERATE(Kind::kSilu, Kind::kGelu, Kind::kGeluTanh, Kind::kRelu), false};
+  const auto x = torch::tensor({{-1e4F, 1e4F, std::numeric_limits<float>::quiet_NaN()}});
+  const auto y = kernels::activation(x, plain);
+  CHECK_THAT(y.narrow(1, 0, 2), AllClose(torch::tensor({{0.0F, 1e4F}}), 1e-6, 1e-6));
+  CHECK(y.isnan()[0][2].item<bool>());
+  auto grad = torch::ones_like(x);
+  const auto grad_x = kernels::activation_backward(x, plain, grad);
+  CHECK_THAT(grad_x.narrow(1, 0, 2), AllClose(torch::tensor({{0.0F, 1.0F}}), 1e-6, 1e-6));
 }
 
 TEST_CASE("the cross-entropy kernel computes its formula and the gradient", "[kernels]") {
@@ -193,7 +217,7 @@ TEST_CASE("the CPU has loops for its kernels and other devices have formulas", "
 
 TEST_CASE("a kernel runs on the device of its operands", "[kernels]") {
   const auto gate_up = torch::empty({5, 6}, torch::kMeta);
-  CHECK(kernels::swiglu(gate_up).is_meta());
+  CHECK(kernels::activation(gate_up, {}).is_meta());
   CHECK_THROWS_WITH(kernels::rms_norm(gate_up, torch::ones({6}), 0.01),
                     Contains("rms_norm: weight") && Contains("on meta"));
   CHECK_THROWS_WITH(kernels::accumulate_(torch::zeros({5, 6}), gate_up),
@@ -213,8 +237,9 @@ TEST_CASE("kernels refuse operands of another shape or dtype or layout", "[kerne
                     Contains("grad_normed"));
   CHECK_THROWS_WITH(kernels::rms_norm_backward(x, weight, inverse_rms.narrow(0, 0, 4), grad),
                     Contains("inverse_rms"));
-  CHECK_THROWS_WITH(kernels::swiglu(x.narrow(1, 0, 5).contiguous()), Contains("[5, 5]"));
-  CHECK_THROWS_WITH(kernels::swiglu_backward(x, grad), Contains("swiglu_backward: grad"));
+  CHECK_THROWS_WITH(kernels::activation(x.narrow(1, 0, 5).contiguous(), {}), Contains("[5, 5]"));
+  CHECK_THROWS_WITH(kernels::activation_backward(x, {}, grad),
+                    Contains("activation_backward: grad"));
 
   auto logits = x.clone();
   const auto targets = torch::zeros({5}, torch::kInt64);
