@@ -1,12 +1,15 @@
 #!/usr/bin/env python3
-"""Regroup beside transformers on the same random model, alternating, several rounds.
+"""Regroup beside transformers, and litgpt where it is given, on the same random model, alternating, several rounds.
 
 Prints medians and ratios for training tokens/s and peak memory (eager and compiled peer) and for
 decoding at batch 1 and 16. Each measurement has a separate process, so that its peak memory is that
 of one program.
 
-    tools/bench_peers.py --size 27m --dtype bf16 --rounds 3
+    tools/bench_peers.py --size 27m --dtype bf16
     tools/bench_peers.py --family gpt_neox
+    tools/bench_peers.py --litgpt LITGPT_VENV/bin/python
+
+litgpt needs an environment of its own (pip install litgpt): it does not go with this version of transformers.
 """
 
 import argparse
@@ -18,9 +21,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
-from benchmarks.support import SIZES, check_json, compare, last_json, parser_of, peer_model, processor
+from benchmarks.support import SIZES, check_json, compare, last_json, machine, parser_of, peer_model
 from script_support import Problem, run_script, write_text
 
 PROMPT, NEW = 512, 64
@@ -30,14 +34,18 @@ BATCHES = (1, 16)
 def parse_arguments(words):
     parser = parser_of(__doc__, size="5m")
     parser.add_argument("--family", default="llama", help="model_type of transformers (default llama)")
-    parser.add_argument("--kv-heads", type=int, default=8, help="where the family's class has a field for them")
+    parser.add_argument("--kv-heads", type=int, help="where the family's class has a field for them (default MHA)")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--litgpt", type=Path, metavar="PYTHON", help="a Python with litgpt, which trains beside")
     parser.add_argument("--only", choices=("train", "decode"), help="one of the two benchmarks")
     parser.add_argument("--peer", choices=("train", "decode", "save"), help=argparse.SUPPRESS)
+    parser.add_argument("--library", choices=TRAINED, default="transformers", help=argparse.SUPPRESS)
     parser.add_argument("--compiled", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--batch", type=int, default=1, help=argparse.SUPPRESS)
     parser.add_argument("--to", type=Path, help=argparse.SUPPRESS)
-    return parser.parse_args(words)
+    arguments = parser.parse_args(words)
+    arguments.kv_heads = arguments.kv_heads or SIZES[arguments.size]["n_head"]
+    return arguments
 
 
 # The peer: runs in a separate process and prints one JSON line.
@@ -54,16 +62,39 @@ def peer_save(arguments):
     return {}
 
 
-def peer_train(arguments):
+def transformers_loss(arguments):
     torch, model = model_of(arguments)
+    forward = torch.compile(model) if arguments.compiled else model
+    return torch, model, lambda tokens: forward(input_ids=tokens, labels=tokens).loss
+
+
+def litgpt_loss(arguments):
+    import torch
+    from litgpt import GPT, Config
+    from litgpt.utils import chunked_cross_entropy
+
+    torch.set_num_threads(arguments.threads)
+    shape = SIZES[arguments.size]
+    model = GPT(Config(
+        n_layer=shape["n_layer"], n_embd=shape["d_model"], n_head=shape["n_head"], n_query_groups=arguments.kv_heads,
+        intermediate_size=shape["d_ff"], padded_vocab_size=shape["vocab_size"], block_size=shape["seq_len"], bias=False,
+        rotary_percentage=1.0, parallel_residual=False, norm_class_name="RMSNorm", mlp_class_name="LLaMAMLP"))
+    forward = torch.compile(model) if arguments.compiled else model
+    return torch, model, lambda tokens: chunked_cross_entropy(forward(tokens)[:, :-1], tokens[:, 1:], chunk_size=0)
+
+
+TRAINED = {"transformers": transformers_loss, "litgpt": litgpt_loss}
+
+
+def peer_train(arguments):
+    torch, model, loss_of = TRAINED[arguments.library](arguments)
     shape = SIZES[arguments.size]
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
-    forward = torch.compile(model) if arguments.compiled else model
     tokens = torch.randint(shape["vocab_size"], (shape["batch"], shape["seq_len"]))
 
     def step():
         with torch.autocast("cpu", torch.bfloat16, enabled=arguments.dtype == "bf16"):
-            loss = forward(input_ids=tokens, labels=tokens).loss
+            loss = loss_of(tokens)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -119,10 +150,10 @@ def output_of(command):
     return done.stdout
 
 
-def peer_command(arguments, benchmark, *more):
+def peer_command(arguments, benchmark, *more, python=sys.executable):
     same = ["--family", arguments.family, "--size", arguments.size, "--dtype", arguments.dtype]
     same += ["--kv-heads", arguments.kv_heads, "--threads", arguments.threads, "--seconds", arguments.seconds]
-    return [sys.executable, __file__, "--peer", benchmark, *map(str, same), *map(str, more)]
+    return [python, __file__, "--peer", benchmark, *map(str, same), *map(str, more)]
 
 
 def our_result(arguments, benchmark, model, *more):
@@ -137,11 +168,16 @@ def our_result(arguments, benchmark, model, *more):
 def train_contestants(arguments, model):
     shape = SIZES[arguments.size]
     ours = ["--batch", shape["batch"], "--seq-len", shape["seq_len"], "--seconds", arguments.seconds]
-    return {
+    contestants = {
         "regroup": lambda: our_result(arguments, "train", model, *ours),
         "transformers eager": lambda: measured(peer_command(arguments, "train")),
         "transformers compiled": lambda: measured(peer_command(arguments, "train", "--compiled")),
     }
+    if arguments.litgpt:
+        litgpt = partial(peer_command, arguments, "train", "--library", "litgpt", python=arguments.litgpt)
+        contestants["litgpt eager"] = lambda: measured(litgpt())
+        contestants["litgpt compiled"] = lambda: measured(litgpt("--compiled"))
+    return contestants
 
 
 def decode_contestants(arguments, model, batch):
@@ -169,8 +205,8 @@ def main(words):
     if arguments.peer:
         return run_peer(arguments)
     check_json(arguments)
-    print(f"{processor()}, {arguments.threads} threads, {arguments.family} {arguments.size}, {arguments.dtype},"
-          f" {arguments.kv_heads} K/V heads")
+    print(machine(arguments.threads, "torch", "transformers"))
+    print(f"{arguments.family} {arguments.size}, {arguments.dtype}, {arguments.kv_heads} K/V heads")
     with tempfile.TemporaryDirectory() as model:
         output_of(peer_command(arguments, "save", "--to", model))
         everything = compare_all(arguments, model)

@@ -4,6 +4,7 @@ import argparse
 import json
 import statistics
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 from script_support import check_output_file
@@ -11,6 +12,7 @@ from script_support import check_output_file
 SIZES = {
     "5m": dict(n_layer=4, d_model=256, n_head=8, d_ff=688, vocab_size=4096, seq_len=256, batch=16),
     "27m": dict(n_layer=6, d_model=512, n_head=8, d_ff=1376, vocab_size=8192, seq_len=512, batch=8),
+    "124m": dict(n_layer=12, d_model=768, n_head=12, d_ff=2048, vocab_size=32000, seq_len=1024, batch=2),
 }
 N_POSITIONS = 2048
 
@@ -20,7 +22,7 @@ def parser_of(description, size):
     parser.add_argument("--binary", type=Path, default=Path("build/release/regroup"))
     parser.add_argument("--size", choices=SIZES, default=size)
     parser.add_argument("--dtype", choices=("fp32", "bf16"), default="fp32")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=int, default=20, help="seconds of one training measurement (default 20)")
     parser.add_argument("--json", type=Path, help="writes every measurement")
     return parser
@@ -82,19 +84,32 @@ def compare(title, contestants, rounds, key="tokens_per_s", beside=None):
         for name, run in contestants.items():
             print(f"{title}: round {number + 1} of {rounds}, {name}", file=sys.stderr)
             results[name].append(run())
-    medians = {name: {field: statistics.median(run[field] for run in runs) for field in (key, "peak_rss_bytes")}
-               for name, runs in results.items()}
+    speeds = {name: statistics.median(run[key] for run in runs) for name, runs in results.items()}
+    memory = {name: statistics.median(run["peak_rss_bytes"] for run in runs) for name, runs in results.items()}
     first, *others = contestants
     beside = beside or {other: first for other in others}
-    print(f"\n{title} (medians of {rounds} rounds)")
-    for name, median in medians.items():
-        line = f"  {name:22}{median[key]:10.1f} tokens/s{median['peak_rss_bytes'] / 2**20:8.0f} MiB"
+    print(f"\n{title} (medians of {rounds} rounds, ± half of what lies between the slowest and the fastest)")
+    for name, runs in results.items():
+        line = (f"  {name:22}{speeds[name]:10.1f} ±{spread(run[key] for run in runs) / 2:4.0%} tokens/s"
+                f"{memory[name] / 2**20:8.0f} MiB")
         if name in beside:
-            ours = medians[beside[name]]
-            line += (f"   {beside[name]}: x{ours[key] / median[key]:.2f} tokens/s,"
-                     f" x{ours['peak_rss_bytes'] / median['peak_rss_bytes']:.2f} memory")
+            ours = beside[name]
+            line += (f"   {ours}: x{speeds[ours] / speeds[name]:.2f} tokens/s,"
+                     f" x{memory[ours] / memory[name]:.2f} memory")
         print(line, flush=True)
     return results
+
+
+def spread(values):
+    """(largest - smallest) / median."""
+    values = sorted(values)
+    return (values[-1] - values[0]) / statistics.median(values)
+
+
+def machine(threads, *packages):
+    """One line for the head of a table: processor, threads and the versions of what is compared."""
+    versions = ", ".join(f"{package} {version(package)}" for package in packages)
+    return f"{processor()}, {threads} threads, {versions}"
 
 
 def processor():

@@ -90,7 +90,7 @@ void run_tasks(const Division& shape, const ScoreRule& rule, const typename Work
 
 /// Copies the rows of a block's columns: column c's is at x + position * row + head * d.
 template <typename T>
-void gather(const T* x, int64_t row, int64_t d, const Block& block, std::vector<T>& rows) {
+void gather(const T* x, int64_t row, int64_t d, const Block& block, Scratch<T>& rows) {
   for_each_column(block, [&](int64_t column, int64_t head, int64_t position) {
     std::copy_n(x + position * row + head * d, d, rows.begin() + column * d);
   });
@@ -98,7 +98,7 @@ void gather(const T* x, int64_t row, int64_t d, const Block& block, std::vector<
 
 /// Rows [T, d] by dim: for each block of keys a left operand [d, kKeysPerBlock].
 template <typename T, typename C>
-void by_dim(const T* x, int64_t row, int64_t positions, int64_t d, std::vector<C>& out) {
+void by_dim(const T* x, int64_t row, int64_t positions, int64_t d, Scratch<C>& out) {
   for (int64_t key = 0; key < positions; key += kKeysPerBlock) {
     left_of_columns(x + key * row, row, std::min(kKeysPerBlock, positions - key), d,
                     out.data() + key * d, kKeysPerBlock);
@@ -106,13 +106,13 @@ void by_dim(const T* x, int64_t row, int64_t positions, int64_t d, std::vector<C
 }
 /// Room for that.
 template <typename C>
-std::vector<C> by_dim_scratch(int64_t positions, int64_t d) {
+Scratch<C> by_dim_scratch(int64_t positions, int64_t d) {
   return scratch<C>(positions + kKeysPerBlock, d);
 }
 
 /// The reverse of gather(), from [d, columns].
 template <typename T>
-void scatter(const std::vector<float>& columns, int64_t row, int64_t d, const Block& block, T* x) {
+void scatter(const Scratch<float>& columns, int64_t row, int64_t d, const Block& block, T* x) {
   for_each_column(block, [&](int64_t column, int64_t head, int64_t position) {
     T* out = x + position * row + head * d;
     for (int64_t i = 0; i < d; ++i)
@@ -183,12 +183,12 @@ class Forward {
 
   const Division& shape_;
   const ScoreRule& rule_;
-  std::vector<C> keys_, values_by_dim_;  // left operands: [T, d], by_dim()
-  std::vector<C> queries_;               // right operand: [d, columns]
-  std::vector<float> scores_;            // [keys, columns]
-  std::vector<C> weights_;               // right operand: [keys, columns]
-  std::vector<float> sums_;              // of weighted values: [d, columns]
-  std::vector<T> rows_;                  // [columns, d]
+  Scratch<C> keys_, values_by_dim_;  // left operands: [T, d], by_dim()
+  Scratch<C> queries_;               // right operand: [d, columns]
+  Scratch<float> scores_;            // [keys, columns]
+  Scratch<C> weights_;               // right operand: [keys, columns]
+  Scratch<float> sums_;              // of weighted values: [d, columns]
+  Scratch<T> rows_;                  // [columns, d]
   Running running_;
 };
 
@@ -278,13 +278,13 @@ class Backward {
 
   const Division& shape_;
   const ScoreRule& rule_;
-  std::vector<C> keys_, values_, keys_by_dim_;    // left operands: [T, d], [T, d], by_dim()
-  std::vector<C> queries_by_dim_, grads_by_dim_;  // right operands: [d, columns]
-  std::vector<C> queries_, grads_;                // right operands: [columns, d]
-  std::vector<float> scores_, score_grads_;       // [keys, columns]
-  std::vector<C> operand_;                        // made of either
-  std::vector<float> query_grads_;                // [d, columns]
-  std::vector<T> rows_;                           // [columns, d]
+  Scratch<C> keys_, values_, keys_by_dim_;    // left operands: [T, d], [T, d], by_dim()
+  Scratch<C> queries_by_dim_, grads_by_dim_;  // right operands: [d, columns]
+  Scratch<C> queries_, grads_;                // right operands: [columns, d]
+  Scratch<float> scores_, score_grads_;       // [keys, columns]
+  Scratch<C> operand_;                        // made of either
+  Scratch<float> query_grads_;                // [d, columns]
+  Scratch<T> rows_;                           // [columns, d]
   Columns columns_;
 };
 

@@ -5,53 +5,6 @@
 namespace regroup::kernels::cpu {
 namespace {
 
-template <typename T, typename C>
-REGROUP_INLINE void copy_rows(const T* x, int64_t stride, int64_t m, int64_t k, C* out) {
-  for (int64_t i = 0; i < m; ++i, out += padded(k)) {
-    for (int64_t j = 0; j < k; ++j) store(out, j, load(x, i * stride + j));
-    for (int64_t j = k; j < padded(k); ++j) store(out, j, 0.0F);
-  }
-}
-
-template <typename T, typename C>
-REGROUP_INLINE void copy_columns(const T* x, int64_t stride, int64_t k, int64_t m, C* out,
-                                 int64_t out_stride) {
-  for (int64_t i = 0; i < m; ++i, out += out_stride) {
-    for (int64_t j = 0; j < k; ++j) store(out, j, load(x, j * stride + i));
-    for (int64_t j = k; j < padded(k); ++j) store(out, j, 0.0F);
-  }
-}
-
-/// Row i of a right operand with rows of n: its numbers are every kStep-th.
-template <typename C>
-constexpr int64_t kStep = kInterleaves<C> ? 2 : 1;
-template <typename C>
-REGROUP_INLINE C* row_of(C* out, int64_t i, int64_t n) {
-  return out + i / kStep<C> * kStep<C> * n + i % kStep<C>;
-}
-
-template <typename T, typename C>
-REGROUP_INLINE void interleave_rows(const T* x, int64_t stride, int64_t k, int64_t n, C* out) {
-  const int64_t width = padded(n);
-  for (int64_t i = 0; i < padded(k); ++i) {
-    C* row = row_of(out, i, width);
-    const int64_t filled = i < k ? n : 0;
-    for (int64_t j = 0; j < filled; ++j) store(row, j * kStep<C>, load(x, i * stride + j));
-    for (int64_t j = filled; j < width; ++j) store(row, j * kStep<C>, 0.0F);
-  }
-}
-
-template <typename T, typename C>
-REGROUP_INLINE void interleave_columns(const T* x, int64_t stride, int64_t n, int64_t k, C* out) {
-  const int64_t width = padded(n);
-  for (int64_t i = 0; i < padded(k); ++i) {
-    C* row = row_of(out, i, width);
-    const int64_t filled = i < k ? n : 0;
-    for (int64_t j = 0; j < filled; ++j) store(row, j * kStep<C>, load(x, j * stride + i));
-    for (int64_t j = filled; j < width; ++j) store(row, j * kStep<C>, 0.0F);
-  }
-}
-
 /// Columns that see a key.
 struct Seen {
   int64_t begin, end;
@@ -80,27 +33,6 @@ REGROUP_INLINE void add_biases(float* x, const Seen& seen, int64_t key, int64_t 
 REGROUP_INLINE float tanh_of(float x) { return 1.0F - 2.0F / (fast_exp(2.0F * x) + 1.0F); }
 
 }  // namespace
-
-#define DEFINE(T, C)                                                                         \
-  REGROUP_CPU_CLONES void left(const T* x, int64_t stride, int64_t m, int64_t k, C* out) {   \
-    copy_rows(x, stride, m, k, out);                                                         \
-  }                                                                                          \
-  REGROUP_CPU_CLONES void left_of_columns(const T* x, int64_t stride, int64_t k, int64_t m,  \
-                                          C* out, int64_t out_stride) {                      \
-    copy_columns(x, stride, k, m, out, out_stride);                                          \
-  }                                                                                          \
-  REGROUP_CPU_CLONES void right(const T* x, int64_t stride, int64_t k, int64_t n, C* out) {  \
-    interleave_rows(x, stride, k, n, out);                                                   \
-  }                                                                                          \
-  REGROUP_CPU_CLONES void right_of_columns(const T* x, int64_t stride, int64_t n, int64_t k, \
-                                           C* out) {                                         \
-    interleave_columns(x, stride, n, k, out);                                                \
-  }
-DEFINE(float, float)
-DEFINE(float, c10::BFloat16)
-DEFINE(c10::BFloat16, float)
-DEFINE(c10::BFloat16, c10::BFloat16)
-#undef DEFINE
 
 Scoring::Scoring(const ScoreRule& rule, int64_t n_head, int64_t n_keys)
     : scale(static_cast<float>(rule.scale)),

@@ -49,7 +49,7 @@ void multiply_rows(const Tensor& x, const Tensor& weight, float* out) {
   const auto* rows = weight.const_data_ptr<T>();
   brief_parallel_rows(n, k, [&](int64_t begin, int64_t end) {
     auto product = scratch<float>(kWeightRows, m);
-    auto widened = std::is_same_v<T, C> ? std::vector<C>() : scratch<C>(kWeightRows, k);
+    auto widened = std::is_same_v<T, C> ? Scratch<C>() : scratch<C>(kWeightRows, k);
     for (int64_t first = begin; first < end; first += kWeightRows) {
       const int64_t count = std::min(kWeightRows, end - first);
       const C* block = nullptr;
