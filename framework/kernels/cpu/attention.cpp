@@ -110,15 +110,44 @@ Scratch<C> by_dim_scratch(int64_t positions, int64_t d) {
   return scratch<C>(positions + kKeysPerBlock, d);
 }
 
-/// The reverse of gather(), from [d, columns].
+/// The reverse of gather(), from [d, columns]. rows: room for the columns' rows.
 template <typename T>
-void scatter(const Scratch<float>& columns, int64_t row, int64_t d, const Block& block, T* x) {
+void scatter(const Scratch<float>& columns, int64_t row, int64_t d, const Block& block, T* x,
+             Scratch<T>& rows) {
+  left_of_columns(columns.data(), block.stride(), d, block.columns(), rows.data(), padded(d));
   for_each_column(block, [&](int64_t column, int64_t head, int64_t position) {
-    T* out = x + position * row + head * d;
-    for (int64_t i = 0; i < d; ++i)
-      store(out, i, columns[static_cast<size_t>(i * block.stride() + column)]);
+    std::copy_n(rows.begin() + column * padded(d), d, x + position * row + head * d);
   });
 }
+
+/// A block of scores as an operand: packed, or where floats are multiplied, itself.
+template <typename C>
+const C* right_of(const Scratch<float>& scores, const Block& block, Scratch<C>& packed) {
+  if constexpr (!kInterleaves<C>) return scores.data();
+  right(scores.data(), block.stride(), block.n_keys, block.stride(), packed.data());
+  return packed.data();
+}
+template <typename C>
+const C* left_of(const Scratch<float>& scores, const Block& block, Scratch<C>& packed) {
+  if constexpr (!kInterleaves<C>) return scores.data();
+  left(scores.data(), block.stride(), block.n_keys, block.stride(), packed.data());
+  return packed.data();
+}
+
+template <typename T>
+REGROUP_INLINE float sum_of_products(const T* a, const T* b, int64_t n) {
+  float sum = 0;
+#pragma omp simd reduction(+ : sum)
+  for (int64_t i = 0; i < n; ++i) sum += load(a, i) * load(b, i);
+  return sum;
+}
+#define DEFINE(T)                                                      \
+  REGROUP_CPU_CLONES float dot_of(const T* a, const T* b, int64_t n) { \
+    return sum_of_products(a, b, n);                                   \
+  }
+DEFINE(float)
+DEFINE(c10::BFloat16)
+#undef DEFINE
 
 template <typename T, typename C>
 class Forward {
@@ -164,16 +193,15 @@ class Forward {
              queries_.data(), scores_.data(), /*adds=*/false);
     exponentials(scores_.data(), block, scoring, running_);
     scale_columns(sums_.data(), d, running_.factor.data(), stride);
-    right(scores_.data(), stride, block.n_keys, stride, weights_.data());
     multiply(d, stride, block.n_keys, values_by_dim_.data() + block.first_key * d, kKeysPerBlock,
-             weights_.data(), sums_.data(), /*adds=*/true);
+             right_of(scores_, block, weights_), sums_.data(), /*adds=*/true);
   }
 
   void finish(const Block& queries, T* outputs, float* log_sums) {
     auto& [highest, sum, factor] = running_;
     for (size_t c = 0; c < static_cast<size_t>(queries.columns()); ++c) factor[c] = 1.0F / sum[c];
     scale_columns(sums_.data(), shape_.head_dim, factor.data(), queries.stride());
-    scatter(sums_, shape_.output_row(), shape_.head_dim, queries, outputs);
+    scatter(sums_, shape_.output_row(), shape_.head_dim, queries, outputs, rows_);
     for_each_column(queries, [&](int64_t column, int64_t head, int64_t position) {
       const auto c = static_cast<size_t>(column);
       log_sums[head * shape_.positions + position] =
@@ -234,7 +262,7 @@ class Backward {
       for_each_key_block(queries, rule_, 0, shape_.positions, [&](const Block& block) {
         add(block, scoring, key_grads, key_grads + of_keys);
       });
-      scatter(query_grads_, row, d, queries, data.grad_heads + task.query);
+      scatter(query_grads_, row, d, queries, data.grad_heads + task.query, rows_);
     });
   }
 
@@ -249,10 +277,8 @@ class Backward {
     right(rows_.data(), d, columns, d, grads_.data());
     for_each_column(queries, [&](int64_t column, int64_t head, int64_t position) {
       const int64_t offset = task.output + position * shape_.output_row() + head * d;
-      float dot = 0;
-      for (int64_t i = 0; i < d; ++i)
-        dot += load(data.outputs, offset + i) * load(data.grad_outputs, offset + i);
-      columns_.dots[static_cast<size_t>(column)] = dot;
+      columns_.dots[static_cast<size_t>(column)] =
+          dot_of(data.outputs + offset, data.grad_outputs + offset, d);
       columns_.log_sums[static_cast<size_t>(column)] =
           data.log_sums[task.log_sum + head * shape_.positions + position];
     });
@@ -265,15 +291,13 @@ class Backward {
     multiply(block.n_keys, stride, d, values_.data() + key * d, d, grads_by_dim_.data(),
              score_grads_.data(), /*adds=*/false);
     weights_and_gradients(scores_.data(), score_grads_.data(), block, scoring, columns_);
-    left(scores_.data(), stride, block.n_keys, block.columns(), operand_.data());
-    multiply(block.n_keys, d, stride, operand_.data(), stride, grads_.data(), value_grads + key * d,
-             /*adds=*/true);
-    left(score_grads_.data(), stride, block.n_keys, block.columns(), operand_.data());
-    multiply(block.n_keys, d, stride, operand_.data(), stride, queries_.data(), key_grads + key * d,
-             /*adds=*/true);
-    right(score_grads_.data(), stride, block.n_keys, block.columns(), operand_.data());
+    multiply(block.n_keys, d, stride, left_of(scores_, block, operand_), stride, grads_.data(),
+             value_grads + key * d, /*adds=*/true);
+    multiply(block.n_keys, d, stride, left_of(score_grads_, block, operand_), stride,
+             queries_.data(), key_grads + key * d, /*adds=*/true);
     multiply(shape_.head_dim, stride, block.n_keys, keys_by_dim_.data() + key * shape_.head_dim,
-             kKeysPerBlock, operand_.data(), query_grads_.data(), /*adds=*/true);
+             kKeysPerBlock, right_of(score_grads_, block, operand_), query_grads_.data(),
+             /*adds=*/true);
   }
 
   const Division& shape_;

@@ -50,10 +50,10 @@ REGROUP_INLINE void store(c10::BFloat16* p, int64_t i, float value) {
 
 /// e^x to a few ulp for x clamped to [-87, 88], NaN for NaN; branch free so that it vectorises.
 REGROUP_INLINE float fast_exp(float x) {
+  constexpr float kRounds = 12582912.0f;  // 1.5 * 2^23: what is added to it loses its fraction
   const float clamped = x < -87.0f ? -87.0f : (x > 88.0f ? 88.0f : x);
-  const float scaled = (x == x ? clamped : 0.0f) * 1.44269504f;  // a NaN has no exponent
-  const int32_t exponent = static_cast<int32_t>(scaled + __builtin_copysignf(0.5f, scaled));
-  const float n = static_cast<float>(exponent);
+  const float shifted = clamped * 1.44269504f + kRounds;
+  const float n = shifted - kRounds;
   const float r = (clamped - n * 0.693359375f) + n * 2.12194440e-4f;
   float p = 1.9875691500e-4f;
   p = p * r + 1.3981999507e-3f;
@@ -62,7 +62,9 @@ REGROUP_INLINE float fast_exp(float x) {
   p = p * r + 1.6666665459e-1f;
   p = p * r + 5.0000001201e-1f;
   p = p * (r * r) + r + 1.0f;
-  return p * std::bit_cast<float>((exponent + 127) << 23);
+  // The last bits of shifted are n, which is added to the exponent of p.
+  return std::bit_cast<float>(std::bit_cast<uint32_t>(p) +
+                              (std::bit_cast<uint32_t>(shifted) << 23));
 }
 REGROUP_INLINE double fast_exp(double x) { return __builtin_exp(x); }
 

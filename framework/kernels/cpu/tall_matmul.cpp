@@ -20,6 +20,7 @@ using Half = c10::BFloat16;
 // so do kDepth rows of its columns of b and of kTurned columns of a. Fixed, so that no sum depends
 // on the threads.
 constexpr int64_t kRows = 512, kColumns = 512, kDepth = 512, kTurned = 64;
+constexpr int64_t kTile = 32;  // rows that oneDNN's kernel takes at a time
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -71,7 +72,8 @@ void multiply_into(const Tensor& a, const Tensor& b, Tensor& result) {
   require("tall_matmul: result", result, {m, n}, result.options().device(a.device()));
   auto* out = result.mutable_data_ptr<Out>();
   const int64_t n_threads = at::get_num_threads();
-  const int64_t rows = ceil_div(m, n_threads * ceil_div(m, n_threads * kRows));
+  const int64_t parts_per_thread = ceil_div(m, n_threads * kRows);
+  const int64_t rows = ceil_div(ceil_div(m, n_threads * parts_per_thread), kTile) * kTile;
   const int64_t n_column_parts = ceil_div(n, kColumns);
   at::parallel_for(0, ceil_div(m, rows) * n_column_parts, 1, [&](int64_t begin, int64_t end) {
     Parts parts(a, b);
