@@ -70,7 +70,7 @@ class Decoder {
   /// lacks.
   torch::Tensor parameter(const ParameterId& id) const;
 
-  /// Allocates gradient buffers. checkpoint_activations keeps only the blocks' inputs for backward
+  /// Enables gradients. checkpoint_activations keeps only the blocks' inputs for backward
   /// and recomputes the rest.
   void enable_training(bool checkpoint_activations);
   /// A training step calls zero_gradients, then begin_pass, loss and backward for every

@@ -52,17 +52,25 @@ int64_t at_work_in_layer(const LayerConfig& layer, int64_t d_model) {
   return 3 * layer.mlp.d_ff + 3 * d_model;
 }
 
+/// What the layers of one micro-batch keep for backward.
+int64_t kept_bytes(const JobShape& shape) {
+  const auto& c = shape.model;
+  int64_t kept = c.d_model;
+  for (const auto& layer : c.layers)
+    kept += shape.recomputes ? c.d_model : kept_by_layer(layer, c.d_model);
+  const auto width = static_cast<int64_t>(c10::elementSize(shape.dtype));
+  return shape.micro_batch * shape.seq_len * width * kept;
+}
+
 int64_t activation_bytes(const JobShape& shape) {
   const auto& c = shape.model;
   const auto width = static_cast<int64_t>(c10::elementSize(shape.dtype));
   const int64_t tokens = shape.micro_batch * shape.seq_len;
-  int64_t kept = 0, widest = 0, at_work = 0;
+  int64_t widest = 0, at_work = 0;
   for (const auto& layer : c.layers) {
-    kept += shape.recomputes ? c.d_model : kept_by_layer(layer, c.d_model);
     widest = std::max(widest, kept_by_layer(layer, c.d_model));
     at_work = std::max(at_work, at_work_in_layer(layer, c.d_model));
   }
-  const int64_t layers = tokens * width * (kept + c.d_model);
   const int64_t in_backward =
       tokens * width * (at_work + (shape.recomputes ? widest : 0)) +
       layer_numel(c) * width;  // a layer's gradients, until they are added up
@@ -73,7 +81,7 @@ int64_t activation_bytes(const JobShape& shape) {
       shape.teacher ? (width + kTeacherWidth) * logits + tokens * kTeacherWidth * c.d_model : 0;
   const int64_t in_head =
       tokens * width * 2 * c.d_model + head_gradient + 2 * width * logits + teacher_logits;
-  return layers + std::max(in_backward, in_head);
+  return kept_bytes(shape) + std::max(in_backward, in_head);
 }
 
 /// Numbers that a forward pass gathers: every block once, a tied embedding again as head.
@@ -117,6 +125,9 @@ JobNeeds needs_of(const JobShape& shape, const Division& division) {
   JobNeeds needs;
   needs.parameters = blocks.part() * width;
   needs.gradients = blocks.part() * kFloat;
+  // In a step of one micro-batch they take the place of activations (FlatParameters).
+  if (division.processes() == 1 && shape.sequences_per_step <= shape.micro_batch)
+    needs.gradients = std::max<int64_t>(0, needs.gradients - kept_bytes(shape));
   needs.optimizer = blocks.part() / division.replicas * (kMoments + (has_masters ? kFloat : 0));
   if (shape.teacher) needs.teacher = teacher_bytes(*shape.teacher, division);
   if (division.shards > 1) {

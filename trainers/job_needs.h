@@ -28,7 +28,8 @@ struct Division {
 
 /// Bytes needed by the most loaded process.
 struct JobNeeds {
-  int64_t parameters = 0, gradients = 0, optimizer = 0;  // held throughout
+  int64_t parameters = 0, optimizer = 0;  // held throughout
+  int64_t gradients = 0;                  // beyond the activations whose place they take
   int64_t teacher = 0;      // its parameters, and its gathered blocks with several shards
   int64_t gathers = 0;      // gathered blocks with several shards: the current one and the next
   int64_t reductions = 0;   // gradients on their way to be summed

@@ -23,7 +23,7 @@ struct AdamWState {
 
 class AdamW {
  public:
-  /// The blocks must have gradient buffers and outlive this.
+  /// The blocks must have gradients enabled and outlive this.
   AdamW(std::vector<FlatParameters>& blocks, const AdamWOptions& options);
 
   /// Updates the blocks from their gradients times gradient_scale (Loshchilov and Hutter 2019,

@@ -34,11 +34,30 @@ std::vector<Tensor> views(const Tensor& flat, const Shapes& shapes,
 struct FlatParameters::Storage {
   std::shared_ptr<Sharing> sharing;  // null: one process
   size_t block = 0;                  // its index in the sharing
-  Tensor values, gradient;           // of this process's part, padding included
+  Tensor values;                     // of this process's part, padding included
+  Tensor gradient;                   // likewise; undefined while it is 0, unless there is a sharing
   Tensor anchor;                     // an input that makes autograd record gather()
   int uses = 0;                      // gathers of this pass whose gradients are still to come
 
-  Tensor gradient_buffer() const { return sharing ? sharing->gradient_buffer(block) : gradient; }
+  Tensor new_gradient() const {
+    return torch::empty_like(values, values.options().dtype(kernels::sum_type(values)));
+  }
+  /// Adds the gradients of the operands, of which an undefined one is 0, at their offsets.
+  void add(const variable_list& grads, const Shapes& shapes, const std::vector<int64_t>& offsets) {
+    const bool is_first = !sharing && !gradient.defined();
+    if (is_first) gradient = new_gradient();
+    const auto sum = sharing ? sharing->gradient_buffer(block) : gradient;
+    for (size_t i = 0; i < grads.size(); ++i) {
+      const auto part = sum.narrow(0, offsets[i], numel_of(shapes[i]));
+      if (!grads[i].defined()) {
+        if (is_first) part.zero_();
+      } else if (is_first) {
+        part.copy_(grads[i].flatten());
+      } else {
+        kernels::accumulate_(part, grads[i].flatten());
+      }
+    }
+  }
   /// This process's part, after all published values have arrived.
   const Tensor& settled() const {
     if (sharing) sharing->wait_published(block);
@@ -49,30 +68,27 @@ struct FlatParameters::Storage {
 /// Returns views of the whole block. Backward adds their gradients to the block's buffer.
 struct FlatParameters::Gather : Function<Gather> {
   struct Kept : torch::CustomClassHolder {
-    explicit Kept(std::shared_ptr<Storage> storage_) : storage(std::move(storage_)) {}
+    Kept(std::shared_ptr<Storage> storage_, Shapes shapes_, std::vector<int64_t> offsets_)
+        : storage(std::move(storage_)), shapes(std::move(shapes_)), offsets(std::move(offsets_)) {}
     std::shared_ptr<Storage> storage;
+    Shapes shapes;  // of the operands, and their offsets
+    std::vector<int64_t> offsets;
   };
 
   static variable_list forward(AutogradContext* context, const Tensor&, const Tensor& whole,
-                               const c10::intrusive_ptr<Kept>& kept, const Shapes& shapes,
-                               const std::vector<int64_t>& offsets) {
+                               const c10::intrusive_ptr<Kept>& kept) {
     context->saved_data["kept"] = c10::IValue::make_capsule(kept);
-    context->saved_data["offsets"] = offsets;
     ++kept->storage->uses;
-    return views(whole.detach(), shapes, offsets);
+    return views(whole.detach(), kept->shapes, kept->offsets);
   }
 
   static variable_list backward(AutogradContext* context, variable_list grads) {
     const auto capsule = context->saved_data["kept"].toCapsule();
-    auto& storage = *static_cast<const Kept&>(*capsule).storage;
-    const auto offsets = context->saved_data["offsets"].toIntVector();
-    const auto sum = storage.gradient_buffer();
-    for (size_t i = 0; i < grads.size(); ++i) {
-      if (!grads[i].defined()) continue;
-      kernels::accumulate_(sum.narrow(0, offsets[i], grads[i].numel()), grads[i].flatten());
-    }
+    const auto& kept = static_cast<const Kept&>(*capsule);
+    auto& storage = *kept.storage;
+    storage.add(grads, kept.shapes, kept.offsets);
     if (--storage.uses == 0 && storage.sharing) storage.sharing->reduce(storage.block);
-    return {Tensor(), Tensor(), Tensor(), Tensor(), Tensor()};
+    return {Tensor(), Tensor(), Tensor()};
   }
 };
 
@@ -115,8 +131,9 @@ std::vector<Tensor> FlatParameters::gather() const {
   if (!has_gradient() || !torch::GradMode::is_enabled()) {
     return views(whole(), operand_shapes_, operand_offsets_);
   }
-  return Gather::apply(storage_->anchor, whole(), c10::make_intrusive<Gather::Kept>(storage_),
-                       operand_shapes_, operand_offsets_);
+  return Gather::apply(
+      storage_->anchor, whole(),
+      c10::make_intrusive<Gather::Kept>(storage_, operand_shapes_, operand_offsets_));
 }
 
 Tensor FlatParameters::whole() const {
@@ -167,20 +184,26 @@ Tensor FlatParameters::parameter(size_t index) const {
 }
 
 void FlatParameters::enable_gradient() {
-  const auto& values = storage_->values;
-  storage_->gradient = torch::zeros_like(values, values.options().dtype(kernels::sum_type(values)));
-  storage_->anchor = torch::zeros({0}, values.options()).requires_grad_();
-  if (storage_->sharing) storage_->sharing->set_gradient(storage_->block, storage_->gradient);
+  storage_->anchor = torch::zeros({0}, storage_->values.options()).requires_grad_();
+  if (!storage_->sharing) return;
+  storage_->gradient = storage_->new_gradient().zero_();
+  storage_->sharing->set_gradient(storage_->block, storage_->gradient);
 }
 
-bool FlatParameters::has_gradient() const { return storage_->gradient.defined(); }
+bool FlatParameters::has_gradient() const { return storage_->anchor.defined(); }
 
 Tensor FlatParameters::gradient() const {
-  return has_gradient() ? of_own(storage_->gradient) : Tensor();
+  if (!has_gradient()) return Tensor();
+  if (!storage_->gradient.defined()) storage_->gradient = storage_->new_gradient().zero_();
+  return of_own(storage_->gradient);
 }
 
 void FlatParameters::zero_gradient() {
-  storage_->gradient.zero_();
+  if (storage_->sharing) {
+    storage_->gradient.zero_();
+  } else {
+    storage_->gradient = Tensor();
+  }
   storage_->uses = 0;
 }
 

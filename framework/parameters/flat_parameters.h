@@ -39,8 +39,8 @@ class FlatParameters {
                  const std::vector<OperandSpec>& operands, torch::TensorOptions options,
                  std::shared_ptr<Sharing> sharing = nullptr);
 
-  /// A view for each OperandSpec: [sum of first axes, other axes]. Where there is a gradient buffer
-  /// and autograd is on, backward adds their gradients to gradient(), which the sharing sums over
+  /// A view for each OperandSpec: [sum of first axes, other axes]. Where gradients are enabled and
+  /// autograd is on, backward adds their gradients to gradient(), which the sharing sums over
   /// the processes. With several shards, every process must call it.
   std::vector<torch::Tensor> gather() const;
 
@@ -67,13 +67,14 @@ class FlatParameters {
   /// bad index, and c10::Error where this process does not hold the whole block.
   torch::Tensor parameter(size_t index) const;
 
-  /// Creates the gradient buffer, filled with zeros. Without it the parameters are frozen and
-  /// gather() builds no graph.
+  /// Lets gather() build a graph and sum gradients. Without it the parameters are frozen.
   void enable_gradient();
   bool has_gradient() const;
   /// The sum of the gradients of own() since zero_gradient(): [own().size()] float32 (float64 for
-  /// float64). After Sharing::finish(), the sum over all processes. Undefined without a buffer.
+  /// float64). After Sharing::finish(), the sum over all processes. Undefined where frozen.
   torch::Tensor gradient() const;
+  /// Without a sharing, this frees the buffer until backward arrives here: by then most of a step's
+  /// activations are freed, and each step has both less than whole.
   void zero_gradient();
 
  private:

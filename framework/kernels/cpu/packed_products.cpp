@@ -10,6 +10,12 @@ REGROUP_INLINE void copy_row(const T* x, int64_t k, int64_t width, C* out) {
   for (int64_t j = 0; j < k; ++j) store(out, j, load(x, j));
   for (int64_t j = k; j < width; ++j) store(out, j, 0.0F);
 }
+REGROUP_INLINE void copy_row(const float* x, int64_t k, int64_t width, c10::BFloat16* out) {
+  for (int64_t j = 0; j < width; j += kWords) {
+    std::array<float, kWords> copy;
+    store_vector(out + j, bfloat16_halves(filled_up(x + j, k - j, copy)));
+  }
+}
 
 /// The first numbers of a row, with zeros behind those that are available; zeros for null.
 template <typename C, typename T>

@@ -25,15 +25,17 @@ REGROUP_INLINE void store_vector(void* x, const Vector& vector) {
   std::memcpy(x, &vector, sizeof(vector));
 }
 
-/// Sixteen numbers as bfloat16, in the lower halves of words; rounded as by store().
+/// Sixteen numbers as bfloat16 in the lower halves of words, rounded to nearest even. NaN stays NaN
+/// if its last 16 bits are zero, as they are in what arithmetic makes of bfloat16 numbers.
 REGROUP_INLINE Words bfloat16_words(const c10::BFloat16* x) {
   return __builtin_convertvector(load_vector<Halves>(x), Words);
 }
 REGROUP_INLINE Words bfloat16_words(const float* x) {
   const auto bits = load_vector<Words>(x);
-  const Words rounded = (bits + 0x7fffU + ((bits >> 16) & 1U)) >> 16;
-  const Words is_nan = reinterpret_cast<Words>((bits & 0x7fffffffU) > 0x7f800000U);
-  return (rounded & ~is_nan) | (is_nan & 0x7fc0U);
+  return (bits + 0x7fffU + ((bits >> 16) & 1U)) >> 16;
+}
+REGROUP_INLINE Halves bfloat16_halves(const float* x) {
+  return __builtin_convertvector(bfloat16_words(x), Halves);
 }
 
 /// As many numbers as fill sixteen words of C.
@@ -42,8 +44,7 @@ constexpr int64_t kPerWords = kWords*(sizeof(float) / sizeof(C));
 template <typename C>
 REGROUP_INLINE Words words_of(const float* x) {
   if constexpr (sizeof(C) == sizeof(float)) return load_vector<Words>(x);
-  std::array<Halves, 2> halves{__builtin_convertvector(bfloat16_words(x), Halves),
-                               __builtin_convertvector(bfloat16_words(x + kWords), Halves)};
+  const std::array<Halves, 2> halves{bfloat16_halves(x), bfloat16_halves(x + kWords)};
   return load_vector<Words>(&halves);
 }
 template <typename C>
