@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <utility>
 
 #include "framework/kernels/cpu/loops.h"
 
@@ -62,40 +63,28 @@ REGROUP_INLINE const T* filled_up(const T* x, int64_t available, std::array<T, w
   return copy.data();
 }
 
-/// Row i becomes column i. Each step exchanges blocks of half the size.
+/// Of each block of twice `step` words, exchanges a's second half with b's first.
+template <int step, size_t... i>
+REGROUP_INLINE void exchange(Words& a, Words& b, std::index_sequence<i...>) {
+  constexpr auto kB = static_cast<size_t>(kWords);  // where b's words begin in the indices
+  const Words first = __builtin_shufflevector(a, b, ((i & step) == 0 ? i : kB + i - step)...);
+  b = __builtin_shufflevector(a, b, ((i & step) == 0 ? i + step : kB + i)...);
+  a = first;
+}
+template <int step>
+REGROUP_INLINE void exchange_rows(Words (&x)[kWords]) {
+#pragma GCC unroll 16
+  for (int i = 0; i < kWords; ++i) {
+    if ((i & step) == 0) exchange<step>(x[i], x[i + step], std::make_index_sequence<kWords>());
+  }
+}
+
+/// Row i becomes column i: the quarters of a square are exchanged, then those of each quarter.
 REGROUP_INLINE void transpose(Words (&x)[kWords]) {
-  Words y[kWords];
-#pragma GCC unroll 8
-  for (int i = 0; i < 8; ++i) {
-    y[i] = __builtin_shufflevector(x[i], x[i + 8], 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21,
-                                   22, 23);
-    y[i + 8] = __builtin_shufflevector(x[i], x[i + 8], 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27,
-                                       28, 29, 30, 31);
-  }
-#pragma GCC unroll 16
-  for (int i = 0; i < 16; ++i) {
-    if ((i & 4) != 0) continue;
-    x[i] = __builtin_shufflevector(y[i], y[i + 4], 0, 1, 2, 3, 16, 17, 18, 19, 8, 9, 10, 11, 24, 25,
-                                   26, 27);
-    x[i + 4] = __builtin_shufflevector(y[i], y[i + 4], 4, 5, 6, 7, 20, 21, 22, 23, 12, 13, 14, 15,
-                                       28, 29, 30, 31);
-  }
-#pragma GCC unroll 16
-  for (int i = 0; i < 16; ++i) {
-    if ((i & 2) != 0) continue;
-    y[i] = __builtin_shufflevector(x[i], x[i + 2], 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13,
-                                   28, 29);
-    y[i + 2] = __builtin_shufflevector(x[i], x[i + 2], 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27,
-                                       14, 15, 30, 31);
-  }
-#pragma GCC unroll 16
-  for (int i = 0; i < 16; ++i) {
-    if ((i & 1) != 0) continue;
-    x[i] = __builtin_shufflevector(y[i], y[i + 1], 0, 16, 2, 18, 4, 20, 6, 22, 8, 24, 10, 26, 12,
-                                   28, 14, 30);
-    x[i + 1] = __builtin_shufflevector(y[i], y[i + 1], 1, 17, 3, 19, 5, 21, 7, 23, 9, 25, 11, 27,
-                                       13, 29, 15, 31);
-  }
+  exchange_rows<8>(x);
+  exchange_rows<4>(x);
+  exchange_rows<2>(x);
+  exchange_rows<1>(x);
 }
 
 }  // namespace regroup::kernels::cpu
