@@ -287,7 +287,7 @@ ExitCode run_plan(const std::vector<std::string>& arguments) {
             << table(json["strategies"]) << "\n"
             << human_bytes(static_cast<double>(kReserved))
             << " of each GPU are reserved for CUDA and NCCL. " << advice(json["strategies"]) << "\n"
-            << time_text(options, job, hours) << cpu_time_text(cpu_hours, options.mfu);
+            << cpu_time_text(cpu_hours, options.mfu) << time_text(options, job, hours);
   if (options.json_file) write_results_file(*options.json_file, json);
   return ExitCode::kDone;
 }
