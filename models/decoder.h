@@ -43,8 +43,8 @@ class Decoder {
   /// output projection. With a cache, the tokens continue the cached positions and are added to the
   /// cache; T must fit its capacity.
   Predictions predictions(const torch::Tensor& tokens, KvCache* cache = nullptr);
-  /// True where keys that were cached in a sequence of `past` positions do not serve one of `total`:
-  /// LongRoPE turns them otherwise.
+  /// True where keys that were cached in a sequence of `past` positions do not serve one of
+  /// `total`: LongRoPE turns them otherwise.
   bool cache_ends_between(int64_t past, int64_t total) const {
     return ropes_.change_between(past, total);
   }
