@@ -47,6 +47,7 @@ class AtomicFile {
   std::filesystem::path target_;
   std::filesystem::path temporary_;
   FileDescriptor descriptor_;
+  size_t unflushed_ = 0;  // bytes
   bool committed_ = false;
 };
 
