@@ -24,9 +24,6 @@ namespace fs = std::filesystem;
 namespace {
 
 constexpr std::string_view kTemporaryPrefix = ".regroup-tmp-";
-// Linux takes pieces of up to 128 KiB three times as fast as larger ones, for which it allocates
-// large folios.
-constexpr size_t kBytesAtATime = size_t{128} << 10;
 constexpr size_t kBytesPerFlush = size_t{16} << 20;
 
 /// The temporary files and folders of this process that are neither committed nor removed.
@@ -256,10 +253,10 @@ AtomicFile::~AtomicFile() {
 
 void AtomicFile::write(const void* data, size_t size) {
   std::string_view bytes(static_cast<const char*>(data), size);
-  for (; !bytes.empty(); bytes.remove_prefix(std::min(bytes.size(), kBytesAtATime))) {
-    if (!write_all(descriptor_.value(), bytes.substr(0, kBytesAtATime)))
+  for (; !bytes.empty(); bytes.remove_prefix(std::min(bytes.size(), kBytesPerWrite))) {
+    if (!write_all(descriptor_.value(), bytes.substr(0, kBytesPerWrite)))
       fail(target_, "write", errno);
-    unflushed_ += std::min(bytes.size(), kBytesAtATime);
+    unflushed_ += std::min(bytes.size(), kBytesPerWrite);
     if (unflushed_ < kBytesPerFlush) continue;
     // The disk works while the caller does, rather than all at once in commit(). Only a hint.
     ::sync_file_range(descriptor_.value(), 0, 0, SYNC_FILE_RANGE_WRITE);

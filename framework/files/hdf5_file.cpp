@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "framework/errors/error.h"
+#include "framework/files/file_descriptor.h"
 #include "framework/files/hdf5_library.h"
 #include "framework/files/hdf5_trial.h"
 #include "framework/tensors/dtype.h"
@@ -18,7 +19,6 @@ namespace {
 
 constexpr const char* kDtypeAttribute = "torch_dtype";
 constexpr int64_t kMostDeflateRatio = 1032;  // of zlib's format
-constexpr int64_t kBytesPerWrite = int64_t{32} << 20;
 constexpr size_t kChunkCacheBytes = size_t{16} << 20;
 
 /// The dtype as which HDF5 stores the bits of a tensor.
@@ -352,7 +352,7 @@ void Hdf5File::write_rows(const Hdf5Handle& dataset, const std::string& name,
   if (bits.numel() == 0) return;
   const auto shape = bits.sizes().vec();
   const int64_t rows = n_rows(shape), row_bytes = static_cast<int64_t>(bits.nbytes()) / rows;
-  const int64_t rows_per_write = std::max<int64_t>(1, kBytesPerWrite / row_bytes);
+  const int64_t rows_per_write = std::max<int64_t>(1, int64_t{kBytesPerWrite} / row_bytes);
   const auto* bytes = static_cast<const char*>(bits.const_data_ptr());
   for (int64_t begin = 0; begin < rows; begin += rows_per_write) {
     const int64_t count = std::min(rows_per_write, rows - begin);

@@ -3,6 +3,7 @@
 #include <torch/types.h>
 
 #include "framework/errors/error.h"
+#include "framework/process/background_task.h"
 #include "framework/progress/progress.h"
 #include "models/convert/kv_budget.h"
 #include "models/convert/layer_pooling.h"
@@ -213,12 +214,15 @@ ConversionReport Conversion::write(const fs::path& folder, World& all) const {
           : plan_.n_kv_head;
   const auto config = converted_config(source_.config(), n_kv_head);
   ModelDescription description{&source_.family(), config, source_.dtype(), {}, source_.text()};
-  world.on_rank_0([&] { description.provenance = provenance(); });  // hashes the whole source
   std::optional<LayerConverter> converter(std::in_place, source_, plan_, config, text, folder,
                                           world);
   if (world.is_rank_0()) {
-    write_model(folder, description, converted_parameters(source_, config, *converter),
-                kDefaultShardBytes);
+    BackgroundTask describing;  // hashes the whole source
+    describing.start([&] { description.provenance = provenance(); });
+    const auto parameters = converted_parameters(source_, config, *converter);
+    write_tensor_folder(folder, tensor_sources(description, parameters), kDefaultShardBytes);
+    describing.wait();
+    write_description(folder, description);
   } else {
     converter->layer(config.n_layer() - 1);
   }

@@ -8,7 +8,8 @@
 
 namespace regroup {
 
-/// n K/V heads with s query heads each, float64. A bias is one more column: the layer's input is
+/// n K/V heads with s query heads each, float64; q and o in the layer's dtypes where the method
+/// leaves them as they are. A bias is one more column: the layer's input is
 /// then x with a 1 appended, and d is d_model + 1.
 struct HeadGroup {
   torch::Tensor k, v;  // [n, head_dim, d]

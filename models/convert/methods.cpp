@@ -8,12 +8,22 @@ namespace regroup {
 
 const std::vector<ConversionMethod>& conversion_methods() {
   static const std::vector<ConversionMethod> methods{
-      {"mean", "the mean of each group's heads", mean_heads, false, false},
-      {"first", "the first head of each group", first_heads, false, false},
-      {"random", "new random heads at the source's scale", random_heads, false, true},
-      {"align", "heads turned towards each other, then their mean", align_heads, true, false},
-      {"pca", "the head that loses least for queries and outputs, in closed form", pca_heads, true,
-       false},
+      {.name = "mean", .summary = "the mean of each group's heads", .pool = mean_heads},
+      {.name = "first", .summary = "the first head of each group", .pool = first_heads},
+      {.name = "random",
+       .summary = "new random heads at the source's scale",
+       .pool = random_heads,
+       .draws_anew = true},
+      {.name = "align",
+       .summary = "heads turned towards each other, then their mean",
+       .pool = align_heads,
+       .uses_moments = true,
+       .turns_queries = true},
+      {.name = "pca",
+       .summary = "the head that loses least for queries and outputs, in closed form",
+       .pool = pca_heads,
+       .uses_moments = true,
+       .turns_queries = true},
   };
   return methods;
 }

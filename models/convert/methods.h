@@ -23,8 +23,9 @@ struct ConversionMethod {
   std::string name;
   std::string summary;
   PooledGroup (*pool)(const HeadGroup& group, const MethodContext& context);
-  bool uses_moments;  // calibration improves its result
-  bool draws_anew;    // replaces even the only head of a group
+  bool uses_moments = false;   // calibration improves its result
+  bool turns_queries = false;  // changes q and o; other methods get them in the layer's dtype
+  bool draws_anew = false;     // replaces even the only head of a group
 };
 
 /// All methods. To add one, write its file beside this one and add a line to methods.cpp.

@@ -9,9 +9,8 @@ namespace {
 
 using torch::Tensor;
 
-PooledGroup pool_group(const LayerProjections& layer, const std::vector<int64_t>& kv_heads,
-                       const ConversionMethod& method, const MethodContext& context) {
-  const auto group = head_group(layer, kv_heads);
+PooledGroup pool_group(const HeadGroup& group, const ConversionMethod& method,
+                       const MethodContext& context) {
   const bool stays = group.size() == 1 && !method.draws_anew;
   return stays ? group : method.pool(group, context);
 }
@@ -47,8 +46,7 @@ class GroupLoss {
 
   double operator()(const std::vector<int64_t>& kv_heads) const {
     const auto group = head_group(layer_, kv_heads);
-    const auto lost =
-        pooling_error(group, pool_group(layer_, kv_heads, method_, context_), InputMoments());
+    const auto lost = pooling_error(group, pool_group(group, method_, context_), InputMoments());
     return share(lost.scores, energy_.scores) + share(lost.outputs, energy_.outputs);
   }
 
@@ -74,17 +72,20 @@ class GroupLoss {
 
 }  // namespace
 
-HeadGroup head_group(const LayerProjections& layer, const std::vector<int64_t>& kv_heads) {
+HeadGroup head_group(const LayerProjections& layer, const std::vector<int64_t>& kv_heads,
+                     bool turns_queries) {
   const int64_t n_kv_head = layer.shape.n_kv_head, head_dim = layer.shape.head_dim;
   const auto index = torch::tensor(kv_heads, torch::kInt64);
-  const auto heads = [&](const Tensor& weight, at::IntArrayRef shape) {
-    return weight.unflatten(0, shape).index_select(0, index).to(torch::kFloat64);
+  const auto chosen = [&](const Tensor& weight, int64_t axis, at::IntArrayRef shape) {
+    return weight.unflatten(axis, shape).index_select(axis, index);
   };
   const int64_t s = layer.shape.group_size();
-  return {heads(layer.k_proj, {n_kv_head, head_dim}),
-          heads(layer.v_proj, {n_kv_head, head_dim}),
-          heads(layer.q_proj, {n_kv_head, s, head_dim}),
-          heads(layer.o_proj.t(), {n_kv_head, s, head_dim}).mT(),
+  const auto queries = chosen(layer.q_proj, 0, {n_kv_head, s, head_dim});
+  const auto outputs = chosen(layer.o_proj, 1, {n_kv_head, s, head_dim}).permute({1, 2, 0, 3});
+  return {chosen(layer.k_proj, 0, {n_kv_head, head_dim}).to(torch::kFloat64),
+          chosen(layer.v_proj, 0, {n_kv_head, head_dim}).to(torch::kFloat64),
+          turns_queries ? queries.to(torch::kFloat64) : queries,
+          turns_queries ? outputs.to(torch::kFloat64) : outputs,
           layer.rotary_dim,
           /*k_may_scale=*/!layer.shape.qk_norm && !layer.shape.clip_qkv,
           /*v_may_scale=*/!layer.shape.clip_qkv};
@@ -116,13 +117,14 @@ LayerProjections pool_layer(const LayerProjections& layer, const Partition& part
   for (size_t g = 0; g < partition.size(); ++g) {
     auto group_context = context;
     group_context.group = static_cast<int64_t>(g);
-    const auto pooled = pool_group(layer, partition[g], method, group_context);
+    const auto group = head_group(layer, partition[g], method.turns_queries);
+    const auto pooled = pool_group(group, method, group_context);
     // Each group leaves float64 by itself, so that one of them is held in it.
     keys.push_back(pooled.k.flatten(0, 1).to(layer.k_proj.scalar_type()));
     values.push_back(pooled.v.flatten(0, 1).to(layer.v_proj.scalar_type()));
     // [n * s * head_dim, d], and the same for columns
     queries.push_back(pooled.q.flatten(0, 2).to(layer.q_proj.scalar_type()));
-    outputs.push_back(pooled.o.mT().flatten(0, 2).to(layer.o_proj.scalar_type()));
+    outputs.push_back(pooled.o.permute({2, 0, 1, 3}).flatten(1).to(layer.o_proj.scalar_type()));
   }
   auto shape = layer.shape;
   shape.n_kv_head = static_cast<int64_t>(partition.size());
@@ -131,7 +133,7 @@ LayerProjections pool_layer(const LayerProjections& layer, const Partition& part
                           torch::cat(queries),
                           torch::cat(keys),
                           torch::cat(values),
-                          torch::cat(outputs).t().contiguous()};
+                          torch::cat(outputs, 1)};
   pool_norms(layer, partition, pooled);
   return pooled;
 }

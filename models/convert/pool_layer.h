@@ -13,8 +13,10 @@
 
 namespace regroup {
 
-/// The given K/V heads of a layer and the query heads that read them.
-HeadGroup head_group(const LayerProjections& layer, const std::vector<int64_t>& kv_heads);
+/// The given K/V heads of a layer and the query heads that read them. turns_queries: false leaves q
+/// and o in the layer's dtypes.
+HeadGroup head_group(const LayerProjections& layer, const std::vector<int64_t>& kv_heads,
+                     bool turns_queries = true);
 
 /// The layer whose K/V head g is group g of the partition, pooled; each tensor keeps its dtype.
 /// Query heads, and the output projection's columns, are reordered with their K/V heads, so that

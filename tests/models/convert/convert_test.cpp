@@ -84,6 +84,25 @@ TEST_CASE("mean pooling equals a plain loop for every number of heads", "[conver
   }
 }
 
+TEST_CASE("each projection keeps its dtype, and queries and outputs their bits", "[convert]") {
+  auto layer = random_layer(4, 4, torch::kBFloat16);
+  layer.o_proj = seeded_randn(layer.o_proj.sizes().vec(), 5).to(torch::kFloat32);
+  const Partition partition{{0, 2}, {1, 3}};
+  const auto heads = [](const Tensor& rows) {  // in the partition's order
+    return rows.unflatten(0, {2, 2, kHeadDim}).transpose(0, 1).flatten(0, 2);
+  };
+  for (const char* method : {"mean", "first", "random"}) {
+    const auto pooled = pool_layer(layer, partition, conversion_method(method), {});
+    CHECK(pooled.k_proj.scalar_type() == torch::kBFloat16);
+    CHECK(pooled.v_proj.scalar_type() == torch::kBFloat16);
+    CHECK(torch::equal(pooled.q_proj, heads(layer.q_proj)));
+    CHECK(torch::equal(pooled.o_proj, heads(layer.o_proj.t()).t()));
+  }
+  const auto turned = pool_layer(layer, partition, conversion_method("pca"), {});
+  CHECK(turned.q_proj.scalar_type() == torch::kBFloat16);
+  CHECK(turned.o_proj.scalar_type() == torch::kFloat32);
+}
+
 TEST_CASE("pooling in two steps equals pooling in one", "[convert]") {
   const auto layer = random_layer(12, 12);
   const auto once = pooled_layer("mean", layer, 2),
