@@ -13,8 +13,8 @@ namespace {
 
 constexpr size_t kHugePage = size_t{2} << 20;
 /// The mapped bytes may exceed the largest number of bytes in use by this factor, because a step
-/// uses tensors of different sizes in turn, and mapping them each time is slow.
-constexpr double kSlack = 1.15;
+/// uses tensors of different sizes in turn, and moving pages between them takes time.
+constexpr double kSlack = 1.05;
 
 size_t rounded_up(size_t size, size_t step) { return (size + step - 1) / step * step; }
 
@@ -39,6 +39,11 @@ void* map(size_t size) {
   return data;
 }
 
+/// Moves a huge page of memory in use from one address to another, where nothing was written.
+bool move_page(char* from, char* to) {
+  return ::mremap(from, kHugePage, kHugePage, MREMAP_MAYMOVE | MREMAP_FIXED, to) != MAP_FAILED;
+}
+
 }  // namespace
 
 CachingAllocator& CachingAllocator::instance() {
@@ -61,18 +66,38 @@ void* CachingAllocator::take(size_t size) {
     data = fitting->second;
     unused_.erase(fitting);
   } else {
-    make_room(size);
     data = map(size);
     mapped_ += size;
+    fill_with_unused_pages(static_cast<char*>(data), size);
   }
   in_use_[data] = size;
   used_ += size;
   return data;
 }
 
-void CachingAllocator::make_room(size_t size) {
+/// Takes the pages that are too many from the unused blocks, largest first, and puts them under the
+/// new block: the system would have to clear new ones.
+void CachingAllocator::fill_with_unused_pages(char* block, size_t size) {
   const auto most = static_cast<size_t>(kSlack * static_cast<double>(most_used_));
-  while (!unused_.empty() && mapped_ + size > most) unmap(std::prev(unused_.end()));
+  const char* const end = block + size / kHugePage * kHugePage;
+  while (mapped_ > most && !unused_.empty()) {
+    const auto largest = std::prev(unused_.end());
+    size_t rest = largest->first;
+    auto* const from = static_cast<char*>(largest->second);
+    unused_.erase(largest);
+    while (rest > 0 && mapped_ > most) {
+      const size_t odd = rest % kHugePage, part = odd > 0 ? odd : kHugePage;
+      rest -= part;
+      mapped_ -= part;
+      const bool moves = part == kHugePage && block < end && move_page(from + rest, block);
+      if (moves) {
+        block += kHugePage;
+      } else {
+        ::munmap(from + rest, part);
+      }
+    }
+    if (rest > 0) unused_.emplace(rest, from);
+  }
 }
 
 void CachingAllocator::unmap(std::multimap<size_t, void*>::iterator unused) {

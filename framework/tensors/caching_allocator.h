@@ -1,7 +1,7 @@
 // framework/tensors/caching_allocator.h: keeps the pages of a freed large CPU tensor for the next
-// tensor of about that size. A training step allocates the same sizes in the same order again and
-// again; the C library's heap, which keeps no lists by size, fragments under that and grows to
-// nearly twice the bytes in use.
+// ones, under other addresses where their sizes differ. A training step allocates the same sizes in
+// the same order again and again; the C library's heap, which keeps no lists by size, fragments
+// under that and grows to nearly twice the bytes in use.
 #pragma once
 
 #include <c10/core/Allocator.h>
@@ -38,7 +38,7 @@ class CachingAllocator : public c10::Allocator {
   static void free_data(void* data);
   void* take(size_t size);
   bool put_back(void* data);
-  void make_room(size_t size);
+  void fill_with_unused_pages(char* block, size_t size);
   void unmap(std::multimap<size_t, void*>::iterator unused);
 
   c10::Allocator* const small_;

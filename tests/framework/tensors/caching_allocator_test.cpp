@@ -60,6 +60,21 @@ TEST_CASE("different sizes in turn do not accumulate memory", "[memory]") {
   CHECK(allocator.mapped_bytes() == 0);
 }
 
+TEST_CASE("pages of freed tensors serve tensors of other sizes", "[memory]") {
+  auto& allocator = fresh_allocator();
+  constexpr size_t kPage = 2 * kMiB, kMost = 320 * kMiB;  // more than other tests use
+  allocator.allocate(kMost).clear();
+  for (const size_t size : {320 * kMiB, 288 * kMiB, 256 * kMiB}) {
+    auto block = allocator.allocate(size);
+    for (size_t byte = 0; byte < size; byte += kPage) static_cast<char*>(block.get())[byte] = 1;
+    CHECK(allocator.mapped_bytes() <= kMost * 21 / 20);
+    block.clear();
+    const auto other = allocator.allocate(size - 32 * kMiB);
+    CHECK(*static_cast<char*>(other.get()) == 1);  // a new page would be clear
+    CHECK(allocator.mapped_bytes() <= kMost * 21 / 20);
+  }
+}
+
 TEST_CASE("raw allocations, small and large, are freed by raw deallocation", "[memory]") {
   auto& allocator = fresh_allocator();
   const size_t size = GENERATE(size_t{0}, size_t{100}, 4 * kMiB);
