@@ -191,10 +191,10 @@ class Forward {
     const int64_t d = shape_.head_dim, stride = block.stride();
     multiply(block.n_keys, stride, padded(d), keys_.data() + block.first_key * padded(d), padded(d),
              queries_.data(), scores_.data(), /*adds=*/false);
-    exponentials(scores_.data(), block, scoring, running_);
-    scale_columns(sums_.data(), d, running_.factor.data(), stride);
+    const bool rises = exponentials(scores_.data(), weights_.data(), block, scoring, running_);
+    if (rises) scale_columns(sums_.data(), d, running_.factor.data(), stride);
     multiply(d, stride, block.n_keys, values_by_dim_.data() + block.first_key * d, kKeysPerBlock,
-             right_of(scores_, block, weights_), sums_.data(), /*adds=*/true);
+             weights_.data(), sums_.data(), /*adds=*/true);
   }
 
   void finish(const Block& queries, T* outputs, float* log_sums) {
@@ -203,9 +203,7 @@ class Forward {
     scale_columns(sums_.data(), shape_.head_dim, factor.data(), queries.stride());
     scatter(sums_, shape_.output_row(), shape_.head_dim, queries, outputs, rows_);
     for_each_column(queries, [&](int64_t column, int64_t head, int64_t position) {
-      const auto c = static_cast<size_t>(column);
-      log_sums[head * shape_.positions + position] =
-          running_.highest[c] + std::log(running_.sum[c]);
+      log_sums[head * shape_.positions + position] = running_.log_sum(static_cast<size_t>(column));
     });
   }
 

@@ -13,6 +13,7 @@ namespace regroup::kernels::cpu {
 
 constexpr int64_t kLanes = 8;
 using Lanes = float __attribute__((vector_size(kLanes * sizeof(float))));
+using LaneBits = uint32_t __attribute__((vector_size(sizeof(Lanes))));
 
 REGROUP_INLINE Lanes load_lanes(const float* x) {
   Lanes lanes;
@@ -20,14 +21,10 @@ REGROUP_INLINE Lanes load_lanes(const float* x) {
   return lanes;
 }
 REGROUP_INLINE Lanes load_lanes(const c10::BFloat16* x) {
-  using Halves = uint16_t __attribute__((vector_size(kLanes * sizeof(uint16_t))));
-  using Words = uint32_t __attribute__((vector_size(kLanes * sizeof(uint32_t))));
-  Halves halves;
+  using LaneHalves = uint16_t __attribute__((vector_size(kLanes * sizeof(uint16_t))));
+  LaneHalves halves;
   std::memcpy(&halves, x, sizeof(halves));
-  const Words words = __builtin_convertvector(halves, Words) << 16;
-  Lanes lanes;
-  std::memcpy(&lanes, &words, sizeof(lanes));
-  return lanes;
+  return std::bit_cast<Lanes>(__builtin_convertvector(halves, LaneBits) << 16);
 }
 REGROUP_INLINE void store_lanes(float* x, Lanes lanes) { std::memcpy(x, &lanes, sizeof(lanes)); }
 
@@ -58,8 +55,7 @@ REGROUP_INLINE TwoLanes load_two_lanes(const float* x) {
 }
 /// Two bfloat16 are a word, of which each half becomes a float by one instruction.
 REGROUP_INLINE TwoLanes load_two_lanes(const c10::BFloat16* x) {
-  using Words = uint32_t __attribute__((vector_size(sizeof(Lanes))));
-  Words words;
+  LaneBits words;
   std::memcpy(&words, x, sizeof(words));
   return {std::bit_cast<Lanes>(words << 16), std::bit_cast<Lanes>(words & 0xffff0000U)};
 }

@@ -1,6 +1,11 @@
 #include "framework/kernels/cpu/score_blocks.h"
 
+#include <bit>
+#include <cmath>
+#include <limits>
+
 #include "framework/kernels/cpu/loops.h"
+#include "framework/kernels/cpu/words.h"
 
 namespace regroup::kernels::cpu {
 namespace {
@@ -18,9 +23,15 @@ REGROUP_INLINE Seen seen_by(const Block& block, const Scoring& scoring, int64_t 
   return {begin * block.n_heads, end * block.n_heads};
 }
 
-REGROUP_INLINE void clear_hidden(float* x, const Seen& seen, int64_t n) {
-  for (int64_t c = 0; c < seen.begin; ++c) x[c] = 0;
-  for (int64_t c = seen.end; c < n; ++c) x[c] = 0;
+REGROUP_INLINE bool is_seen_whole(const Block& block, const Scoring& scoring) {
+  const auto first = seen_by(block, scoring, block.first_key);
+  const auto last = seen_by(block, scoring, block.first_key + block.n_keys - 1);
+  return last.begin == 0 && first.end == block.columns();
+}
+
+REGROUP_INLINE void fill_hidden(float* x, const Seen& seen, int64_t n, float value) {
+  for (int64_t c = 0; c < seen.begin; ++c) x[c] = value;
+  for (int64_t c = seen.end; c < n; ++c) x[c] = value;
 }
 
 REGROUP_INLINE void add_biases(float* x, const Seen& seen, int64_t key, int64_t n_heads,
@@ -51,40 +62,112 @@ Scoring Scoring::from_head(int64_t first_head) const {
   return scoring;
 }
 
-REGROUP_CPU_CLONES void exponentials(float* s, const Block& block, const Scoring& scoring,
-                                     Running& running) {
-  const int64_t n = block.columns(), stride = block.stride();
+namespace {
+
+constexpr float kLog2e = 1.44269504F;
+/// As far as a weight may exceed 1, in powers of two. So what was summed before is rarely scaled.
+constexpr float kHeadroom = 8;
+
+/// Products -> scores but for a factor, with hidden ones at -infinity. -> the factor, which also
+/// turns scores into exponents of two.
+REGROUP_INLINE float as_scores(float* s, const Block& block, const Scoring& scoring) {
+  const bool has_factor_only = scoring.soft_cap == 0 && scoring.biases == nullptr;
   const float scale = scoring.scale, cap = scoring.soft_cap;
-  float* __restrict highest = running.highest.data();
-  float* __restrict sum = running.sum.data();
-  float* __restrict factor = running.factor.data();
-  for (int64_t c = 0; c < n; ++c) factor[c] = highest[c];
+  if (has_factor_only && is_seen_whole(block, scoring)) return scale * kLog2e;
   for (int64_t i = 0; i < block.n_keys; ++i) {
     const int64_t key = block.first_key + i;
     const auto seen = seen_by(block, scoring, key);
-    float* __restrict x = s + i * stride;
+    float* __restrict x = s + i * block.stride();
+    fill_hidden(x, seen, block.columns(), -std::numeric_limits<float>::infinity());
+    if (has_factor_only) continue;
     if (cap == 0) {
       for (int64_t c = seen.begin; c < seen.end; ++c) x[c] *= scale;
     } else {
       for (int64_t c = seen.begin; c < seen.end; ++c) x[c] = cap * tanh_of(x[c] * (scale / cap));
     }
     if (scoring.biases != nullptr) add_biases(x, seen, key, block.n_heads, scoring);
-    for (int64_t c = seen.begin; c < seen.end; ++c)
-      highest[c] = x[c] > highest[c] ? x[c] : highest[c];
   }
-  for (int64_t c = 0; c < n; ++c) {
-    factor[c] = fast_exp(factor[c] - highest[c]);
-    sum[c] *= factor[c];
+  return has_factor_only ? scale * kLog2e : kLog2e;
+}
+
+/// Raises the columns' highest to `found` where weights would exceed the headroom. -> true where
+/// any was raised.
+REGROUP_INLINE bool raise(const Floats& found, float* highest, float* sum, float* factor) {
+  const auto before = load_vector<Floats>(highest);
+  const auto is_far = found > before + kHeadroom;
+  const Floats after = is_far ? found : before;
+  const Floats scaling = exp2_of(before - after);
+  store_vector(highest, after);
+  store_vector(factor, scaling);
+  store_vector(sum, load_vector<Floats>(sum) * scaling);
+  int any = 0;
+  for (int64_t lane = 0; lane < kWords; ++lane) any |= is_far[lane];
+  return any != 0;
+}
+
+/// Stores two rows of a right operand.
+REGROUP_INLINE void store_weights(const Floats& even, const Floats& odd, int64_t stride,
+                                  float* out) {
+  store_vector(out, even);
+  store_vector(out + stride, odd);
+}
+/// Rounds halves up.
+REGROUP_INLINE void store_weights(const Floats& even, const Floats& odd, int64_t,
+                                  c10::BFloat16* out) {
+  const auto lower = std::bit_cast<Words>(even), upper = std::bit_cast<Words>(odd);
+  store_vector(out, (lower + 0x8000U) >> 16 | ((upper + 0x8000U) & 0xffff0000U));
+}
+
+/// The highest of each of 16 columns. n_rows: a multiple of 4, as four chains of comparisons run
+/// side by side.
+REGROUP_INLINE Floats highest_of_rows(const float* x, int64_t n_rows, int64_t stride) {
+  Floats most[4];
+  for (int64_t i = 0; i < 4; ++i) most[i] = load_vector<Floats>(x + i * stride);
+  for (int64_t i = 4; i < n_rows; i += 4) {
+    for (int64_t j = 0; j < 4; ++j)
+      most[j] = larger(load_vector<Floats>(x + (i + j) * stride), most[j]);
   }
-  for (int64_t i = 0; i < block.n_keys; ++i) {
-    const auto seen = seen_by(block, scoring, block.first_key + i);
-    float* __restrict x = s + i * stride;
-    clear_hidden(x, seen, n);
-    for (int64_t c = seen.begin; c < seen.end; ++c) {
-      x[c] = fast_exp(x[c] - highest[c]);
-      sum[c] += x[c];
+  return larger(larger(most[0], most[1]), larger(most[2], most[3]));
+}
+
+template <typename C>
+REGROUP_INLINE bool weigh(float* s, C* out, const Block& block, const Scoring& scoring,
+                          Running& running) {
+  const float to_exponents = as_scores(s, block, scoring);
+  const int64_t stride = block.stride();
+  bool rises = false;
+  for (int64_t c = 0; c < stride; c += kWords) {
+    float* const x = s + c;
+    const auto most = highest_of_rows(x, block.n_keys, stride);
+    rises |= raise(most * to_exponents, &running.highest[static_cast<size_t>(c)],
+                   &running.sum[static_cast<size_t>(c)], &running.factor[static_cast<size_t>(c)]);
+    const auto highest = load_vector<Floats>(&running.highest[static_cast<size_t>(c)]);
+    auto sum = load_vector<Floats>(&running.sum[static_cast<size_t>(c)]);
+    for (int64_t i = 0; i < block.n_keys; i += 2) {
+      const float* row = x + i * stride;
+      const Floats even = exp2_of(load_vector<Floats>(row) * to_exponents - highest);
+      const Floats odd = exp2_of(load_vector<Floats>(row + stride) * to_exponents - highest);
+      sum += even + odd;
+      store_weights(even, odd, stride, out + i * stride + c * (kInterleaves<C> ? 2 : 1));
     }
+    store_vector(&running.sum[static_cast<size_t>(c)], sum);
   }
+  return rises;
+}
+
+}  // namespace
+
+float Running::log_sum(size_t column) const {
+  return highest[column] / kLog2e + std::log(sum[column]);
+}
+
+REGROUP_CPU_CLONES bool exponentials(float* s, float* weights, const Block& block,
+                                     const Scoring& scoring, Running& running) {
+  return weigh(s, weights, block, scoring, running);
+}
+REGROUP_CPU_CLONES bool exponentials(float* s, c10::BFloat16* weights, const Block& block,
+                                     const Scoring& scoring, Running& running) {
+  return weigh(s, weights, block, scoring, running);
 }
 
 REGROUP_CPU_CLONES void weights_and_gradients(float* s, float* grads, const Block& block,
@@ -98,8 +181,8 @@ REGROUP_CPU_CLONES void weights_and_gradients(float* s, float* grads, const Bloc
     const auto seen = seen_by(block, scoring, key);
     float* __restrict x = s + i * stride;
     float* __restrict g = grads + i * stride;
-    clear_hidden(x, seen, n);
-    clear_hidden(g, seen, n);
+    fill_hidden(x, seen, n, 0);
+    fill_hidden(g, seen, n, 0);
     if (cap == 0) {
       for (int64_t c = seen.begin; c < seen.end; ++c) {
         x[c] *= scale;

@@ -66,8 +66,9 @@ class Scoring {
   torch::Tensor all_biases_;
 };
 
-/// The running softmax of each column over the blocks so far: highest score, sum of exponentials of
-/// the differences from it, and the factor by which the last block scales what was summed before.
+/// The running softmax of each column over the blocks so far, in powers of two: an exponent that no
+/// score exceeds by far, the sum of powers of the differences from it, and the factor by which the
+/// last block scales what was summed before.
 struct Running {
   std::vector<float> highest, sum, factor;
   explicit Running(int64_t columns) : highest(static_cast<size_t>(padded(columns))) {
@@ -77,9 +78,16 @@ struct Running {
     std::fill(highest.begin(), highest.end(), kNoScore);
     std::fill(sum.begin(), sum.end(), 0.0F);
   }
+  /// The natural logarithm of the sum of e^score.
+  float log_sum(size_t column) const;
 };
-/// Products of keys and queries -> exponentials, in place. s: [n_keys, stride].
-void exponentials(float* s, const Block& block, const Scoring& scoring, Running& running);
+/// s: products of keys and queries, [n_keys, stride], which it changes -> weights: those of the
+/// softmax but for its denominator, as a right operand. -> true where what was summed before must
+/// be scaled.
+bool exponentials(float* s, float* weights, const Block& block, const Scoring& scoring,
+                  Running& running);
+bool exponentials(float* s, c10::BFloat16* weights, const Block& block, const Scoring& scoring,
+                  Running& running);
 
 /// What backward knows of each column: the log of its softmax's denominator, and the product of its
 /// output with its output's gradient.

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cstring>
 #include <utility>
 
@@ -13,6 +14,7 @@ namespace regroup::kernels::cpu {
 
 constexpr int64_t kWords = 16;
 using Words = uint32_t __attribute__((vector_size(kWords * sizeof(uint32_t))));
+using Floats = float __attribute__((vector_size(kWords * sizeof(float))));
 using Halves = uint16_t __attribute__((vector_size(kWords * sizeof(uint16_t))));
 
 template <typename Vector>
@@ -37,6 +39,24 @@ REGROUP_INLINE Words bfloat16_words(const float* x) {
 }
 REGROUP_INLINE Halves bfloat16_halves(const float* x) {
   return __builtin_convertvector(bfloat16_words(x), Halves);
+}
+
+/// As the instruction: b where one is NaN.
+REGROUP_INLINE Floats larger(const Floats& a, const Floats& b) { return a > b ? a : b; }
+
+/// 2^y to 3e-7 for y below 128, at least 2^-126, NaN for NaN. 2^0 is 1.
+REGROUP_INLINE Floats exp2_of(const Floats& y) {
+  constexpr float kRounds = 12582912.0F;  // 1.5 * 2^23: what is added to it loses its fraction
+  const Floats clamped = larger(Floats{} - 126.0F, y);
+  const Floats shifted = clamped + kRounds;
+  const Floats r = clamped - (shifted - kRounds);
+  Floats p = r * 1.32647273e-3F + 9.67151299e-3F;
+  p = p * r + 5.55073358e-2F;
+  p = p * r + 2.40222424e-1F;
+  p = p * r + 6.93147004e-1F;
+  p = p * r + 1.0F;
+  // The last bits of shifted are the whole part of y, which is added to the exponent of p.
+  return std::bit_cast<Floats>(std::bit_cast<Words>(p) + (std::bit_cast<Words>(shifted) << 23));
 }
 
 /// As many numbers as fill sixteen words of C.
