@@ -18,7 +18,16 @@ using torch::autograd::AutogradContext;
 using torch::autograd::Function;
 using torch::autograd::variable_list;
 
-constexpr int64_t kLogitsPerChunk = 8 * 1024 * 1024;
+constexpr int64_t kLogitsPerChunk = 8 * 1024 * 1024, kMostLogitsPerChunk = 32 * 1024 * 1024;
+/// With fewer rows in a chunk, reading the head's weights and its gradient's sums takes longer than
+/// the products.
+constexpr int64_t kRowsPerChunk = 512;
+
+int64_t rows_per_chunk(int64_t vocab_size) {
+  const int64_t columns = std::max<int64_t>(1, vocab_size);
+  const int64_t wanted = std::max(kRowsPerChunk, kLogitsPerChunk / columns);
+  return std::clamp<int64_t>(kMostLogitsPerChunk / columns, 1, wanted);
+}
 
 Tensor checked(const Tensor& targets, const Tensor& hidden) {
   TORCH_CHECK(targets.dim() == 1 && targets.size(0) == hidden.size(0), "targets are ",
@@ -132,7 +141,7 @@ Tensor linear_token_losses(const Predictions& predictions, const Tensor& targets
 
 void for_each_logit_chunk(int64_t n_rows, int64_t vocab_size,
                           const std::function<void(int64_t, int64_t)>& visit) {
-  const int64_t chunk = std::max<int64_t>(1, kLogitsPerChunk / std::max<int64_t>(1, vocab_size));
+  const int64_t chunk = rows_per_chunk(vocab_size);
   for (int64_t first = 0; first < n_rows; first += chunk) {
     visit(first, std::min(chunk, n_rows - first));
   }

@@ -49,7 +49,8 @@ torch::Tensor linear_distillation(const Predictions& predictions, const torch::T
 /// 0 where the target is negative. N is at least 1.
 torch::Tensor linear_token_losses(const Predictions& predictions, const torch::Tensor& targets);
 
-/// Calls visit(first_row, n_rows) for chunks of rows whose logits take about 32 MiB.
+/// Calls visit(first_row, n_rows) for chunks of rows: as many as have 8 Mi logits, at least 512 but
+/// for 32 Mi logits.
 void for_each_logit_chunk(int64_t n_rows, int64_t vocab_size,
                           const std::function<void(int64_t first_row, int64_t n_rows)>& visit);
 

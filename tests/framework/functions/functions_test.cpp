@@ -196,7 +196,7 @@ TEST_CASE("linear_cross_entropy is the scaled sum over targets that are not nega
 
 TEST_CASE("linear_cross_entropy over several chunks of rows equals one softmax over all",
           "[functions]") {
-  const int64_t vocab_size = 300'000, n_rows = 60;
+  const int64_t vocab_size = 20'000, n_rows = 1'100;
   int64_t n_chunks = 0, n_visited = 0;
   for_each_logit_chunk(n_rows, vocab_size, [&](int64_t first, int64_t rows) {
     CHECK(first == n_visited);
@@ -208,7 +208,7 @@ TEST_CASE("linear_cross_entropy over several chunks of rows equals one softmax o
 
   const auto hidden = seeded_randn({n_rows, 2}).requires_grad_(),
              weight = seeded_randn({vocab_size, 2}, 2).requires_grad_();
-  auto targets = torch::arange(n_rows, torch::kInt64) * 4999;
+  auto targets = torch::arange(n_rows, torch::kInt64) * 17;
   targets[7] = -1;
   const auto loss = linear_cross_entropy({hidden, {weight}}, targets, 0.5);
   loss.backward();
