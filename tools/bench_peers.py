@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Regroup beside transformers, and litgpt where it is given, on the same random model, alternating, several rounds.
 
-Prints medians and ratios for training tokens/s and peak memory (eager and compiled peer) and for
-decoding at batch 1 and 16. Each measurement has a separate process, so that its peak memory is that
-of one program.
+Prints medians and ratios for training tokens/s and peak memory (eager and compiled peer), for
+decoding at batch 1 and 16, and for scoring documents (eval). Each measurement has a separate
+process, so that its peak memory is that of one program.
 
     tools/bench_peers.py --size 27m --dtype bf16
     tools/bench_peers.py --family gpt_neox
@@ -24,6 +24,7 @@ import time
 from functools import partial
 from pathlib import Path
 
+from benchmarks import evaluation
 from benchmarks.support import SIZES, check_json, compare, last_json, machine, parser_of, peer_model
 from script_support import Problem, run_script, write_text
 
@@ -37,12 +38,13 @@ def parse_arguments(words):
     parser.add_argument("--kv-heads", type=int, help="where the family's class has a field for them (default MHA)")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--litgpt", type=Path, metavar="PYTHON", help="a Python with litgpt, which trains beside")
-    parser.add_argument("--only", choices=("train", "decode"), help="one of the two benchmarks")
-    parser.add_argument("--peer", choices=("train", "decode", "save"), help=argparse.SUPPRESS)
+    parser.add_argument("--only", choices=("train", "decode", "eval"), help="one of the benchmarks")
+    parser.add_argument("--peer", choices=("train", "decode", "eval", "save"), help=argparse.SUPPRESS)
     parser.add_argument("--library", choices=TRAINED, default="transformers", help=argparse.SUPPRESS)
     parser.add_argument("--compiled", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--batch", type=int, default=1, help=argparse.SUPPRESS)
     parser.add_argument("--to", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--text", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args(words)
     arguments.kv_heads = arguments.kv_heads or SIZES[arguments.size]["n_head"]
     return arguments
@@ -110,9 +112,20 @@ def peer_train(arguments):
     return {"tokens_per_s": shape["batch"] * shape["seq_len"] / statistics.median(seconds)}
 
 
-def peer_decode(arguments):
+def inference_model(arguments):
     torch, model = model_of(arguments)
-    model = model.to(torch.bfloat16 if arguments.dtype == "bf16" else torch.float32).eval()
+    return torch, model.to(torch.bfloat16 if arguments.dtype == "bf16" else torch.float32).eval()
+
+
+def peer_eval(arguments):
+    torch, model = inference_model(arguments)
+    start = time.perf_counter()
+    evaluation.score(torch, model, arguments.text)
+    return {"tokens_per_s": evaluation.n_predicted(arguments.text) / (time.perf_counter() - start)}
+
+
+def peer_decode(arguments):
+    torch, model = inference_model(arguments)
     prompt = torch.randint(SIZES[arguments.size]["vocab_size"], (arguments.batch, PROMPT))
     options = dict(attention_mask=torch.ones_like(prompt), do_sample=False, pad_token_id=0, eos_token_id=None)
 
@@ -129,7 +142,8 @@ def peer_decode(arguments):
 
 
 def run_peer(arguments):
-    result = {"train": peer_train, "decode": peer_decode, "save": peer_save}[arguments.peer](arguments)
+    peers = {"train": peer_train, "decode": peer_decode, "eval": peer_eval, "save": peer_save}
+    result = peers[arguments.peer](arguments)
     result["peak_rss_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     print(json.dumps(result))
 
@@ -188,11 +202,42 @@ def decode_contestants(arguments, model, batch):
     }
 
 
+def our_eval(arguments, model, text, shorter):
+    """From the times of two texts, so that starting and reading the model do not count."""
+    def seconds_of(data):
+        command = [arguments.binary, "eval", "--model", model, "--data", data, "--dtype", arguments.dtype, "--quiet",
+                   "--threads", arguments.threads]
+        start = time.perf_counter()
+        process = subprocess.Popen([str(word) for word in command], stdout=subprocess.DEVNULL)
+        _, status, usage = os.wait4(process.pid, 0)
+        if status != 0:
+            raise Problem("regroup eval", "failed", "See above.")
+        return time.perf_counter() - start, usage.ru_maxrss * 1024
+
+    (seconds, peak), (of_shorter, _) = seconds_of(text), seconds_of(shorter)
+    tokens = evaluation.n_predicted(text) - evaluation.n_predicted(shorter)
+    return {"tokens_per_s": tokens / (seconds - of_shorter), "peak_rss_bytes": peak}
+
+
+def eval_contestants(arguments, model, folder):
+    text, shorter = Path(folder) / "text.h5", Path(folder) / "shorter.h5"
+    evaluation.write_text(text, arguments.size, arguments.seconds)
+    evaluation.write_text(shorter, arguments.size, arguments.seconds / 8)
+    return {
+        "regroup": lambda: our_eval(arguments, model, text, shorter),
+        "transformers eager": lambda: measured(peer_command(arguments, "eval", "--text", text)),
+    }
+
+
 def compare_all(arguments, model):
     everything = {}
-    if arguments.only != "decode":
+    if arguments.only in (None, "train"):
         everything["train"] = compare("training", train_contestants(arguments, model), arguments.rounds)
-    if arguments.only != "train":
+    if arguments.only in (None, "eval"):
+        with tempfile.TemporaryDirectory() as folder:
+            everything["eval"] = compare("scoring documents", eval_contestants(arguments, model, folder),
+                                         arguments.rounds)
+    if arguments.only in (None, "decode"):
         for batch in BATCHES:
             title = f"decoding, batch {batch}, prompt {PROMPT}, {NEW} new"
             everything[f"decode {batch}"] = compare(title, decode_contestants(arguments, model, batch),

@@ -25,7 +25,7 @@ struct AlibiConfig {
 
 /// score = cap(scale q·k) + bias, for keys up to the query's position and within the window.
 struct ScoreRule {
-  double scale = 0;
+  double scale = 0;                               // above 0
   std::optional<double> soft_cap = std::nullopt;  // cap * tanh(score / cap) (Gemma 2)
   std::optional<int64_t> window = std::nullopt;   // a position sees itself and window - 1 before
   std::optional<AlibiConfig> alibi = std::nullopt;

@@ -65,8 +65,7 @@ class Problems {
     }
   }
   void check_scores(const ScoreRule& scores) {
-    if (!std::isfinite(scores.scale) || scores.scale == 0)
-      add(c10::str("the scale of attention scores is ", scores.scale));
+    check_above_0("the scale of attention scores", scores.scale);
     if (scores.soft_cap) check_above_0("the soft cap of attention scores", *scores.soft_cap);
     if (scores.window) check_size("the sliding window", *scores.window);
   }

@@ -55,6 +55,14 @@ def test_decoding_beside_generate(tmp_path):
     assert n_ratios(text) == 2
 
 
+def test_scoring_documents_beside_transformers(tmp_path):
+    results, text = measurements("bench_peers.py", tmp_path, "--only", "eval")
+    assert list(results) == ["eval"]
+    assert list(results["eval"]) == ["regroup", "transformers eager"]
+    assert all(rounds[0]["tokens_per_s"] > 0 for rounds in results["eval"].values())
+    assert n_ratios(text) == 1
+
+
 def swept(folder, *words):
     """The JSON and the table of a sweep over a model of 4 query heads."""
     (folder / "model.ini").write_text("[model]\nn_layer = 2\nd_model = 32\nn_head = 4\nn_kv_head = 4\nd_ff = 64\n"

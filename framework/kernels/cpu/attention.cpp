@@ -273,6 +273,7 @@ class Backward {
     gather(data.grad_outputs + task.output, shape_.output_row(), d, queries, rows_);
     right_of_columns(rows_.data(), d, columns, d, grads_by_dim_.data());
     right(rows_.data(), d, columns, d, grads_.data());
+    columns_.clear();
     for_each_column(queries, [&](int64_t column, int64_t head, int64_t position) {
       const int64_t offset = task.output + position * shape_.output_row() + head * d;
       columns_.dots[static_cast<size_t>(column)] =

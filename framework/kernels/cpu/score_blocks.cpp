@@ -36,8 +36,7 @@ REGROUP_INLINE void fill_hidden(float* x, const Seen& seen, int64_t n, float val
 
 REGROUP_INLINE void add_biases(float* x, const Seen& seen, int64_t key, int64_t n_heads,
                                const Scoring& scoring) {
-  for (int64_t c = seen.begin; c < seen.end; ++c)
-    x[c] += scoring.biases[c % n_heads * scoring.biases_stride + key];
+  for (int64_t c = seen.begin; c < seen.end; ++c) x[c] += scoring.bias(c % n_heads, key);
 }
 
 /// tanh to some 1e-7 of 1.
@@ -170,35 +169,37 @@ REGROUP_CPU_CLONES bool exponentials(float* s, c10::BFloat16* weights, const Blo
   return weigh(s, weights, block, scoring, running);
 }
 
-REGROUP_CPU_CLONES void weights_and_gradients(float* s, float* grads, const Block& block,
-                                              const Scoring& scoring, const Columns& columns) {
-  const int64_t n = block.columns(), stride = block.stride();
-  const float scale = scoring.scale, cap = scoring.soft_cap;
-  const float* __restrict log_sums = columns.log_sums.data();
-  const float* __restrict dots = columns.dots.data();
+namespace {
+
+/// Takes the gradients of capped scores through the cap. s: scores as as_scores() leaves them.
+REGROUP_INLINE void gradients_before_cap(const float* s, float* grads, const Block& block,
+                                         const Scoring& scoring, const float* dots) {
   for (int64_t i = 0; i < block.n_keys; ++i) {
     const int64_t key = block.first_key + i;
     const auto seen = seen_by(block, scoring, key);
-    float* __restrict x = s + i * stride;
-    float* __restrict g = grads + i * stride;
-    fill_hidden(x, seen, n, 0);
-    fill_hidden(g, seen, n, 0);
-    if (cap == 0) {
-      for (int64_t c = seen.begin; c < seen.end; ++c) {
-        x[c] *= scale;
-        g[c] = (g[c] - dots[c]) * scale;
-      }
-    } else {
-      for (int64_t c = seen.begin; c < seen.end; ++c) {
-        const float tanh = tanh_of(x[c] * (scale / cap));
-        x[c] = cap * tanh;
-        g[c] = (g[c] - dots[c]) * scale * (1 - tanh * tanh);
-      }
-    }
-    if (scoring.biases != nullptr) add_biases(x, seen, key, block.n_heads, scoring);
+    const float* __restrict x = s + i * block.stride();
+    float* __restrict g = grads + i * block.stride();
     for (int64_t c = seen.begin; c < seen.end; ++c) {
-      x[c] = fast_exp(x[c] - log_sums[c]);
-      g[c] *= x[c];
+      const float tanh = (x[c] - scoring.bias(c % block.n_heads, key)) / scoring.soft_cap;
+      g[c] = (g[c] - dots[c]) * (1 - tanh * tanh) + dots[c];
+    }
+  }
+}
+
+}  // namespace
+
+REGROUP_CPU_CLONES void weights_and_gradients(float* s, float* grads, const Block& block,
+                                              const Scoring& scoring, const Columns& columns) {
+  const float to_exponents = as_scores(s, block, scoring);
+  if (scoring.soft_cap != 0) gradients_before_cap(s, grads, block, scoring, columns.dots.data());
+  const int64_t stride = block.stride();
+  for (int64_t c = 0; c < stride; c += kWords) {
+    const auto log_sums = load_vector<Floats>(columns.log_sums.data() + c) * kLog2e;
+    const auto dots = load_vector<Floats>(columns.dots.data() + c);
+    for (int64_t i = c; i < c + block.n_keys * stride; i += stride) {
+      const Floats weights = exp2_of(load_vector<Floats>(s + i) * to_exponents - log_sums);
+      store_vector(s + i, weights);
+      store_vector(grads + i, (load_vector<Floats>(grads + i) - dots) * scoring.scale * weights);
     }
   }
 }

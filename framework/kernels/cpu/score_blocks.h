@@ -56,6 +56,9 @@ class Scoring {
   Scoring(const ScoreRule& rule, int64_t n_head, int64_t n_keys);
   /// The same for heads that begin at first_head.
   Scoring from_head(int64_t first_head) const;
+  REGROUP_INLINE float bias(int64_t head, int64_t key) const {
+    return biases == nullptr ? 0 : biases[head * biases_stride + key];
+  }
 
   float scale, soft_cap;  // 0: none
   int64_t window;         // 0: none
@@ -93,7 +96,14 @@ bool exponentials(float* s, c10::BFloat16* weights, const Block& block, const Sc
 /// output with its output's gradient.
 struct Columns {
   std::vector<float> log_sums, dots;
-  explicit Columns(int64_t columns) : log_sums(static_cast<size_t>(columns)) { dots = log_sums; }
+  explicit Columns(int64_t columns) : log_sums(static_cast<size_t>(padded(columns))) {
+    dots = log_sums;
+  }
+  /// Weights of 0 for all columns, as those must have that fill up a block.
+  void clear() {
+    std::fill(log_sums.begin(), log_sums.end(), -kNoScore);
+    std::fill(dots.begin(), dots.end(), 0.0F);
+  }
 };
 /// s: products of keys and queries -> softmax weights; grads: the weights' gradients -> those of
 /// the products. Both in place: [n_keys, stride].

@@ -44,10 +44,10 @@ REGROUP_INLINE Halves bfloat16_halves(const float* x) {
 /// As the instruction: b where one is NaN.
 REGROUP_INLINE Floats larger(const Floats& a, const Floats& b) { return a > b ? a : b; }
 
-/// 2^y to 3e-7 for y below 128, at least 2^-126, NaN for NaN. 2^0 is 1.
+/// 2^y to 3e-7 for y between -126 and 128, 1 for 0, 0 for -127 and below, NaN for NaN.
 REGROUP_INLINE Floats exp2_of(const Floats& y) {
   constexpr float kRounds = 12582912.0F;  // 1.5 * 2^23: what is added to it loses its fraction
-  const Floats clamped = larger(Floats{} - 126.0F, y);
+  const Floats clamped = larger(Floats{} - 127.0F, y);
   const Floats shifted = clamped + kRounds;
   const Floats r = clamped - (shifted - kRounds);
   Floats p = r * 1.32647273e-3F + 9.67151299e-3F;

@@ -63,6 +63,26 @@ TEST_CASE("the attention kernels compute their formula in every number format", 
   }
 }
 
+TEST_CASE("attention computes its formula where later scores are far higher", "[kernels]") {
+  const auto type = GENERATE(torch::kFloat32, torch::kBFloat16);
+  const Shape shape{1, 300, 4, 2};
+  const ScoreRule rule{4};
+  const auto heads = (heads_of(shape) * torch::linspace(0.2, 2, 300).view({300, 1, 1})).to(type);
+  const auto grad = outputs_for(shape).to(type);
+  const auto wide = heads.to(torch::kFloat64);
+  const auto& formulas = kernels::formulas::table();
+  const auto expected = formulas.attention(wide, shape.n_head, rule);
+  const auto found = kernels::attention(heads, shape.n_head, rule);
+  CHECK_THAT(found.outputs, close_to_sum(expected.outputs.to(type)));
+  if (type == torch::kBFloat16) return;  // whose gradients are rounded before they are scaled
+  CHECK_THAT(
+      kernels::attention_backward(heads, shape.n_head, rule, found, grad),
+      AllClose(
+          formulas.attention_backward(wide, shape.n_head, rule, expected, grad.to(torch::kFloat64))
+              .to(type),
+          1e-3, 1e-4));
+}
+
 TEST_CASE("attention and its gradient do not depend on the number of threads", "[kernels]") {
   const auto type = GENERATE(torch::kFloat32, torch::kBFloat16);
   const Shape shape{2, 150, 6, 2};
