@@ -120,20 +120,6 @@ void scatter(const Scratch<float>& columns, int64_t row, int64_t d, const Block&
   });
 }
 
-/// A block of scores as an operand: packed, or where floats are multiplied, itself.
-template <typename C>
-const C* right_of(const Scratch<float>& scores, const Block& block, Scratch<C>& packed) {
-  if constexpr (!kInterleaves<C>) return scores.data();
-  right(scores.data(), block.stride(), block.n_keys, block.stride(), packed.data());
-  return packed.data();
-}
-template <typename C>
-const C* left_of(const Scratch<float>& scores, const Block& block, Scratch<C>& packed) {
-  if constexpr (!kInterleaves<C>) return scores.data();
-  left(scores.data(), block.stride(), block.n_keys, block.stride(), packed.data());
-  return packed.data();
-}
-
 template <typename T>
 REGROUP_INLINE float sum_of_products(const T* a, const T* b, int64_t n) {
   float sum = 0;
@@ -241,7 +227,9 @@ class Backward {
         grads_(scratch<C>(shape.most_columns(), shape.head_dim)),
         scores_(scratch<float>(kKeysPerBlock, shape.most_columns())),
         score_grads_(scratch<float>(kKeysPerBlock, shape.most_columns())),
-        operand_(scratch<C>(kKeysPerBlock, shape.most_columns())),
+        weights_(scratch<C>(kKeysPerBlock, shape.most_columns())),
+        score_grads_left_(scratch<C>(kKeysPerBlock, shape.most_columns())),
+        score_grads_right_(scratch<C>(kKeysPerBlock, shape.most_columns())),
         query_grads_(scratch<float>(shape.head_dim, shape.most_columns())),
         rows_(scratch<T>(shape.most_columns(), shape.head_dim)),
         columns_(shape.most_columns()) {}
@@ -289,14 +277,15 @@ class Backward {
              scores_.data(), /*adds=*/false);
     multiply(block.n_keys, stride, d, values_.data() + key * d, d, grads_by_dim_.data(),
              score_grads_.data(), /*adds=*/false);
-    weights_and_gradients(scores_.data(), score_grads_.data(), block, scoring, columns_);
-    multiply(block.n_keys, d, stride, left_of(scores_, block, operand_), stride, grads_.data(),
-             value_grads + key * d, /*adds=*/true);
-    multiply(block.n_keys, d, stride, left_of(score_grads_, block, operand_), stride,
-             queries_.data(), key_grads + key * d, /*adds=*/true);
-    multiply(shape_.head_dim, stride, block.n_keys, keys_by_dim_.data() + key * shape_.head_dim,
-             kKeysPerBlock, right_of(score_grads_, block, operand_), query_grads_.data(),
+    weights_and_gradients(
+        scores_.data(), score_grads_.data(), block, scoring, columns_,
+        ScoreOperands<C>{weights_.data(), score_grads_left_.data(), score_grads_right_.data()});
+    multiply(block.n_keys, d, stride, weights_.data(), stride, grads_.data(), value_grads + key * d,
              /*adds=*/true);
+    multiply(block.n_keys, d, stride, score_grads_left_.data(), stride, queries_.data(),
+             key_grads + key * d, /*adds=*/true);
+    multiply(shape_.head_dim, stride, block.n_keys, keys_by_dim_.data() + key * shape_.head_dim,
+             kKeysPerBlock, score_grads_right_.data(), query_grads_.data(), /*adds=*/true);
   }
 
   const Division& shape_;
@@ -305,9 +294,9 @@ class Backward {
   Scratch<C> queries_by_dim_, grads_by_dim_;  // right operands: [d, columns]
   Scratch<C> queries_, grads_;                // right operands: [columns, d]
   Scratch<float> scores_, score_grads_;       // [keys, columns]
-  Scratch<C> operand_;                        // made of either
-  Scratch<float> query_grads_;                // [d, columns]
-  Scratch<T> rows_;                           // [columns, d]
+  Scratch<C> weights_, score_grads_left_, score_grads_right_;  // operands made of these
+  Scratch<float> query_grads_;                                 // [d, columns]
+  Scratch<T> rows_;                                            // [columns, d]
   Columns columns_;
 };
 

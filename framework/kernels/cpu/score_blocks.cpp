@@ -64,6 +64,9 @@ Scoring Scoring::from_head(int64_t first_head) const {
 namespace {
 
 constexpr float kLog2e = 1.44269504F;
+/// Numbers of a right operand that stand together where rows are interleaved.
+template <typename C>
+constexpr int64_t kInterleaved = kInterleaves<C> ? 2 : 1;
 /// As far as a weight may exceed 1, in powers of two. So what was summed before is rarely scaled.
 constexpr float kHeadroom = 8;
 
@@ -104,17 +107,19 @@ REGROUP_INLINE bool raise(const Floats& found, float* highest, float* sum, float
   return any != 0;
 }
 
-/// Stores two rows of a right operand.
-REGROUP_INLINE void store_weights(const Floats& even, const Floats& odd, int64_t stride,
-                                  float* out) {
+/// Store two rows of a right operand of the given width.
+REGROUP_INLINE void store_right(const Floats& even, const Floats& odd, int64_t width, float* out) {
   store_vector(out, even);
-  store_vector(out + stride, odd);
+  store_vector(out + width, odd);
 }
-/// Rounds halves up.
-REGROUP_INLINE void store_weights(const Floats& even, const Floats& odd, int64_t,
-                                  c10::BFloat16* out) {
-  const auto lower = std::bit_cast<Words>(even), upper = std::bit_cast<Words>(odd);
-  store_vector(out, (lower + 0x8000U) >> 16 | ((upper + 0x8000U) & 0xffff0000U));
+REGROUP_INLINE void store_right(const Floats& even, const Floats& odd, int64_t,
+                                c10::BFloat16* out) {
+  store_vector(out, bfloat16_words(even) | bfloat16_words(odd) << 16);
+}
+/// Store a row of a left operand.
+REGROUP_INLINE void store_left(const Floats& row, float* out) { store_vector(out, row); }
+REGROUP_INLINE void store_left(const Floats& row, c10::BFloat16* out) {
+  store_vector(out, __builtin_convertvector(bfloat16_words(row), Halves));
 }
 
 /// The highest of each of 16 columns. n_rows: a multiple of 4, as four chains of comparisons run
@@ -147,7 +152,7 @@ REGROUP_INLINE bool weigh(float* s, C* out, const Block& block, const Scoring& s
       const Floats even = exp2_of(load_vector<Floats>(row) * to_exponents - highest);
       const Floats odd = exp2_of(load_vector<Floats>(row + stride) * to_exponents - highest);
       sum += even + odd;
-      store_weights(even, odd, stride, out + i * stride + c * (kInterleaves<C> ? 2 : 1));
+      store_right(even, odd, stride, out + i * stride + c * kInterleaved<C>);
     }
     store_vector(&running.sum[static_cast<size_t>(c)], sum);
   }
@@ -186,22 +191,42 @@ REGROUP_INLINE void gradients_before_cap(const float* s, float* grads, const Blo
   }
 }
 
-}  // namespace
-
-REGROUP_CPU_CLONES void weights_and_gradients(float* s, float* grads, const Block& block,
-                                              const Scoring& scoring, const Columns& columns) {
+template <typename C>
+REGROUP_INLINE void weigh_backward(float* s, float* grads, const Block& block,
+                                   const Scoring& scoring, const Columns& columns,
+                                   const ScoreOperands<C>& out) {
   const float to_exponents = as_scores(s, block, scoring);
   if (scoring.soft_cap != 0) gradients_before_cap(s, grads, block, scoring, columns.dots.data());
   const int64_t stride = block.stride();
   for (int64_t c = 0; c < stride; c += kWords) {
     const auto log_sums = load_vector<Floats>(columns.log_sums.data() + c) * kLog2e;
     const auto dots = load_vector<Floats>(columns.dots.data() + c);
-    for (int64_t i = c; i < c + block.n_keys * stride; i += stride) {
-      const Floats weights = exp2_of(load_vector<Floats>(s + i) * to_exponents - log_sums);
-      store_vector(s + i, weights);
-      store_vector(grads + i, (load_vector<Floats>(grads + i) - dots) * scoring.scale * weights);
+    for (int64_t i = 0; i < block.n_keys; i += 2) {
+      Floats gradients[2];
+      for (int64_t odd = 0; odd < 2; ++odd) {
+        const int64_t at = (i + odd) * stride + c;
+        const Floats weights = exp2_of(load_vector<Floats>(s + at) * to_exponents - log_sums);
+        gradients[odd] = (load_vector<Floats>(grads + at) - dots) * scoring.scale * weights;
+        store_left(weights, out.weights + at);
+        store_left(gradients[odd], out.gradients + at);
+      }
+      store_right(gradients[0], gradients[1], stride,
+                  out.gradients_right + i * stride + c * kInterleaved<C>);
     }
   }
+}
+
+}  // namespace
+
+REGROUP_CPU_CLONES void weights_and_gradients(float* s, float* grads, const Block& block,
+                                              const Scoring& scoring, const Columns& columns,
+                                              const ScoreOperands<float>& out) {
+  weigh_backward(s, grads, block, scoring, columns, out);
+}
+REGROUP_CPU_CLONES void weights_and_gradients(float* s, float* grads, const Block& block,
+                                              const Scoring& scoring, const Columns& columns,
+                                              const ScoreOperands<c10::BFloat16>& out) {
+  weigh_backward(s, grads, block, scoring, columns, out);
 }
 
 REGROUP_CPU_CLONES void scale_columns(float* x, int64_t n_rows, const float* factors, int64_t n) {

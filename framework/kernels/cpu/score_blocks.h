@@ -105,10 +105,17 @@ struct Columns {
     std::fill(dots.begin(), dots.end(), 0.0F);
   }
 };
-/// s: products of keys and queries -> softmax weights; grads: the weights' gradients -> those of
-/// the products. Both in place: [n_keys, stride].
+/// What backward multiplies of a block: softmax weights, and gradients of products of keys and
+/// queries, as left operands [n_keys, stride]; the gradients as a right operand too.
+template <typename C>
+struct ScoreOperands {
+  C *weights, *gradients, *gradients_right;
+};
+/// s: products of keys and queries; grads: the weights' gradients. Changes both: [n_keys, stride].
 void weights_and_gradients(float* s, float* grads, const Block& block, const Scoring& scoring,
-                           const Columns& columns);
+                           const Columns& columns, const ScoreOperands<float>& out);
+void weights_and_gradients(float* s, float* grads, const Block& block, const Scoring& scoring,
+                           const Columns& columns, const ScoreOperands<c10::BFloat16>& out);
 
 /// x[i] *= factors for n_rows rows of n.
 void scale_columns(float* x, int64_t n_rows, const float* factors, int64_t n);

@@ -33,9 +33,12 @@ REGROUP_INLINE void store_vector(void* x, const Vector& vector) {
 REGROUP_INLINE Words bfloat16_words(const c10::BFloat16* x) {
   return __builtin_convertvector(load_vector<Halves>(x), Words);
 }
-REGROUP_INLINE Words bfloat16_words(const float* x) {
-  const auto bits = load_vector<Words>(x);
+REGROUP_INLINE Words bfloat16_words(const Floats& x) {
+  const auto bits = std::bit_cast<Words>(x);
   return (bits + 0x7fffU + ((bits >> 16) & 1U)) >> 16;
+}
+REGROUP_INLINE Words bfloat16_words(const float* x) {
+  return bfloat16_words(load_vector<Floats>(x));
 }
 REGROUP_INLINE Halves bfloat16_halves(const float* x) {
   return __builtin_convertvector(bfloat16_words(x), Halves);
